@@ -1,0 +1,98 @@
+"""What today's torch needs before torchvision or the released Dassl can be imported.
+
+Nothing on disk is edited: every fix is applied to the running process.
+"""
+
+from __future__ import annotations
+
+import importlib.machinery
+import logging
+import sys
+import types
+from typing import Any
+
+_KEEP_ALIVE: list[Any] = []
+
+
+def prepare_torchvision() -> None:
+    """Let ``import torchvision`` succeed beside a torch build without CUDA.
+
+    The wheel of torchvision on the package index is built for CUDA. Beside a CPU build of torch its compiled
+    part cannot load, the operators ``nms`` and ``qnms`` are missing, and the import fails although transforms
+    and data sets need neither. Declaring the two schemas is enough. Does nothing on a CUDA build, after
+    torchvision is imported, or when called again.
+    """
+    import torch
+
+    if torch.version.cuda is not None or "torchvision" in sys.modules or _KEEP_ALIVE:
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901 (must outlive this function)
+    for name in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, name):
+            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _KEEP_ALIVE.append(library)
+
+
+def prepare_dassl() -> None:
+    """Make the released Dassl importable and usable on current torch; call before importing ``dassl``.
+
+    Fixes, each for a fault met by running it: torchvision's missing operators; the WILDS data sets, whose
+    import needs two unused packages and switches off the process's log records.
+    """
+    prepare_torchvision()
+    _stub_package("dassl.data.datasets.dg.wilds")
+
+
+def repair_dassl() -> None:
+    """Repair an imported Dassl: warm-up schedulers, safe checkpoints, a resume that keeps its schedule.
+
+    - ``LRScheduler.__init__`` lost its ``verbose`` argument, so every warm-up scheduler fails to construct.
+    - A warm-up scheduler stores its successor as a live object: checkpoints then hold arbitrary pickles, and a
+      resumed successor drives a stale optimizer, which freezes the learning rate. Its plain numbers are
+      stored and restored instead, so new checkpoints load with ``weights_only=True``.
+    """
+    from dassl.optim import lr_scheduler as schedulers
+
+    base = schedulers._BaseWarmupScheduler
+    if getattr(base, "_repaired_by_cpt_plugin", False):
+        return
+    parent = base.__mro__[1]
+
+    def __init__(
+        self: Any, optimizer: Any, successor: Any, warmup_epoch: int, last_epoch: int = -1, verbose: bool = False
+    ) -> None:
+        self.successor = successor
+        self.warmup_epoch = warmup_epoch
+        parent.__init__(self, optimizer, last_epoch)
+
+    def state_dict(self: Any) -> dict[str, Any]:
+        own = {k: v for k, v in self.__dict__.items() if k not in ("optimizer", "successor") and _is_plain(v)}
+        return {**own, "successor": self.successor.state_dict()}
+
+    def load_state_dict(self: Any, state: dict[str, Any]) -> None:
+        successor = state["successor"]
+        plain = successor if isinstance(successor, dict) else successor.__dict__
+        self.successor.__dict__.update({k: v for k, v in plain.items() if k != "optimizer" and _is_plain(v)})
+        self.__dict__.update({k: v for k, v in state.items() if k not in ("optimizer", "successor")})
+
+    base.__init__ = __init__
+    base.state_dict = state_dict
+    base.load_state_dict = load_state_dict
+    base._repaired_by_cpt_plugin = True
+    logging.disable(logging.NOTSET)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _stub_package(name: str) -> None:
+    if name in sys.modules:
+        return
+    module = types.ModuleType(name)
+    module.__spec__ = importlib.machinery.ModuleSpec(name, None, is_package=True)
+    module.__path__ = []  # type: ignore[attr-defined]
+    module.__all__ = []  # type: ignore[attr-defined]
+    sys.modules[name] = module
