@@ -1,0 +1,70 @@
+"""The toolkit's names served by the released Dassl, repaired for current torch (see ``compat``)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cpt_plugin.toolkit import compat
+
+compat.prepare_dassl()
+
+import dassl.data.data_manager as _data_manager  # noqa: E402
+from dassl.config import get_cfg_default as _get_cfg_default  # noqa: E402
+from dassl.data import DataManager  # noqa: E402
+from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset  # noqa: E402
+from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, build_trainer  # noqa: E402
+from dassl.engine.trainer import TrainerBase  # noqa: E402
+from dassl.evaluation import EVALUATOR_REGISTRY, build_evaluator  # noqa: E402
+from dassl.evaluation.evaluator import Classification, EvaluatorBase  # noqa: E402
+from dassl.metrics import compute_accuracy  # noqa: E402
+from dassl.optim import build_lr_scheduler, build_optimizer  # noqa: E402
+from dassl.utils import (  # noqa: E402
+    Registry,
+    collect_env_info,
+    count_num_param,
+    load_checkpoint,
+    load_pretrained_weights,
+    set_random_seed,
+    setup_logger,
+)
+
+from cpt_plugin.toolkit.embedded.config import add_package_keys  # noqa: E402
+from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
+
+compat.repair_dassl()
+
+__all__ = [
+    "DATASET_REGISTRY",
+    "EVALUATOR_REGISTRY",
+    "TRAINER_REGISTRY",
+    "Classification",
+    "DataManager",
+    "DatasetBase",
+    "Datum",
+    "EvaluatorBase",
+    "Registry",
+    "SimpleTrainer",
+    "TrainerBase",
+    "TrainerX",
+    "build_dataset",
+    "build_evaluator",
+    "build_lr_scheduler",
+    "build_optimizer",
+    "build_trainer",
+    "collect_env_info",
+    "compute_accuracy",
+    "count_num_param",
+    "get_cfg_default",
+    "load_checkpoint",
+    "load_pretrained_weights",
+    "set_random_seed",
+    "setup_logger",
+    "subsample_classes",
+]
+
+
+def get_cfg_default() -> Any:
+    """Dassl's default configuration plus this package's own ``DATASET`` and ``TRAIN`` keys."""
+    cfg = _get_cfg_default()
+    add_package_keys(cfg)
+    return cfg

@@ -1,0 +1,60 @@
+"""CoOp: learned context words in the text input (Zhou et al., IJCV 2022, arXiv 2109.01134)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextPrompts
+from trainers._base import PromptLearner, PromptTrainer
+from trainers._prompts import random_vectors, word_embeddings
+from trainers._registry import prompt_learner
+
+
+class ContextPrompts(PromptLearner):
+    """P context vectors shared by all classes, (P, w), or one set a class, (K, P, w).
+
+    Initialised with the embeddings of ``ctx_init``'s words (which then set P), else from N(0, 0.02^2).
+    The class name stands at the end, in the middle, or in front of the context.
+    """
+
+    def __init__(
+        self, clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str, class_specific: bool, position: str
+    ) -> None:
+        super().__init__()
+        if ctx_init:
+            context = word_embeddings(clip, ctx_init)
+            n_ctx = len(context)
+        else:
+            shape = (len(class_names), n_ctx) if class_specific else (n_ctx,)
+            context = random_vectors(*shape, clip.text_width)
+        if class_specific and context.dim() == 2:
+            context = context.repeat(len(class_names), 1, 1)
+        self.ctx = nn.Parameter(context)
+        self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix=ctx_init or None, position=position)
+
+    def forward(self) -> tuple[TextPrompts, None]:
+        return TextPrompts(self.tokens, self.ctx), None
+
+
+@prompt_learner("coop")
+class CoOp(PromptTrainer):
+    """Context Optimization: only the context vectors train, with cross-entropy."""
+
+    config_node = "COOP"
+    defaults: ClassVar[dict[str, Any]] = {
+        "N_CTX": 16,
+        "CSC": False,
+        "CTX_INIT": "",
+        "PREC": "fp16",
+        "CLASS_TOKEN_POSITION": "end",
+    }
+
+    def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
+        node = self.options
+        with torch.no_grad():
+            return ContextPrompts(
+                clip, class_names, node.N_CTX, node.CTX_INIT, node.CSC, node.CLASS_TOKEN_POSITION
+            )

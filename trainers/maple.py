@@ -1,0 +1,64 @@
+"""MaPLe: coupled deep prompts in both encoders (Khattak et al., CVPR 2023, arXiv 2210.03117)."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar
+
+from torch import nn
+
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
+from cpt_plugin.errors import ConfigError
+from trainers._base import PromptLearner, PromptTrainer
+from trainers._prompts import random_vectors, word_embeddings
+from trainers._registry import prompt_learner
+
+
+class MultiModalPrompts(PromptLearner):
+    """Text prompts of depth J, and image prompts that are linear images of them.
+
+    Layer 1 holds ``ctx`` (P, w), initialised with the first P words of ``ctx_init``; layers 2..J hold one
+    (P, w) matrix each from N(0, 0.02^2). A Linear(w, vision width) a layer maps each to P image tokens; the
+    deep ones start as copies of one initialisation.
+    """
+
+    def __init__(self, clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str, depth: int) -> None:
+        super().__init__()
+        layers = min(clip.text_layers, clip.vision_layers)
+        if not 1 <= depth <= layers:
+            raise ConfigError(f"TRAINER.MAPLE.PROMPT_DEPTH is {depth}; {clip.name} allows 1 to {layers}.")
+        words = word_embeddings(clip, ctx_init) if ctx_init else None
+        use_words = words is not None and n_ctx <= len(words)
+        self.ctx = nn.Parameter(words[:n_ctx] if use_words else random_vectors(n_ctx, clip.text_width))
+        self.proj = nn.Linear(clip.text_width, clip.vision_width)
+        self.compound_prompts_text = nn.ParameterList(
+            nn.Parameter(random_vectors(n_ctx, clip.text_width)) for _ in range(depth - 1)
+        )
+        deep = nn.Linear(clip.text_width, clip.vision_width)
+        self.compound_prompt_projections = nn.ModuleList(copy.deepcopy(deep) for _ in range(depth - 1))
+        self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix=ctx_init if use_words else None)
+
+    def forward(self) -> tuple[TextPrompts, ImagePrompts]:
+        deep = tuple(self.compound_prompts_text)
+        images = tuple(
+            project(prompt) for project, prompt in zip(self.compound_prompt_projections, deep, strict=True)
+        )
+        return TextPrompts(self.tokens, self.ctx, deep), ImagePrompts(self.proj(self.ctx), images)
+
+
+@prompt_learner("maple")
+class MaPLe(PromptTrainer):
+    """Multi-modal Prompt Learning: text prompts and their projections train, with cross-entropy."""
+
+    config_node = "MAPLE"
+    registered_name = "MultiModalPromptLearner"
+    defaults: ClassVar[dict[str, Any]] = {
+        "N_CTX": 2,
+        "CTX_INIT": "a photo of a",
+        "PREC": "fp16",
+        "PROMPT_DEPTH": 9,
+    }
+
+    def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
+        node = self.options
+        return MultiModalPrompts(clip, class_names, node.N_CTX, node.CTX_INIT, node.PROMPT_DEPTH)
