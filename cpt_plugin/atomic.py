@@ -1,0 +1,79 @@
+"""Files that are either the old version or the new one, whole, whatever happens while they are written.
+
+Standard library only: command-line checks use it before torch is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+_CHUNK_BYTES = 1 << 20
+_NO_DIRECTORY_FSYNC = frozenset({errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP})
+
+
+def temporary_sibling(path: Path) -> Path:
+    """Return the name under which this process writes ``path`` before renaming it."""
+    return path.with_name(f"{path.name}.tmp-{os.getpid()}")
+
+
+def atomic_write(path: str | Path, data: bytes) -> None:
+    """Write ``data`` to ``path`` so that a crash or power cut leaves the old file or the new one, whole.
+
+    A temporary sibling is written and fsynced, renamed over ``path``, and the directory is fsynced. When
+    that fails the temporary file is removed; after a kill it stays, and no reader ever looks at it. One
+    process must not write the same path from two threads at once.
+
+    Raises:
+        OSError: the data could not be made durable; ``path`` is still whole.
+    """
+    path = Path(path)
+    temporary = temporary_sibling(path)
+    try:
+        _write_durably(temporary, data)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_directory(path.parent)
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write ``text`` as UTF-8 with :func:`atomic_write`; line ends are kept as given."""
+    atomic_write(path, text.encode("utf-8"))
+
+
+def atomic_write_json(path: str | Path, value: Any) -> None:
+    """Write ``value`` as indented JSON with sorted keys and a final newline with :func:`atomic_write`.
+
+    Raises:
+        TypeError, ValueError: ``value`` is not plain JSON (NaN and infinities are not); nothing is written.
+    """
+    atomic_write_text(path, json.dumps(value, indent=2, sort_keys=True, allow_nan=False) + "\n")
+
+
+def _write_durably(path: Path, data: bytes) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    try:
+        rest = memoryview(data)
+        while rest:
+            rest = rest[os.write(descriptor, rest[:_CHUNK_BYTES]) :]
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NO_DIRECTORY_FSYNC:  # some network file systems cannot do it at all
+            raise
+    finally:
+        os.close(descriptor)
