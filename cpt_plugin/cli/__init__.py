@@ -1,0 +1,1 @@
+"""Console: argument checks (standard library only), the run pipeline, `python -m cpt_plugin`."""

@@ -1,0 +1,210 @@
+"""Arguments of `scripts/run.sh`, checked before anything is installed; standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from cpt_plugin.cli.materials import MICRO, check_backbone, check_images
+from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.methods import (
+    Method,
+    find_repository,
+    is_embedded,
+    nearest,
+    parse_dataset,
+    parse_method,
+    parse_tau,
+)
+
+CALLED_FROM = "CPT_CALLED_FROM"
+MAX_SEED = 2**32 - 1
+_KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
+_OWNED_KEYS = {
+    "SEED": "--seeds",
+    "OUTPUT_DIR": "--output",
+    "DATASET.ROOT": "--root",
+    "DATASET.NAME": "DATASET",
+    "DATASET.NUM_SHOTS": "--shots",
+    "DATASET.IMBALANCE_TAU": "TAU",
+    "DATASET.SUBSAMPLE_CLASSES": "the protocol (base, then new)",
+    "MODEL.BACKBONE.NAME": "--backbone",
+    "TRAINER.NAME": "METHOD",
+}
+_EXAMPLES = """\
+examples:
+  bash scripts/run.sh maple_cpt shapes 0.25              the embedded data and model: needs no download
+  bash scripts/run.sh coop_cpt shapes 0.06 --seeds 1     one seed, a longer tail
+  bash scripts/run.sh zeroshot shapes 1                  nothing trained
+  bash scripts/run.sh maple_cpt shapes 0.25 CPT.WEIGHT_ETF 0.1 OPTIM.LR 0.002
+  bash scripts/run.sh maple_cpt eurosat 0.25 --root ~/data
+  bash scripts/run.sh list                               methods, data sets and worlds
+
+The same command given again continues where it stopped and skips what is finished."""
+
+
+@dataclass(frozen=True)
+class RunArguments:
+    """What one call of `scripts/run.sh` asks for; paths are absolute, `opts` alternates keys and values."""
+
+    method: Method
+    dataset: str
+    tau: float
+    seeds: tuple[int, ...]
+    shots: int
+    backbone: str
+    root: Path
+    output: Path
+    epochs: int | None
+    baseline: bool
+    opts: tuple[str, ...]
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({self.prog} --help)")
+
+
+def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
+    """The parser behind `scripts/run.sh` and `python -m cpt_plugin run`."""
+    parser = _Parser(
+        prog=prog,
+        usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
+        description="Train on the long-tailed base classes, test on base and new classes, and print one\n"
+        "table: the method, its plain baseline and zero-shot CLIP.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("method", metavar="METHOD", nargs="?", help="e.g. maple_cpt, coop, zeroshot")
+    parser.add_argument(
+        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ..."
+    )
+    parser.add_argument("tau", metavar="TAU", nargs="?", help="fewest / most images of a class, in (0, 1]")
+    parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="configuration, e.g. OPTIM.LR 0.002")
+    parser.add_argument("--seeds", default="1,2,3", metavar="A,B,...", help="default: 1,2,3")
+    parser.add_argument("--shots", default="16", metavar="N", help="images a class at most (default: 16)")
+    parser.add_argument("--backbone", metavar="NAME", help="default: micro for shapes, ViT-B/16 otherwise")
+    parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
+    parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
+    parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
+    parser.add_argument(
+        "--baseline",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also run the method without regularizers, and zero-shot CLIP (default: yes)",
+    )
+    return parser
+
+
+def parse_arguments(
+    argv: Sequence[str], prog: str = "scripts/run.sh", repository: Path | None = None
+) -> RunArguments:
+    """Check the words of a command.
+
+    Raises ConfigError (one line) for words that mean nothing, DataError when images or weights are missing.
+    """
+    repository = repository or find_repository()
+    parser = build_parser(prog)
+    given, unknown = parser.parse_known_intermixed_args(list(argv))
+    flags = [word for word in unknown if word.startswith("-")]
+    if flags:
+        possible = [name for name in parser._option_string_actions if name.startswith("--")]
+        name = flags[0].split("=")[0]
+        raise ConfigError(
+            f"unknown option '{name}'; nearest: '{nearest(name, possible)}'; possible: {', '.join(possible)}"
+        )
+    if given.tau is None:
+        raise ConfigError(
+            f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
+        )
+    method = parse_method(given.method, repository)
+    dataset = parse_dataset(given.dataset, repository)
+    embedded = is_embedded(dataset)
+    arguments = RunArguments(
+        method=method,
+        dataset=dataset,
+        tau=parse_tau(given.tau),
+        seeds=parse_seeds(given.seeds),
+        shots=_count("--shots", given.shots),
+        backbone=given.backbone or (MICRO if embedded else "ViT-B/16"),
+        root=_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        output=_folder(given.output, repository / "output"),
+        epochs=None if given.epochs is None else _count("--epochs", given.epochs),
+        baseline=given.baseline,
+        opts=parse_opts(given.opts),
+    )
+    if arguments.output.exists() and not arguments.output.is_dir():
+        raise ConfigError(f"--output {arguments.output} is a file; give a folder")
+    if not embedded:
+        check_images(dataset, arguments.root)
+    check_backbone(arguments.backbone)
+    return arguments
+
+
+def parse_seeds(text: str) -> tuple[int, ...]:
+    """Seeds from `A,B,...`: whole numbers in [0, 2^32 - 1], none twice; Raises ConfigError otherwise."""
+    words = [word.strip() for word in text.split(",")]
+    wrong = [word for word in words if not re.fullmatch(r"[0-9]+", word) or int(word) > MAX_SEED]
+    if wrong:
+        raise ConfigError(f"--seeds '{text}': '{wrong[0]}' is no whole number in 0..{MAX_SEED}, e.g. 1,2,3")
+    seeds = tuple(int(word) for word in words)
+    if len(set(seeds)) < len(seeds):
+        raise ConfigError(f"--seeds '{text}' names a seed twice: each may be given once")
+    return seeds
+
+
+def parse_opts(words: Sequence[str]) -> tuple[str, ...]:
+    """Check `[opts] KEY VALUE ...`; whether the keys exist is known only once the configuration is loaded.
+
+    Raises ConfigError for a word that is no key, a key without a value or a key that has its own argument.
+    """
+    pairs = tuple(words[1:] if words[:1] == ["opts"] else words)
+    for key in pairs[::2]:
+        if not _KEY.fullmatch(key):
+            raise ConfigError(
+                f"'{key}' is no configuration key: KEY VALUE pairs follow TAU, e.g. OPTIM.LR 0.002"
+            )
+        if key in _OWNED_KEYS:
+            raise ConfigError(f"{key} is set by {_OWNED_KEYS[key]}, not as a configuration key")
+    if len(pairs) % 2:
+        raise ConfigError(f"configuration key {pairs[-1]} has no value: keys and values come in pairs")
+    return pairs
+
+
+def _count(name: str, text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
+        raise ConfigError(f"{name} is '{text}', but must be a whole number of at least 1")
+    return int(text)
+
+
+def _folder(given: str | None, default: str | Path) -> Path:
+    """Absolute folder; what a person typed counts from where the command was typed."""
+    base = Path(os.environ.get(CALLED_FROM) or Path.cwd())
+    return (base / Path(given or default).expanduser()).resolve()
+
+
+def report(error: CPTError) -> int:
+    """Print an error without a traceback; returns the exit status for wrong input."""
+    message = " ".join(str(error).splitlines()) if isinstance(error, ConfigError) else str(error)
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Check only: exit status 0 when the command may go on, 2 with one line on stderr when not."""
+    try:
+        parse_arguments(sys.argv[1:] if argv is None else argv)
+    except CPTError as error:
+        return report(error)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,267 @@
+"""Names of methods and data sets, read from the files that define them; standard library only.
+
+Nothing here imports torch or a trainer: names are checked before anything is installed.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from importlib import import_module
+from itertools import combinations
+from pathlib import Path
+from types import ModuleType
+
+from cpt_plugin.errors import ConfigError
+
+PACKAGE = Path(__file__).resolve().parent
+ZEROSHOT = "zeroshot"
+DPC = "dpc"
+EMBEDDED_WORLD = "shapes"
+_MARKS = ("trainers", "configs/datasets", "cpt_plugin/methods.py")
+ALIASES = {
+    "dpc": "coop_dpc",
+    "dpc_cpt": "coop_dpc_cpt",
+    "npt": "maple_npt",
+    "npt_cpt": "maple_cpt_npt",
+    "dapt": "shallow_vl_dapt",
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A prompt learner, optionally with DPC's second stage, and the regularizers added to it.
+
+    `name` is canonical (regularizers in alphabetical order); `trainer_name` is the name under which
+    the combination is registered: the prompt learner's class, then DPC, then the regularizers.
+    """
+
+    name: str
+    prompt_learner: str
+    dpc: bool
+    regularizers: tuple[str, ...]
+    trainer_name: str
+
+    @property
+    def baseline(self) -> Method:
+        """The same method without regularizers; the method itself when it has none."""
+        if not self.regularizers:
+            return self
+        suffix = "".join(name.upper() for name in self.regularizers)
+        return replace(
+            self,
+            name=_method_name(self.prompt_learner, self.dpc, ()),
+            regularizers=(),
+            trainer_name=self.trainer_name.removesuffix(suffix),
+        )
+
+
+@dataclass(frozen=True)
+class Part:
+    """A building block of a method name with the first line of its documentation."""
+
+    name: str
+    kind: str
+    description: str
+
+
+def find_repository(start: Path | None = None) -> Path:
+    """Folder that holds `trainers/`, `configs/` and this package: next to the package, else above `start`.
+
+    Raises ConfigError when neither place is a clone of the repository.
+    """
+    here = (start or Path.cwd()).resolve()
+    for folder in (PACKAGE.parent, here, *here.parents):
+        if all((folder / part).exists() for part in _MARKS):
+            return folder
+    raise ConfigError(
+        f"{here} is not in a clone of the cpt-plugin repository (with trainers/, configs/): run from one"
+    )
+
+
+def prompt_learners(repository: Path | None = None) -> list[str]:
+    """Names of the prompt learners: one file each in `trainers/`."""
+    return [stem for stem in _stems((repository or find_repository()) / "trainers", ".py") if stem != DPC]
+
+
+def regularizers(repository: Path | None = None) -> list[str]:
+    """Names of the regularizers: one file each in `cpt_plugin/regularizers/`."""
+    return [stem for stem in _stems(_regularizer_folder(repository), ".py") if stem != "base"]
+
+
+def has_dpc(repository: Path | None = None) -> bool:
+    """Whether DPC's second stage (`trainers/dpc.py`) is part of this version."""
+    return ((repository or find_repository()) / "trainers" / f"{DPC}.py").is_file()
+
+
+def parse_method(text: str, repository: Path | None = None) -> Method:
+    """Take a method name `<prompt learner>[_dpc][_<regularizer>...]` (or an alias) apart.
+
+    Raises ConfigError, on one line, with the parts that exist and the nearest valid name.
+    """
+    repository = repository or find_repository()
+    learners, known = prompt_learners(repository), regularizers(repository)
+    name = ALIASES.get(text, text)
+    for learner in sorted(learners, key=len, reverse=True):
+        if name != learner and not name.startswith(f"{learner}_"):
+            continue
+        parts = _split(name[len(learner) :], [*known, DPC] if has_dpc(repository) else known)
+        if parts is None:
+            continue
+        dpc = parts[:1] == [DPC]
+        added = sorted(parts[1:] if dpc else parts)
+        repeated = sorted({part for part in parts if parts.count(part) > 1})
+        if repeated:
+            raise ConfigError(f"method '{text}' names '{repeated[0]}' twice: each part may be given once")
+        if DPC in added:
+            continue
+        if learner == ZEROSHOT and parts:
+            raise ConfigError(f"method '{text}': '{ZEROSHOT}' trains nothing and takes no parts")
+        trainer = _trainer_class(repository / "trainers" / f"{learner}.py", learner)
+        trainer += ("DPC" if dpc else "") + "".join(part.upper() for part in added)
+        return Method(_method_name(learner, dpc, added), learner, dpc, tuple(added), trainer)
+    raise ConfigError(_unknown_method(text, name, learners, known, has_dpc(repository)))
+
+
+def parse_tau(text: str) -> float:
+    """Imbalance ratio tau = min n_k / max n_k, in (0, 1]; Raises ConfigError otherwise."""
+    try:
+        tau = float(text)
+    except ValueError:
+        tau = -1.0
+    if not 0.0 < tau <= 1.0:
+        raise ConfigError(
+            f"tau is '{text}', but must be a number in (0, 1] (fewest / most images), e.g. 0.25"
+        )
+    return tau
+
+
+def dataset_names(repository: Path | None = None) -> list[str]:
+    """Names of the data sets (one file each in `configs/datasets/`), the embedded world first."""
+    stems = _stems((repository or find_repository()) / "configs" / "datasets", ".yaml")
+    return [EMBEDDED_WORLD, *(stem for stem in stems if stem != EMBEDDED_WORLD)]
+
+
+def is_embedded(dataset: str) -> bool:
+    """Whether a data set is drawn by the program, so that nothing has to be downloaded."""
+    return dataset.split(":")[0] == EMBEDDED_WORLD
+
+
+def parse_dataset(text: str, repository: Path | None = None) -> str:
+    """Check a data set's name and return it; `shapes[:CLASSSET[:DOMAIN]]` comes back in its shortest form.
+
+    Raises ConfigError, on one line, with the names that exist and the nearest one.
+    """
+    repository = repository or find_repository()
+    if is_embedded(text):
+        worlds = load_worlds(repository)
+        words = text.split(":")
+        bad_class_set = len(words) == 2 and words[1] not in worlds.DEFAULT_DOMAINS
+        world = worlds.parse_world(words[1] if bad_class_set else text)
+        return EMBEDDED_WORLD if world == worlds.parse_world("") else str(world.name)
+    names = dataset_names(repository)
+    if text in names:
+        return text
+    world_form = f"{EMBEDDED_WORLD}[:CLASSSET[:DOMAIN]]"
+    possible = ", ".join([world_form, *names[1:]])
+    raise ConfigError(f"unknown data set '{text}'; nearest: '{nearest(text, names)}'; possible: {possible}")
+
+
+def load_worlds(repository: Path | None = None) -> ModuleType:
+    """The module that names the embedded worlds (it needs the standard library only).
+
+    Raises ConfigError when the clone is incomplete or another package named `datasets` is loaded.
+    """
+    folder = repository or find_repository()
+    sys.path.insert(0, str(folder))
+    try:
+        worlds = import_module("datasets.shapes_world.worlds")
+    except ModuleNotFoundError as error:
+        other = getattr(sys.modules.get("datasets"), "__file__", None)
+        found = f"another package of that name is loaded from {other}" if other else "the clone is incomplete"
+        raise ConfigError(f"the embedded world in {folder / 'datasets'} cannot be loaded: {found}") from error
+    finally:
+        sys.path.remove(str(folder))
+    return worlds
+
+
+def describe_parts(repository: Path | None = None) -> list[Part]:
+    """All building blocks of method names with the first line of each file's documentation."""
+    repository = repository or find_repository()
+    learners = [("prompt learner", repository / "trainers", name) for name in prompt_learners(repository)]
+    if has_dpc(repository):
+        learners.append(("second stage", repository / "trainers", DPC))
+    added = [("regularizer", _regularizer_folder(repository), name) for name in regularizers(repository)]
+    return [Part(name, kind, first_line(folder / f"{name}.py")) for kind, folder, name in [*learners, *added]]
+
+
+def first_line(path: Path) -> str:
+    """First line of a Python file's module documentation, read without importing it."""
+    documentation = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    return documentation.splitlines()[0] if documentation else ""
+
+
+def nearest(text: str, names: Iterable[str]) -> str:
+    """The name most like `text`, ignoring case; the empty string when there are no names."""
+    by_key = {name.lower(): name for name in names}
+    matches = difflib.get_close_matches(text.lower(), by_key, n=1, cutoff=0.0)
+    return by_key[matches[0]] if matches else ""
+
+
+def _stems(folder: Path, suffix: str) -> list[str]:
+    return sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(("_", ".")))
+
+
+def _regularizer_folder(repository: Path | None) -> Path:
+    if repository is not None and (repository / "cpt_plugin" / "regularizers").is_dir():
+        return repository / "cpt_plugin" / "regularizers"
+    return PACKAGE / "regularizers"
+
+
+def _method_name(learner: str, dpc: bool, added: Iterable[str]) -> str:
+    return "_".join([learner, *([DPC] if dpc else []), *added])
+
+
+def _split(rest: str, known: list[str]) -> list[str] | None:
+    """Parts named by `_a_b...`, or None when some of it is no known part."""
+    if not rest:
+        return []
+    for part in sorted(known, key=len, reverse=True):
+        if rest == f"_{part}" or rest.startswith(f"_{part}_"):
+            tail = _split(rest[len(part) + 1 :], known)
+            if tail is not None:
+                return [part, *tail]
+    return None
+
+
+def _trainer_class(path: Path, learner: str) -> str:
+    """Name of the class under `@prompt_learner("<learner>")` in a file, read without importing it."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            for mark in node.decorator_list:
+                if isinstance(mark, ast.Call) and repr(learner) in map(ast.unparse, mark.args):
+                    return node.name
+    raise ConfigError(f"{path} defines no class under @prompt_learner({learner!r})")
+
+
+def _combinations(learners: list[str], known: list[str], dpc: bool) -> Iterator[str]:
+    for learner in learners:
+        trainable = learner != ZEROSHOT
+        for stage in (False, True) if dpc and trainable else (False,):
+            for count in range(min(len(known), 3) + 1 if trainable else 1):
+                for added in combinations(known, count):
+                    yield _method_name(learner, stage, added)
+
+
+def _unknown_method(text: str, name: str, learners: list[str], known: list[str], dpc: bool) -> str:
+    alias = f"method '{text}' (= {name}) needs a part that is not here yet"
+    stated = alias if name != text else f"unknown method '{text}'"
+    second = f"[_{DPC}]" if dpc else ""
+    return (
+        f"{stated}; nearest: '{nearest(name, _combinations(learners, known, dpc))}'; "
+        f"a method is LEARNER{second}[_REGULARIZER...] with learners {', '.join(learners) or '(none)'}"
+        f" and regularizers {', '.join(known) or '(none)'}"
+    )
