@@ -50,7 +50,9 @@ def _load(stem: str, private_name: str) -> ModuleType:
         spec.loader.exec_module(module)
     except ImportError as error:
         del sys.modules[private_name]
-        raise ConfigError(f"CLIP's {path} needs a package that is missing ({error}); install {error.name}") from error
+        raise ConfigError(
+            f"CLIP's {path} needs a package that is missing ({error}); install {error.name}"
+        ) from error
     return module
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from cpt_plugin.encoders._package import model_module
-from cpt_plugin.errors import CheckpointError
+from cpt_plugin.errors import CheckpointError, ConfigError
 
 CONTEXT_LENGTH = 77
 VOCABULARY_SIZE = 49408
@@ -58,6 +58,21 @@ class FrozenCLIP:
         """Device the weights are on."""
         return self.model.logit_scale.device
 
+    def check_depth(self, text: int = 1, vision: int = 1) -> None:
+        """Refuse prompt depths (number of blocks that get their own prompts) that the towers do not have.
+
+        Raises:
+            ConfigError: a depth below 1 or above the number of blocks; visual depth above 1 on a ResNet.
+        """
+        for tower, depth, layers in (
+            ("text", text, self.text_layers),
+            ("vision", vision, max(1, self.vision_layers)),
+        ):
+            if not 1 <= depth <= layers:
+                raise ConfigError(
+                    f"{tower} prompt depth {depth} is not within 1..{layers}, the blocks of {self.name}"
+                )
+
     @property
     def logit_scale(self) -> Tensor:
         """Factor (scalar, about 100 for OpenAI's weights) that turns cosines into logits."""
@@ -89,9 +104,16 @@ def freeze_clip(
     Raises:
         CheckpointError: keys are missing or left over, or shapes do not describe a CLIP model.
     """
+    spoiled = [
+        key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()
+    ]
+    if spoiled:
+        raise CheckpointError(f"weights of {name} hold NaN or infinite values in {', '.join(spoiled[:3])}")
     wide = torch.float64 if dtype == torch.float64 else torch.float32
     weights = {
-        key: value.detach().to(device=device, dtype=wide if value.is_floating_point() else value.dtype, copy=True)
+        key: value.detach().to(
+            device=device, dtype=wide if value.is_floating_point() else value.dtype, copy=True
+        )
         for key, value in state.items()
         if key not in _SCALARS_OF_ARCHIVES
     }
@@ -101,7 +123,9 @@ def freeze_clip(
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(f"weights of {name} do not fit the architecture their shapes imply: {error}") from error
+        raise CheckpointError(
+            f"weights of {name} do not fit the architecture their shapes imply: {error}"
+        ) from error
     _restore_masks(model)
     if dtype == torch.float64:
         _use_plain_layer_norms(model)
@@ -141,7 +165,9 @@ def _architecture(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
         )
     widths = [text_width] + ([vision["vision_width"]] if "visual.proj" in state else [])
     if any(width == 0 or width % HEAD_WIDTH for width in widths):
-        raise CheckpointError(f"weights of {name} have transformer widths {widths}; multiples of {HEAD_WIDTH} expected")
+        raise CheckpointError(
+            f"weights of {name} have transformer widths {widths}; multiples of {HEAD_WIDTH} expected"
+        )
     return {
         **vision,
         "embed_dim": embed_dim,

@@ -48,10 +48,16 @@ def resolve_precision(prec: str, device: torch.device | str) -> Precision:
         raise ConfigError(f"precision {prec!r} is unknown; choose one of {', '.join(PRECISIONS)}")
     kind = torch.device(device).type
     if kind != "cuda":
-        note = "" if prec == "fp32" else f"precision {prec} was asked for; on device {kind} everything runs in fp32"
+        note = (
+            ""
+            if prec == "fp32"
+            else f"precision {prec} was asked for; on device {kind} everything runs in fp32"
+        )
         return Precision(torch.float32, None, False, note)
     if prec == "amp_bf16" and torch.cuda.is_available() and not torch.cuda.is_bf16_supported():
-        raise ConfigError("this GPU cannot compute in bfloat16; use precision amp or fp32 instead of amp_bf16")
+        raise ConfigError(
+            "this GPU cannot compute in bfloat16; use precision amp or fp32 instead of amp_bf16"
+        )
     return {
         "fp16": Precision(torch.float16, None, False, ""),
         "fp32": Precision(torch.float32, None, False, ""),

@@ -1,0 +1,26 @@
+"""CLIP loading, tokenization, and the text and image encoders that every prompt learner uses."""
+
+from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
+from cpt_plugin.encoders.image import ImageEncoder, ImagePrompts
+from cpt_plugin.encoders.load import available_models, load_clip
+from cpt_plugin.encoders.precision import Precision, resolve_precision
+from cpt_plugin.encoders.templates import fill_template, single_template
+from cpt_plugin.encoders.text import TextEncoder, TextPrompts
+from cpt_plugin.encoders.tokens import ClassTokens, tokenize
+
+__all__ = [
+    "ClassTokens",
+    "FrozenCLIP",
+    "ImageEncoder",
+    "ImagePrompts",
+    "Precision",
+    "TextEncoder",
+    "TextPrompts",
+    "available_models",
+    "fill_template",
+    "freeze_clip",
+    "load_clip",
+    "resolve_precision",
+    "single_template",
+    "tokenize",
+]

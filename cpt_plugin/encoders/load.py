@@ -1,0 +1,166 @@
+"""The one place where CLIP weights come from: the embedded micro model, OpenAI's files, or a given file."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import io
+import json
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
+from cpt_plugin.encoders.precision import resolve_precision
+from cpt_plugin.errors import CheckpointError, ConfigError, DataError
+
+ASSETS = Path(__file__).resolve().parents[1] / "assets"
+CACHE = Path("~/.cache/clip")
+OPENAI_SHA256 = {
+    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
+    "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
+    "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
+    "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
+    "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
+    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
+    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
+    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
+    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
+}
+_TOKEN_PARTS = ("token_embedding.rows", "token_embedding.ids", "token_embedding.vocab_size")
+
+
+def available_models() -> list[str]:
+    """Names that :func:`load_clip` knows, besides paths of weight files."""
+    return ["micro", *OPENAI_SHA256]
+
+
+def load_clip(
+    name: str,
+    root: str | Path | None = None,
+    precision: str = "fp32",
+    device: torch.device | str = "cpu",
+) -> FrozenCLIP:
+    """Load frozen CLIP weights.
+
+    Args:
+        name: "micro", an OpenAI name such as "ViT-B/16", or the path of a weights file: a plain
+            PyTorch state dict, one of OpenAI's archives, or an .npz beside its .json (assets/README.md).
+        root: folder searched for OpenAI's files before ~/.cache/clip.
+        precision: "fp32", "fp16", "amp" or "amp_bf16"; anything runs in fp32 on a CPU.
+        device: where the model goes.
+
+    Raises:
+        ConfigError: unknown name or precision.
+        DataError: the weights file is missing; the message says which one goes where.
+        CheckpointError: the file is damaged, not what it should be, or unsafe to read.
+    """
+    dtype = resolve_precision(precision, device).dtype
+    path = _find(name, root)
+    payload = path.read_bytes()
+    digest = hashlib.sha256(payload).hexdigest()
+    if name in OPENAI_SHA256 and digest != OPENAI_SHA256[name]:
+        raise CheckpointError(
+            f"{path} is not OpenAI's {name}: SHA-256 is {digest}, expected {OPENAI_SHA256[name]}; "
+            f"delete it and fetch {_address(name)}"
+        )
+    state: Mapping[str, Tensor]
+    vocabulary = None
+    if path.suffix == ".npz":
+        state, vocabulary = _read_npz(path, payload, digest)
+    elif digest in OPENAI_SHA256.values():
+        state = _read_archive(payload)
+    else:
+        state = _read_state_dict(path, payload)
+    return freeze_clip(state, name=name, digest=digest, dtype=dtype, device=device, vocabulary=vocabulary)
+
+
+def _find(name: str, root: str | Path | None) -> Path:
+    if name == "micro":
+        path = ASSETS / "micro_clip.npz"
+        if not path.is_file():
+            raise DataError(f"{path} is missing; reinstall cpt_plugin or run scripts/pretrain_micro_clip.py")
+        return path
+    if name in OPENAI_SHA256:
+        return _find_openai(name, root)
+    path = Path(name).expanduser()
+    if path.is_file():
+        return path
+    if path.suffix in (".pt", ".pth", ".npz"):
+        raise DataError(f"weights file {path} does not exist")
+    nearest = difflib.get_close_matches(name, available_models(), n=1)
+    hint = f"; did you mean {nearest[0]}" if nearest else ""
+    raise ConfigError(
+        f"unknown CLIP model {name!r}{hint}; known: {', '.join(available_models())}, or a file's path"
+    )
+
+
+def _find_openai(name: str, root: str | Path | None) -> Path:
+    folders = [Path(root).expanduser()] if root is not None else []
+    candidates = [folder / _file_name(name) for folder in [*folders, CACHE.expanduser()]]
+    for path in candidates:
+        if path.is_file():
+            return path
+    raise DataError(
+        f"weights of {name} not found; fetch {_address(name)} "
+        f"and save it as {' or '.join(map(str, candidates))}"
+    )
+
+
+def _file_name(name: str) -> str:
+    return name.replace("/", "-").replace("@", "-") + ".pt"
+
+
+def _address(name: str) -> str:
+    return f"https://openaipublic.azureedge.net/clip/models/{OPENAI_SHA256[name]}/{_file_name(name)}"
+
+
+def _read_npz(path: Path, payload: bytes, digest: str) -> tuple[dict[str, Tensor], frozenset[int]]:
+    sidecar = path.with_suffix(".json")
+    try:
+        expected = json.loads(sidecar.read_text(encoding="utf-8"))["npz_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{sidecar} does not give the npz_sha256 of {path.name}: {error}") from error
+    if digest != expected:
+        raise CheckpointError(
+            f"{path} is damaged: SHA-256 is {digest}, {sidecar.name} says {expected}; restore the file"
+        )
+    try:
+        with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
+            arrays = {key: archive[key] for key in archive.files}
+        rows, ids, size = (arrays.pop(key) for key in _TOKEN_PARTS)
+        table = np.zeros((int(size), rows.shape[1]), dtype=rows.dtype)
+        table[ids] = rows
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} cannot be read as CLIP weights ({type(error).__name__}: {error})"
+        ) from error
+    arrays["token_embedding.weight"] = table
+    return {key: torch.from_numpy(value) for key, value in arrays.items()}, frozenset(ids.tolist())
+
+
+def _read_archive(payload: bytes) -> dict[str, Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return torch.jit.load(io.BytesIO(payload), map_location="cpu").state_dict()
+
+
+def _read_state_dict(path: Path, payload: bytes) -> Mapping[str, Tensor]:
+    try:
+        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise CheckpointError(
+            f"{path} is not a plain state dict and was not loaded "
+            f"({type(error).__name__}: {str(error)[:300]}). "
+            "TorchScript archives are read only when they are OpenAI's own, known by SHA-256; "
+            "save other models with torch.save(model.state_dict(), path)"
+        ) from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
+        raise CheckpointError(f"{path} does not hold a state dict (a mapping of names to tensors)")
+    return content

@@ -1,0 +1,133 @@
+"""CLIP's text tower with learned prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from cpt_plugin.encoders._blocks import FrozenEncoder, causal_mask, insert, residual_block
+from cpt_plugin.encoders.frozen import FrozenCLIP
+from cpt_plugin.encoders.tokens import ClassTokens
+from cpt_plugin.errors import ConfigError, FeatureError
+
+PATHS = ("auto", "reference")
+
+
+@dataclass(frozen=True, eq=False)
+class TextPrompts:
+    """Class prompts together with the learned vectors that go into their slots.
+
+    Attributes:
+        tokens: the K tokenized classes with P slots each.
+        context: vectors put into the slots before the first block: (P, w) shared by all classes,
+            (K, P, w) per class, or (B, 1 or K, P, w) per image (CoCoOp); None when P = 0.
+        deep: (P, w) each; the i-th (from 0) replaces the slots at the input of block i + 2 (counting
+            from 1), without positional embedding (MaPLe, CVPR 2023, section 3.2).
+
+    Raises:
+        ConfigError: more deep prompts than blocks, or deep prompts or a context without slots.
+        FeatureError: a prompt whose shape does not fit the tokens.
+    """
+
+    tokens: ClassTokens
+    context: Tensor | None = None
+    deep: tuple[Tensor, ...] = ()
+
+    def __post_init__(self) -> None:
+        slots, width, classes = self.tokens.n_ctx, self.tokens.width, len(self.tokens)
+        if (self.context is None) != (slots == 0) or (self.deep and slots == 0):
+            raise ConfigError(
+                f"the class prompts have {slots} context slots; "
+                f"a context is {'missing' if self.context is None else 'given'}, "
+                f"{len(self.deep)} deep prompts are given"
+            )
+        if len(self.deep) >= self.tokens.layers:
+            raise ConfigError(
+                f"prompt depth {len(self.deep) + 1} exceeds the {self.tokens.layers} blocks of the text tower"
+            )
+        if self.context is not None and not _fits(self.context, (slots, width), classes):
+            raise FeatureError(
+                f"context has shape {tuple(self.context.shape)}; expected ({slots}, {width}), "
+                f"({classes}, {slots}, {width}) or (images, 1 or {classes}, {slots}, {width})"
+            )
+        for layer, prompt in enumerate(self.deep, start=2):
+            if prompt.shape != (slots, width):
+                raise FeatureError(
+                    f"deep text prompt of layer {layer} has shape {tuple(prompt.shape)}; "
+                    f"expected ({slots}, {width})"
+                )
+
+    @property
+    def images(self) -> int | None:
+        """Number B of images the context is conditioned on, None if it does not depend on images."""
+        return self.context.shape[0] if self.context is not None and self.context.ndim == 4 else None
+
+
+class TextEncoder(FrozenEncoder):
+    """Text features of prompted or plain texts through CLIP's own frozen modules.
+
+    The text tower is causal and read at the end token, so what follows the last end token of a batch
+    cannot matter: path "auto" leaves it out, path "reference" runs all 77 positions.
+    """
+
+    def __init__(self, clip: FrozenCLIP, path: str = "auto") -> None:
+        super().__init__()
+        if path not in PATHS:
+            raise ConfigError(f"text path {path!r} is unknown; choose one of {', '.join(PATHS)}")
+        self.path = path
+        self.dtype = clip.dtype
+        self.token_embedding = clip.model.token_embedding
+        self.positional_embedding = clip.model.positional_embedding
+        self.transformer = clip.model.transformer
+        self.ln_final = clip.model.ln_final
+        self.text_projection = clip.model.text_projection
+        self.eval()
+
+    def forward(self, prompts: TextPrompts) -> Tensor:
+        """Un-normalized text features (K, d), or (B, K, d) for a context per image."""
+        tokens, images = prompts.tokens, prompts.images or 1
+        x = self._embed(tokens.ids, tokens.length).repeat(1, images, 1)
+        slots = tokens.slots.T.repeat(1, images)
+        if prompts.context is not None:
+            x = insert(x, slots, _per_sequence(prompts.context, len(tokens)))
+        features = self._transform(x, tokens.eot.repeat(images), slots, prompts.deep)
+        return features if prompts.images is None else features.unflatten(0, (images, len(tokens)))
+
+    def encode_ids(self, ids: Tensor) -> Tensor:
+        """Un-normalized features (n, d) of plain token ids (n, 77) through the same path."""
+        eot = ids.argmax(dim=1)
+        x = self._embed(ids, int(eot.max()) + 1)
+        return self._transform(x, eot, ids.new_empty(0, len(ids)), ())
+
+    def _embed(self, ids: Tensor, needed: int) -> Tensor:
+        length = ids.shape[1] if self.path == "reference" else needed
+        return self.token_embedding(ids[:, :length].T).to(self.dtype)
+
+    def _transform(self, x: Tensor, eot: Tensor, slots: Tensor, deep: tuple[Tensor, ...]) -> Tensor:
+        length, sequences = x.shape[:2]
+        x = x + self.positional_embedding[:length, None].to(x.dtype)
+        mask = causal_mask(length, like=x)
+        for index, block in enumerate(self.transformer.resblocks):
+            if 1 <= index <= len(deep):
+                x = insert(x, slots, deep[index - 1].unsqueeze(1))
+            x = residual_block(block, x, mask)
+        x = x[eot, torch.arange(sequences, device=x.device)]
+        return self.ln_final(x).to(self.dtype) @ self.text_projection
+
+
+def _fits(context: Tensor, slot_shape: tuple[int, int], classes: int) -> bool:
+    leading = context.shape[:-2]
+    if context.ndim < 2 or context.shape[-2:] != slot_shape:
+        return False
+    return len(leading) == 0 or leading == (classes,) or (len(leading) == 2 and leading[1] in (1, classes))
+
+
+def _per_sequence(context: Tensor, classes: int) -> Tensor:
+    """Context as (P, N or 1, w), image-major over the sequences."""
+    if context.ndim == 2:
+        return context.unsqueeze(1)
+    if context.ndim == 4:
+        context = context.expand(-1, classes, -1, -1).flatten(0, 1)
+    return context.transpose(0, 1)
