@@ -37,7 +37,8 @@ class LongTail:
         present = [count for count in self.counts if count]
         return (
             f"long tail: tau {self.tau:g} asked, {self.realized_tau:.4g} realized; "
-            f"{len(self.counts)} classes ranked by {self.order}; {max(present)} to {min(present)} images a class, {sum(present)} in all"
+            f"{len(self.counts)} classes ranked by {self.order}; "
+            f"{max(present)} to {min(present)} images a class, {sum(present)} in all"
         )
 
 

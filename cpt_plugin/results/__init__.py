@@ -1,0 +1,1 @@
+"""Run records and the tables made from them; nothing here needs torch."""

@@ -1,0 +1,91 @@
+"""Accuracy by how often a class was seen in training: thirds by rank, and fixed bands of image counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from cpt_plugin.errors import ConfigError
+
+THIRDS = ("head", "mid", "tail")
+BANDS = ("many", "medium", "few")
+GROUPS = (*THIRDS, *BANDS)
+MANY_FROM = 10
+FEW_UP_TO = 3
+
+
+@dataclass(frozen=True)
+class GroupAccuracy:
+    """Mean per-class accuracy of a group in percent; None when the group is empty."""
+
+    classes: int
+    accuracy: float | None
+
+
+@dataclass(frozen=True)
+class WorstClass:
+    """The class with the lowest accuracy (percent); the first of them in class order on a tie."""
+
+    name: str
+    accuracy: float
+
+
+def group_accuracies(
+    per_class: Sequence[tuple[int, int]], counts: Sequence[int], ranks: Sequence[int]
+) -> dict[str, GroupAccuracy]:
+    """Mean of the per-class accuracies of each of `GROUPS`.
+
+    head / mid / tail: the ranks 0..K-1 cut in three runs whose lengths differ by at most one, the longer
+    ones first (`numpy.array_split(range(K), 3)`); many: n >= 10, medium: 4..9, few: n <= 3 training images.
+    `per_class` holds (correct, total) of the test set, `counts` the training images, `ranks` the frequency
+    rank (0 = most images); all three are in label order. A class without test images belongs to no group.
+
+    Raises ConfigError when the lengths differ, `ranks` is no permutation of 0..K-1, or correct > total.
+    """
+    if not len(per_class) == len(counts) == len(ranks):
+        raise ConfigError(
+            f"{len(per_class)} classes tested, {len(counts)} training counts, {len(ranks)} ranks: "
+            "give one of each per class"
+        )
+    if sorted(ranks) != list(range(len(ranks))):
+        raise ConfigError(f"class ranks {list(ranks)} are not a permutation of 0..{len(ranks) - 1}")
+    members: dict[str, list[float]] = {name: [] for name in GROUPS}
+    for tested, count, rank in zip(per_class, counts, ranks, strict=True):
+        accuracy = class_accuracy(*tested)
+        if accuracy is not None:
+            members[_third(rank, len(ranks))].append(accuracy)
+            members[_band(count)].append(accuracy)
+    return {
+        name: GroupAccuracy(len(values), fmean(values) if values else None)
+        for name, values in members.items()
+    }
+
+
+def worst_class(names: Sequence[str], per_class: Sequence[tuple[int, int]]) -> WorstClass | None:
+    """The tested class with the lowest accuracy, or None when no class has test images."""
+    worst: WorstClass | None = None
+    for name, tested in zip(names, per_class, strict=True):
+        accuracy = class_accuracy(*tested)
+        if accuracy is not None and (worst is None or accuracy < worst.accuracy):
+            worst = WorstClass(name, accuracy)
+    return worst
+
+
+def class_accuracy(correct: int, total: int) -> float | None:
+    """100 * correct / total, or None for a class without test images."""
+    if not 0 <= correct <= total:
+        raise ConfigError(f"{correct} correct of {total} test images cannot be")
+    return 100 * correct / total if total else None
+
+
+def _third(rank: int, num_classes: int) -> str:
+    size, longer = divmod(num_classes, len(THIRDS))
+    ends = (size + (longer > 0), 2 * size + longer)
+    return THIRDS[(rank >= ends[0]) + (rank >= ends[1])]
+
+
+def _band(count: int) -> str:
+    if count >= MANY_FROM:
+        return "many"
+    return "few" if count <= FEW_UP_TO else "medium"

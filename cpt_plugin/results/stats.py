@@ -1,0 +1,71 @@
+"""Mean, spread and confidence over seeds; exact in the order of its inputs, so tables re-render alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+
+from cpt_plugin.errors import ConfigError
+
+_BISECTIONS = 64
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Mean over n seeds, sample standard deviation (ddof = 1), 95 % t-interval (both None for n = 1)."""
+
+    n: int
+    mean: float
+    std: float | None
+    interval: tuple[float, float] | None
+
+
+def summarize(values: Sequence[float]) -> Summary | None:
+    """Summary of one value a seed: mean +- t_{0.975, n-1} * std / sqrt(n); None without values."""
+    if not values:
+        return None
+    count, mean = len(values), statistics.mean(map(float, values))
+    if count == 1:
+        return Summary(1, mean, None, None)
+    std = statistics.stdev(map(float, values))
+    margin = t_quantile(0.975, count - 1) * std / math.sqrt(count)
+    return Summary(count, mean, std, (mean - margin, mean + margin))
+
+
+def harmonic_mean(base: float, new: float) -> float:
+    """H = 2 base new / (base + new); 0 when both are 0."""
+    return 2 * base * new / (base + new) if base + new else 0.0
+
+
+@cache
+def t_quantile(probability: float, degrees: int) -> float:
+    """Quantile of Student's t with a whole number of degrees of freedom, by bisection on the angle.
+
+    t = sqrt(nu) tan(theta); P(|T| <= t) is a finite sum of powers of cos(theta).
+    Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
+
+    Raises ConfigError unless 1/2 <= probability < 1 and degrees >= 1.
+    """
+    if not 0.5 <= probability < 1 or degrees < 1:
+        raise ConfigError(f"no t quantile for probability {probability} with {degrees} degrees of freedom")
+    low, high = 0.0, math.pi / 2
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        if _central_probability(middle, degrees) < 2 * probability - 1:
+            low = middle
+        else:
+            high = middle
+    return math.sqrt(degrees) * math.tan(low)
+
+
+def _central_probability(theta: float, degrees: int) -> float:
+    cosine, sine, odd = math.cos(theta), math.sin(theta), degrees % 2
+    term = cosine if odd else 1.0
+    total = term if degrees > 1 else 0.0
+    for power in range(3 if odd else 2, degrees - 1, 2):
+        term *= cosine * cosine * (power - 1) / power
+        total += term
+    return (theta + sine * total) * 2 / math.pi if odd else sine * total
