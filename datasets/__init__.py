@@ -1,0 +1,1 @@
+"""Data sets of this repository (run from here, never installed)."""
