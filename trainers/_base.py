@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,13 +16,17 @@ from cpt_plugin.encoders import (
     ImagePrompts,
     TextEncoder,
     TextPrompts,
+    fill_template,
     load_clip,
     resolve_precision,
-    templates,
+    single_template,
     tokenize,
 )
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy, load_checkpoint
+
+LOG = logging.getLogger("cpt_plugin")
+ENSEMBLE = ()
 
 
 class PromptLearner(nn.Module):
@@ -71,7 +76,7 @@ class CLIPTrainer(TrainerX):
         cfg = self.cfg
         self.precision = resolve_precision(precision, self.device)
         if self.precision.note:
-            print_note(self.precision.note)
+            LOG.info(self.precision.note)
         clip = load_clip(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH or None, device=self.device,
                          precision=precision)
         if cfg.INPUT.SIZE[0] != clip.input_resolution:
@@ -85,18 +90,17 @@ class CLIPTrainer(TrainerX):
     def frozen_text_features(self) -> Tensor:
         """(K, d) un-normalised features of the class names in the template, without learned prompts.
 
-        The template is ``CPT.TEMPLATE``: empty for the data set's own single template, ``ensemble`` for the mean
-        of the unit features of seven templates, or any sentence with ``{}``.
+        The template is ``CPT.TEMPLATE``: empty for the data set's own, ``ensemble`` for the mean of the unit
+        features over CLIP's seven templates, or any sentence with ``{}``.
         """
         names = self.dm.dataset.classnames
-        wanted = self.cfg.CPT.TEMPLATE or templates.single_template(self.cfg.DATASET.NAME)
-        sentences = templates.ENSEMBLE if wanted == "ensemble" else [wanted]
-        encode = self.model.text_encoder.encode_ids
-        stack = [
-            encode(tokenize([sentence.format(n.replace("_", " ")) for n in names], self.clip).to(self.device))
+        wanted = self.cfg.CPT.TEMPLATE or single_template(self.cfg.DATASET.NAME)
+        sentences = ENSEMBLE if wanted == "ensemble" else (wanted,)
+        features = [
+            self.model.text_encoder.encode_ids(tokenize(fill_template(sentence, names), self.clip))
             for sentence in sentences
         ]
-        return stack[0] if len(stack) == 1 else torch.stack([F.normalize(t.float(), dim=-1) for t in stack]).mean(0)
+        return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
 
     def checkpoint_extra(self) -> dict[str, Any]:
         return {"backbone": self.clip.name, "backbone_sha256": self.clip.digest}
@@ -129,7 +133,7 @@ class PromptTrainer(CLIPTrainer):
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
-        with self.precision.autocast():
+        with self.precision.context(self.device):
             output = self.model(image)
             loss = F.cross_entropy(output.float(), label)
         if self.scaler is None:
@@ -148,7 +152,7 @@ class PromptTrainer(CLIPTrainer):
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     def model_inference(self, image: Tensor) -> Tensor:
-        with self.precision.autocast():
+        with self.precision.context(self.device):
             return self.model(image).float()
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
@@ -184,9 +188,3 @@ class PromptTrainer(CLIPTrainer):
                 )
         self.model.prompt_learner.load_state_dict(state)
 
-
-def print_note(text: str) -> None:
-    """Log one line through the package's logger."""
-    import logging
-
-    logging.getLogger("cpt_plugin").info(text)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-import torch
 from torch import nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextPrompts
 from trainers._base import PromptLearner, PromptTrainer
-from trainers._prompts import random_vectors, word_embeddings
+from trainers._prompts import random_vectors
 from trainers._registry import prompt_learner
 
 
@@ -24,16 +23,15 @@ class ContextPrompts(PromptLearner):
         self, clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str, class_specific: bool, position: str
     ) -> None:
         super().__init__()
-        if ctx_init:
-            context = word_embeddings(clip, ctx_init)
-            n_ctx = len(context)
+        words = ctx_init.replace("_", " ").split()
+        n_ctx = len(words) or n_ctx
+        self.tokens = ClassTokens.build(clip, class_names, n_ctx, " ".join(words) or None, position)
+        classes = (len(class_names),) if class_specific else ()
+        if words:
+            context = self.tokens.initial_context().expand(*classes, -1, -1).clone()
         else:
-            shape = (len(class_names), n_ctx) if class_specific else (n_ctx,)
-            context = random_vectors(*shape, clip.text_width)
-        if class_specific and context.dim() == 2:
-            context = context.repeat(len(class_names), 1, 1)
+            context = random_vectors(*classes, n_ctx, clip.text_width)
         self.ctx = nn.Parameter(context)
-        self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix=ctx_init or None, position=position)
 
     def forward(self) -> tuple[TextPrompts, None]:
         return TextPrompts(self.tokens, self.ctx), None
@@ -54,7 +52,4 @@ class CoOp(PromptTrainer):
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options
-        with torch.no_grad():
-            return ContextPrompts(
-                clip, class_names, node.N_CTX, node.CTX_INIT, node.CSC, node.CLASS_TOKEN_POSITION
-            )
+        return ContextPrompts(clip, class_names, node.N_CTX, node.CTX_INIT, node.CSC, node.CLASS_TOKEN_POSITION)

@@ -10,7 +10,7 @@ from torch import nn
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
 from cpt_plugin.errors import ConfigError
 from trainers._base import PromptLearner, PromptTrainer
-from trainers._prompts import random_vectors, word_embeddings
+from trainers._prompts import random_vectors
 from trainers._registry import prompt_learner
 
 
@@ -27,16 +27,18 @@ class MultiModalPrompts(PromptLearner):
         layers = min(clip.text_layers, clip.vision_layers)
         if not 1 <= depth <= layers:
             raise ConfigError(f"TRAINER.MAPLE.PROMPT_DEPTH is {depth}; {clip.name} allows 1 to {layers}.")
-        words = word_embeddings(clip, ctx_init) if ctx_init else None
-        use_words = words is not None and n_ctx <= len(words)
-        self.ctx = nn.Parameter(words[:n_ctx] if use_words else random_vectors(n_ctx, clip.text_width))
+        words = ctx_init.replace("_", " ").split()
+        prefix = " ".join(words) if 1 <= n_ctx <= len(words) else None
+        self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix)
+        self.ctx = nn.Parameter(
+            self.tokens.initial_context() if prefix else random_vectors(n_ctx, clip.text_width)
+        )
         self.proj = nn.Linear(clip.text_width, clip.vision_width)
         self.compound_prompts_text = nn.ParameterList(
             nn.Parameter(random_vectors(n_ctx, clip.text_width)) for _ in range(depth - 1)
         )
         deep = nn.Linear(clip.text_width, clip.vision_width)
         self.compound_prompt_projections = nn.ModuleList(copy.deepcopy(deep) for _ in range(depth - 1))
-        self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix=ctx_init if use_words else None)
 
     def forward(self) -> tuple[TextPrompts, ImagePrompts]:
         deep = tuple(self.compound_prompts_text)
