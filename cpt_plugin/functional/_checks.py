@@ -48,7 +48,7 @@ def check_frozen(frozen_text: Tensor, text: Tensor) -> None:
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:
-    """Raise FeatureError naming a label outside 0..num_classes-1 (waits for the device that holds the labels)."""
+    """Raise FeatureError naming a label outside 0..num_classes-1; waits for the labels' device."""
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.numel():
         raise FeatureError(
@@ -64,7 +64,7 @@ def check_label_tensor(labels: Tensor, image: Tensor) -> None:
     if labels.dtype == torch.bool or labels.dtype.is_floating_point or labels.dtype.is_complex:
         raise FeatureError(f"labels must be integers, got {labels.dtype}")
     if labels.shape != image.shape[:1]:
-        raise FeatureError(f"labels {shape_of(labels)} must have one entry for each row of image {shape_of(image)}")
+        raise FeatureError(f"labels {shape_of(labels)} must have one entry a row of image {shape_of(image)}")
     check_same_device("labels", labels, "image", image)
 
 

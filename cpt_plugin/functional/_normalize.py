@@ -33,14 +33,14 @@ def lengths(features: Tensor) -> Tensor:
 def unit(features: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale the last dimension to length 1, in `dtype`.
 
-    A zero vector stays zero and receives a finite gradient, so it never produces a NaN. The gradient cannot be
-    differentiated again.
+    A zero vector stays zero and receives a finite gradient, so it never produces a NaN. The gradient cannot
+    be differentiated again.
     """
     return _Unit.apply(features.to(dtype))
 
 
 class _Unit(torch.autograd.Function):
-    """y = x / ||x|| with dL/dx = (g - y <y, g>) / ||x||, in fewer passes over memory than autograd's own chain."""
+    """y = x / ||x|| with dL/dx = (g - y <y, g>) / ||x||, in fewer passes over memory than autograd takes."""
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:

@@ -24,10 +24,10 @@ def class_convergence(image: Tensor, text: Tensor, labels: Tensor) -> Tensor:
     image feature and g_c the text feature, barred when scaled to length 1. A class counts once,
     however many samples it has.
 
-    Labels on a CPU are checked at every call. On another device a check would wait for the device at every step;
-    there a label out of range turns the loss into NaN (no device assertion, so the process survives), which every
-    training loop that looks at its loss stops at; :class:`~cpt_plugin.regularizers.cpt.CPT` in addition checks the
-    first batch by name.
+    Labels on a CPU are checked at every call. On another device a check would wait for the device at every
+    step; there a label out of range turns the loss into NaN (no device assertion, so the process survives),
+    which every training loop that looks at its loss stops at; :class:`~cpt_plugin.regularizers.cpt.CPT` in
+    addition checks the first batch by name.
 
     Args:
         image: (B, d) image features of any length.

@@ -14,6 +14,7 @@ from cpt_plugin.functional._checks import check_text, shape_of
 from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
 
 REDUCTIONS = ("frobenius", "pair_mean")
+_INDEX_TYPES = (torch.int64, torch.int32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,7 +25,8 @@ class ClusterBuckets:
     once and hands it to :func:`etf_separation` in place of the assignment.
 
     Attributes:
-        order: (n,) class indices of all clusters of two or more classes, cluster after cluster, small ones first.
+        order: (n,) class indices of all clusters of two or more classes, cluster after cluster, small ones
+            first.
         blocks: (number of clusters, size) for each size, in the order of `order`.
         num_clusters: number of distinct clusters, singletons included.
         num_classes: K.
@@ -44,14 +46,14 @@ class ClusterBuckets:
         """
         if not isinstance(assignment, Tensor):
             raise FeatureError(f"assignment must be an integer tensor, got {type(assignment).__name__}")
-        if assignment.ndim != 1 or assignment.numel() == 0 or assignment.dtype not in (torch.int64, torch.int32):
+        if assignment.ndim != 1 or len(assignment) == 0 or assignment.dtype not in _INDEX_TYPES:
             raise FeatureError(
                 f"assignment must be a non-empty (K,) tensor of integer cluster ids, "
                 f"got {assignment.dtype} {shape_of(assignment)}"
             )
         ids = assignment.detach().cpu()
         if int(ids.min()) < 0:
-            raise FeatureError(f"assignment holds the cluster id {int(ids.min())}; give every class an id >= 0")
+            raise FeatureError(f"assignment holds cluster id {int(ids.min())}; give every class one >= 0")
         clusters, inverse, sizes = torch.unique(ids, return_inverse=True, return_counts=True)
         rank = sizes[inverse] * len(clusters) + inverse
         order = torch.argsort(rank, stable=True)[int((sizes == 1).sum()) :]
@@ -78,9 +80,9 @@ def etf_separation(
         L = \frac{1}{M} \sum_{m=1}^{M} \sum_{i \ne j \in S_m} \Big(c_{ij} + \frac{1}{k_m - 1}\Big)^2
 
     with S_m the m-th of M clusters, k_m its number of classes and c_ij the cosine of the text features of the
-    classes i and j. This is ``reduction="frobenius"``, the printed form without its diagonal. The diagonal of the
-    printed form is the constant k_m for each cluster of two or more classes: ``include_diagonal=True`` adds it,
-    the gradient is the same. ``reduction="pair_mean"`` replaces the sum over pairs by their mean,
+    classes i and j. This is ``reduction="frobenius"``, the printed form without its diagonal. The diagonal of
+    the printed form is the constant k_m for each cluster of two or more classes: ``include_diagonal=True``
+    adds it, the gradient is the same. ``reduction="pair_mean"`` replaces the sum over pairs by their mean,
     and the mean over M by the mean over clusters of two or more classes; its weight does not grow with k_m
     (there the diagonal adds k_m / (k_m (k_m - 1)) for each of these clusters).
 
@@ -112,7 +114,10 @@ def etf_separation(
     check_text(text)
     if reduction not in REDUCTIONS:
         raise ConfigError(f"unknown ETF reduction {reduction!r}; use one of {', '.join(REDUCTIONS)}")
-    buckets = assignment if isinstance(assignment, ClusterBuckets) else ClusterBuckets.from_assignment(assignment)
+    if isinstance(assignment, ClusterBuckets):
+        buckets = assignment
+    else:
+        buckets = ClusterBuckets.from_assignment(assignment)
     if buckets.num_classes != text.shape[-2]:
         raise FeatureError(
             f"assignment has {buckets.num_classes} classes, text {shape_of(text)} has {text.shape[-2]}; "
@@ -141,7 +146,8 @@ def _reduce(members: Tensor, buckets: ClusterBuckets, reduction: str, include_di
 class _SquaredGaps(torch.autograd.Function):
     """Scaled sum of (c_ij + 1 / (k - 1))^2 over i != j of n clusters (n, k, d) of unit vectors.
 
-    The Gram matrices are symmetric, so the gradient needs one product, 4 gaps @ clusters, where autograd takes two.
+    The Gram matrices are symmetric, so the gradient needs one product, 4 gaps @ clusters, where autograd
+    takes two.
     """
 
     @staticmethod

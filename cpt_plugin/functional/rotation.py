@@ -20,12 +20,13 @@ def rotation_stabilization(text: Tensor, frozen_text: Tensor) -> Tensor:
     .. math::
         L = \frac{1}{K} \sum_{c=1}^{K} \lVert \bar g_c - \hat{\bar g}_c \rVert_1
 
-    with g_c the text feature of class c under the learned prompts, \hat g_c that of frozen CLIP for a plain template,
-    both scaled to length 1; the L1 norm sums over the d dimensions. It fixes the rotation that the ETF term leaves
-    free.
+    with g_c the text feature of class c under the learned prompts, \hat g_c that of frozen CLIP for a plain
+    template, both scaled to length 1; the L1 norm sums over the d dimensions. It fixes the rotation that the
+    ETF term leaves free.
 
-    The derivative is 0 for every component with \|difference\| < 1e-6, while the value keeps it: where prompts
-    start at the template the difference is rounding noise, whose sign would otherwise be a full-size gradient.
+    The derivative is 0 for every component with \|difference\| < 1e-6, while the value keeps it: where
+    prompts start at the template the difference is rounding noise, whose sign would otherwise be a full-size
+    gradient.
 
     Args:
         text: (K, d), or (B, K, d) for per-image text features, which are averaged over B; any length.
