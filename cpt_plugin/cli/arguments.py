@@ -65,6 +65,11 @@ class RunArguments:
     baseline: bool
     opts: tuple[str, ...]
 
+    @property
+    def folder(self) -> Path:
+        """Where the records and tables of this data set go; colons of a world's name become dashes."""
+        return self.output / self.dataset.replace(":", "-")
+
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:

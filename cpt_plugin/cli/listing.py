@@ -1,0 +1,47 @@
+"""What there is to choose from, one line each; standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from cpt_plugin.cli.materials import LAYOUTS
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.methods import (
+    ALIASES,
+    dataset_names,
+    describe_parts,
+    find_repository,
+    has_dpc,
+    load_worlds,
+    parse_method,
+)
+
+
+def lines(repository: Path | None = None) -> Iterator[str]:
+    """The parts of method names, the data sets and the embedded worlds."""
+    repository = repository or find_repository()
+    yield f"methods: LEARNER{'[_dpc]' if has_dpc(repository) else ''}[_REGULARIZER...], e.g. maple_cpt"
+    for part in describe_parts(repository):
+        yield f"  {part.kind:<15} {part.name:<14} {part.description}"
+    for alias, name in ALIASES.items():
+        if alias_is_here(alias, repository):
+            yield f"  {'alias':<15} {alias:<14} {name}"
+    yield "data sets:"
+    for name in dataset_names(repository)[1:]:
+        layout = LAYOUTS.get(name)
+        yield f"  {name:<18} {', '.join(layout.images) if layout else name} below --root"
+    yield "embedded worlds (drawn by the program, no download; `shapes` is the first):"
+    worlds = load_worlds(repository)
+    default = worlds.parse_world("")
+    for world in sorted(worlds.NAMED_WORLDS, key=lambda world: world != default):
+        yield f"  {world.name:<28} {len(world.classes)} classes, half base, half new"
+
+
+def alias_is_here(alias: str, repository: Path) -> bool:
+    """Whether every part of an alias exists in this version."""
+    try:
+        parse_method(alias, repository)
+    except ConfigError:
+        return False
+    return True

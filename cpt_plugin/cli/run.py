@@ -1,0 +1,115 @@
+"""The main job: every run of a command one after the other, then one table."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
+
+from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.cli.arguments import RunArguments, report
+from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.methods import ZEROSHOT, Method, parse_method
+
+if TYPE_CHECKING:
+    from cpt_plugin.cli.experiment import Outcome
+    from cpt_plugin.results.record import RunRecord
+
+
+class Run(Protocol):
+    """One run that trains, evaluates base and new classes, and writes its record (or finds it written)."""
+
+    def execute(self) -> Outcome: ...
+
+
+class MakeRun(Protocol):
+    """Makes a run of one method with one seed."""
+
+    def __call__(self, method: Method, seed: int, arguments: RunArguments) -> Run: ...
+
+
+def run(args: RunArguments, make_run: MakeRun | None = None) -> int:
+    """Carry out a command; returns its exit status.
+
+    0: every run finished; 1: some failed (the table shows n/expected); 2: the configuration is wrong;
+    130: interrupted. `make_run` replaces the real experiment.
+    """
+    plan = plan_runs(args)
+    records, status = _execute(plan, args, make_run or _experiment())
+    if records:
+        methods = list(dict.fromkeys(method.name for method, _ in plan))
+        try:
+            _show_table(args, methods, records)
+        except CPTError as error:
+            status = max(report(error), status)
+    if status not in (0, 2):
+        done = f"{len(records)} of {len(plan)} runs are finished"
+        print(f"{done}; given again, the same command does the rest", file=sys.stderr)
+    return status
+
+
+def plan_runs(args: RunArguments) -> list[tuple[Method, int]]:
+    """Methods and seeds in the order in which they run: zero-shot, then by seed the baseline and the method.
+
+    Zero-shot trains nothing, so it runs once; when the class order is drawn by seed, its groups change with
+    the seed and it runs for every one.
+    """
+    trained = [args.method]
+    if args.baseline and args.method.regularizers:
+        trained.insert(0, args.method.baseline)
+    plan = [(method, seed) for seed in args.seeds for method in trained if method.name != ZEROSHOT]
+    if args.baseline or args.method.name == ZEROSHOT:
+        options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
+        by_seed = options.get("DATASET.CLASS_ORDER", "label") != "label"
+        seeds = args.seeds if by_seed else args.seeds[:1]
+        plan = [(parse_method(ZEROSHOT), seed) for seed in seeds] + plan
+    return plan
+
+
+def _experiment() -> MakeRun:
+    from cpt_plugin.cli.experiment import Experiment
+
+    return Experiment
+
+
+def _execute(
+    plan: Sequence[tuple[Method, int]], args: RunArguments, make_run: MakeRun
+) -> tuple[list[RunRecord], int]:
+    """Records of the finished runs and the exit status so far; a wrong configuration ends the loop."""
+    records: list[RunRecord] = []
+    status = 0
+    for position, (method, seed) in enumerate(plan, start=1):
+        place = f"[{position}/{len(plan)}]"
+        _say(f"{place} {method.name} {args.dataset} tau {args.tau:g} seed {seed} ...")
+        try:
+            outcome = make_run(method, seed, args).execute()
+        except ConfigError as error:
+            return records, report(error)
+        except CPTError as error:
+            report(error)
+            status = 1
+        except KeyboardInterrupt:
+            print("\ninterrupted", file=sys.stderr)
+            return records, 130
+        else:
+            records.append(outcome.record)
+            got = outcome.record.accuracy
+            note = "" if outcome.status == "new" else f", {outcome.status}"
+            figures = f"base {got.base:.1f}  new {got.new:.1f}  H {got.H:.1f}"
+            _say(f"{place} {method.name} {figures}  ({outcome.seconds:.0f} s{note})")
+    return records, status
+
+
+def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[RunRecord]) -> None:
+    from cpt_plugin.results import table
+
+    _say("\n" + table.render_terminal(records, methods, args.seeds))
+    stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}"
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
+        atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
+    _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
