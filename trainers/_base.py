@@ -22,11 +22,11 @@ from cpt_plugin.encoders import (
     single_template,
     tokenize,
 )
+from cpt_plugin.encoders.templates import ENSEMBLE
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy, load_checkpoint
 
 LOG = logging.getLogger("cpt_plugin")
-ENSEMBLE = ()
 
 
 class PromptLearner(nn.Module):
@@ -104,13 +104,6 @@ class CLIPTrainer(TrainerX):
 
     def checkpoint_extra(self) -> dict[str, Any]:
         return {"backbone": self.clip.name, "backbone_sha256": self.clip.digest}
-
-    def check_extra(self, saved: dict[str, Any]) -> None:
-        if saved.get("backbone_sha256") != self.clip.digest:
-            raise CheckpointError(
-                f"The checkpoint was trained on the CLIP weights {saved.get('backbone')} "
-                f"({saved.get('backbone_sha256')}), this run uses {self.clip.name} ({self.clip.digest})."
-            )
 
 
 class PromptTrainer(CLIPTrainer):

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from cpt_plugin import regularizers
-from cpt_plugin.errors import CheckpointError
 from cpt_plugin.hook import CPTHook, HookHandle
 
 
@@ -32,15 +31,6 @@ class Regularized:
 
     def checkpoint_extra(self) -> dict[str, Any]:
         return {**super().checkpoint_extra(), "cluster_hash": self.cluster_hash}  # type: ignore[misc]
-
-    def check_extra(self, saved: dict[str, Any]) -> None:
-        super().check_extra(saved)  # type: ignore[misc]
-        if saved.get("cluster_hash") != self.cluster_hash:
-            raise CheckpointError(
-                f"The checkpoint was trained with semantic clusters {saved.get('cluster_hash')}, this run has "
-                f"{self.cluster_hash}: class names, template, CPT.CLUSTER_* or the CLIP weights differ. "
-                "Restore them, or give another --output-dir."
-            )
 
     @property
     def cluster_hash(self) -> str:

@@ -201,7 +201,7 @@ class Experiment:
             groups=group_accuracies(tested, dm.class_counts, ranks),
             worst_class=worst_class([c.name for c in base], tested),
             per_class=records.ClassResults(tuple(base), tuple(new)),
-            losses=getattr(trainer, "last_epoch_means", {}),
+            losses=last_epoch_means(trainer),
             timings=timings,
             config=config,
             config_hash=records.config_hash(config),
@@ -220,6 +220,11 @@ def class_results(trainer: Any) -> list[records.ClassResult]:
     names = trainer.dm.dataset.classnames
     counts = trainer.evaluator.class_counts()
     return [records.ClassResult(name, *pair) for name, pair in zip(names, counts, strict=True)]
+
+
+def last_epoch_means(trainer: Any) -> dict[str, float]:
+    """Mean of every logged quantity over the last training epoch; empty when nothing was trained now."""
+    return {name: meter.avg for name, meter in trainer.losses.meters.items()}
 
 
 @contextmanager

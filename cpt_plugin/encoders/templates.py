@@ -13,6 +13,17 @@ from cpt_plugin.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
 
+ENSEMBLE = (
+    "itap of a {}.",
+    "a bad photo of the {}.",
+    "a origami {}.",
+    "a photo of the large {}.",
+    "a {} in a video game.",
+    "art of the {}.",
+    "a photo of the small {}.",
+)
+"""The seven templates that OpenAI selected for ImageNet (CLIP, ICML 2021)."""
+
 
 def single_template(dataset_name: str) -> str:
     """CoOp's template of a data set, with `{}` for the class name.

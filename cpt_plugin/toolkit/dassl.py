@@ -29,6 +29,7 @@ from dassl.utils import (  # noqa: E402
 )
 
 from cpt_plugin.toolkit.embedded.config import add_package_keys  # noqa: E402
+from cpt_plugin.toolkit.embedded.data import generate_fewshot_dataset, read_split  # noqa: E402
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
 
 compat.repair_dassl()
@@ -54,9 +55,11 @@ __all__ = [
     "collect_env_info",
     "compute_accuracy",
     "count_num_param",
+    "generate_fewshot_dataset",
     "get_cfg_default",
     "load_checkpoint",
     "load_pretrained_weights",
+    "read_split",
     "set_random_seed",
     "setup_logger",
     "subsample_classes",

@@ -124,4 +124,4 @@ SIGNED_DISTANCES: dict[str, SignedDistance] = {
     "house": _house,
     "drop": _drop,
 }
-"""Signed distance of each shape, upright, within about the unit disc, as a function of x and y (y upwards)."""
+"""Signed distance of each upright shape, within about the unit disc, as a function of x and y (y upwards)."""

@@ -57,7 +57,7 @@ def ensure_world(root: str | Path, world: World) -> Path:
 
 
 def read_split(folder: Path) -> Split:
-    """Read the split file: ``{"train": [(path below folder, label, class name), ...], "val": ..., "test": ...}``.
+    """Read the split file: for train, val and test a list of (path below the folder, label, class name).
 
     Raises:
         DataError: the file is missing or malformed.
@@ -65,7 +65,7 @@ def read_split(folder: Path) -> Split:
     path = folder / SPLIT_FILE
     try:
         raw = json.loads(path.read_text())
-        return {part: [(str(p), int(label), str(name)) for p, label, name in raw[part]] for part in IMAGES_PER_CLASS}
+        return {part: [(str(p), int(n), str(name)) for p, n, name in raw[part]] for part in IMAGES_PER_CLASS}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"cannot read {path} ({error!r}): delete {folder}, it is drawn afresh.") from error
 
