@@ -117,7 +117,7 @@ def _seeds(row: Row) -> str:
 def _notes(table: Table) -> list[str]:
     lines = [line for comparison in table.comparisons for line in _comparison_lines(comparison)]
     lines += [_seed_line(row) for row in table.rows if row.by_seed]
-    lines += [f"missing: {row.method}, seeds {_listed(row.missing)}" for row in table.rows if row.missing]
+    lines += [f"missing seeds of {row.method}: {_listed(row.missing)}" for row in table.rows if row.missing]
     for outlier in table.outliers:
         distance = abs(outlier.value - outlier.median)
         side = "above" if outlier.value > outlier.median else "below"
@@ -129,15 +129,16 @@ def _notes(table: Table) -> list[str]:
 
 
 def _comparison_lines(comparison: Comparison) -> list[str]:
-    names = f"{comparison.method} - {comparison.baseline}"
+    method, baseline = comparison.method, comparison.baseline
     gain = comparison.difference
     if gain is None:
-        lines = [f"H, {names}: no seed in common"]
+        lines = [f"H, {method} - {baseline}: no seed in common"]
     else:
         spread = f"95 % t-interval {_interval(gain, 2)}" if gain.interval else "no interval from one seed"
-        lines = [f"H, {names}: {gain.mean:+z.2f}, {spread}, paired over seeds {_listed(comparison.seeds)}"]
+        seeds = _listed(comparison.seeds)
+        lines = [f"H, {method} - {baseline}: {gain.mean:+z.2f}, {spread}, paired over seeds {seeds}"]
     if comparison.other_settings:
-        lines.append(f"{names} also differ in {'; '.join(comparison.other_settings)}")
+        lines.append(f"{method} and {baseline} also differ in {'; '.join(comparison.other_settings)}")
     return lines
 
 

@@ -1,0 +1,72 @@
+"""Mean, std, t-interval and harmonic mean against numpy and scipy."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats as reference
+
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.results.stats import harmonic_mean, summarize, t_quantile
+
+PERCENT = st.floats(0, 100)
+
+
+@given(probability=st.floats(0.51, 0.9995), degrees=st.integers(1, 300))
+@settings(deadline=None, max_examples=200)
+def test_t_quantile_is_scipys(probability, degrees):
+    assert t_quantile(probability, degrees) == pytest.approx(reference.t.ppf(probability, degrees), rel=1e-9)
+
+
+@pytest.mark.parametrize(("degrees", "value"), [(1, 12.7062), (2, 4.30265), (4, 2.77645)])
+def test_t_quantile_printed_in_every_textbook(degrees, value):
+    assert t_quantile(0.975, degrees) == pytest.approx(value, abs=5e-5)
+
+
+def test_t_quantile_at_one_half_is_zero():
+    assert t_quantile(0.5, 7) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize(("probability", "degrees"), [(0.4, 3), (1.0, 3), (0.975, 0)])
+def test_no_t_quantile_outside_its_range(probability, degrees):
+    with pytest.raises(ConfigError, match="no t quantile"):
+        t_quantile(probability, degrees)
+
+
+@given(values=st.lists(PERCENT, min_size=2, max_size=12))
+@settings(deadline=None, max_examples=200)
+def test_summary_is_numpys_and_scipys(values):
+    found = summarize(values)
+    assert found is not None
+    assert found.n == len(values)
+    assert found.mean == pytest.approx(np.mean(values), abs=1e-10)
+    assert found.std == pytest.approx(np.std(values, ddof=1), abs=1e-10)
+    error = reference.sem(values)
+    margin = error * reference.t.ppf(0.975, len(values) - 1)
+    assert found.interval == pytest.approx((np.mean(values) - margin, np.mean(values) + margin), abs=1e-8)
+
+
+@given(values=st.lists(PERCENT, min_size=1, max_size=8), data=st.data())
+@settings(deadline=None, max_examples=200)
+def test_summary_has_the_same_bits_in_any_order(values, data):
+    assert summarize(values) == summarize(data.draw(st.permutations(values)))
+
+
+def test_one_seed_has_no_spread_and_no_seed_no_summary():
+    found = summarize([65])
+    assert found is not None
+    assert (found.mean, found.std, found.interval) == (65.0, None, None)
+    assert summarize([]) is None
+
+
+@given(base=st.floats(0.01, 100), new=st.floats(0.01, 100))
+@settings(deadline=None, max_examples=200)
+def test_harmonic_mean_is_scipys(base, new):
+    assert harmonic_mean(base, new) == pytest.approx(reference.hmean([base, new]), rel=1e-12)
+
+
+def test_harmonic_mean_of_zero():
+    assert harmonic_mean(0, 0) == 0
+    assert harmonic_mean(80, 0) == 0
