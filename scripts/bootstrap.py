@@ -33,6 +33,8 @@ ALTERNATIVES = {
     "faiss-cpu": ("faiss-gpu", "faiss-gpu-cu12", "faiss"),
 }
 PURPOSES = ("run", "test")
+# Settings of pip and Python that would send packages somewhere else.
+ELSEWHERE = {"PIP_USER", "PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONHOME", "PIP_PYTHON"}
 
 
 class SetupError(Exception):
@@ -111,13 +113,17 @@ class Venv:
             return None
         return stamp if isinstance(stamp, dict) else None
 
+    def usable(self) -> bool:
+        """Whether there is a Python of its own in the folder: without pyvenv.cfg it would be the system's."""
+        return (self.folder / "pyvenv.cfg").is_file() and self.python.exists()
+
     def ready(self) -> bool:
         """Whether the last installation was completed, for the pins and the Python of today."""
         stamp = self.stamp()
         return (
             stamp is not None
             and stamp.get("fingerprint") == self.fingerprint()
-            and self.python.exists()
+            and self.usable()
             and stamp.get("python") == os.path.realpath(self.python)
         )
 
@@ -125,7 +131,13 @@ class Venv:
         """Whether an installation of ours was cut short, or its Python has gone since."""
         stamp = self.stamp()
         moved = stamp is not None and stamp.get("python") != os.path.realpath(self.python)
-        return (self.folder / MARKER).exists() or moved or (stamp is not None and not self.python.exists())
+        return (self.folder / MARKER).exists() or moved or (stamp is not None and not self.usable())
+
+    def discard(self) -> None:
+        """Remove the folder: renamed first, so that half a removal is never taken for an environment."""
+        self.folder.rename(self.folder.with_name(f".venv.discarded-{os.getpid()}"))
+        for leftover in self.repository.glob(".venv.discarded-*"):
+            shutil.rmtree(leftover, ignore_errors=True)
 
     def write_path_file(self) -> None:
         """Make `import cpt_plugin` work from any folder."""
@@ -162,16 +174,22 @@ def run_logged(command: list[str], venv: Venv, title: str) -> None:
     """Run one phase of the installation with its output in the log; Raises SetupError with the log's end."""
     say(f"  {title} ...")
     start = time.monotonic()
-    pins = {"PIP_CONSTRAINT": "constraints.txt", "PIP_BUILD_CONSTRAINT": "constraints.txt"}
     with venv.log.open("a", encoding="utf-8") as log:
         log.write(f"\n$ {' '.join(command)}\n")
         log.flush()
         done = subprocess.run(
-            command, stdout=log, stderr=log, cwd=venv.repository, env={**os.environ, **pins}, check=False
+            command, stdout=log, stderr=log, cwd=venv.repository, env=pip_environment(), check=False
         )
     if done.returncode:
         raise SetupError(f"{title} failed.\n{explain(venv.log)}")
     say(f"  {title}: done ({time.monotonic() - start:.0f} s)")
+
+
+def pip_environment() -> dict[str, str]:
+    """Pins also for build environments, and nothing that could send packages outside `.venv`."""
+    kept = {key: value for key, value in os.environ.items() if key not in ELSEWHERE}
+    pins = {"PIP_CONSTRAINT": "constraints.txt", "PIP_BUILD_CONSTRAINT": "constraints.txt"}
+    return {**kept, **pins, "PIP_REQUIRE_VIRTUALENV": "1"}
 
 
 def explain(log: Path, lines: int = 12) -> str:
@@ -203,10 +221,10 @@ def install(venv: Venv) -> None:
     """Make `.venv`, or complete one that is there, with the pins of constraints.txt."""
     if venv.interrupted():
         say("the last installation of .venv was not completed: starting anew")
-        shutil.rmtree(venv.folder)
+        venv.discard()
     started = time.monotonic()
     say(f"setting up {venv.folder} (once)")
-    if not venv.python.exists():
+    if not venv.usable():
         if venv.folder.is_dir() and any(venv.folder.iterdir()):
             raise SetupError(f"{venv.folder} is there but holds no working Python: move it away or remove it")
         check_venv_module()
@@ -250,7 +268,7 @@ def environment(repository: Path, purpose: str) -> Path:
         say(f"{sys.prefix} lacks {', '.join(lacking)}: using .venv")
     if not venv.ready():
         with locked(repository):
-            own = venv.python.exists() and venv.stamp() is None and not venv.interrupted()
+            own = venv.usable() and venv.stamp() is None and not venv.interrupted()
             if own and not missing_in(venv.python, purpose):
                 say(f"environment: {venv.folder}, which was made by other means")
                 return venv.python
