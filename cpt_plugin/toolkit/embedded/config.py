@@ -1,0 +1,252 @@
+"""Configuration with Dassl's keys and defaults; wrong keys and wrong types are refused by name."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import json
+import math
+import secrets
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from yacs.config import CfgNode
+
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.toolkit.embedded.defaults import DEFAULTS, PACKAGE_KEYS
+from cpt_plugin.toolkit.embedded.rng import MAX_SEED
+
+NOT_HASHED = frozenset(
+    {
+        "OUTPUT_DIR",
+        "RESUME",
+        "VERBOSE",
+        "DATASET.ROOT",
+        "DATALOADER.NUM_WORKERS",
+        "TRAIN.PRINT_FREQ",
+        "TRAIN.CHECKPOINT_FREQ",
+        "TRAIN.CHECKPOINT_SECONDS",
+    }
+)
+
+
+class Config(CfgNode):
+    """A yacs node whose merges raise :class:`ConfigError` with the key, the place and the nearest key."""
+
+    def merge_from_file(self, cfg_filename: str | Path) -> None:
+        merge_file(self, cfg_filename)
+
+    def merge_from_list(self, cfg_list: Sequence[Any]) -> None:
+        merge_list(self, cfg_list)
+
+    def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
+        _merge(self, _pairs(cfg_other), "the given configuration")
+
+
+def merge_file(cfg: CfgNode, path: str | Path) -> None:
+    """Merges a YAML file into any yacs node, also Dassl's.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or holds an unknown key or a value of a wrong type.
+    """
+    _merge(cfg, _pairs(_read_yaml(Path(path))), str(path))
+
+
+def merge_list(cfg: CfgNode, options: Sequence[Any]) -> None:
+    """Merges a flat list of alternating keys and values, as given on a command line, into any yacs node.
+
+    Raises:
+        ConfigError: odd length, unknown key or a value of a wrong type.
+    """
+    if len(options) % 2:
+        raise ConfigError(f"options come in pairs KEY VALUE, but {list(options)} has an odd number of words")
+    _merge(cfg, zip(map(str, options[0::2]), options[1::2], strict=True), "the options")
+
+
+def _merge(cfg: CfgNode, pairs: Iterable[tuple[str, Any]], where: str) -> None:
+    if cfg.is_frozen():
+        raise ConfigError(f"the configuration is frozen; {where} must be merged before freeze()")
+    for key, value in pairs:
+        *parents, name = key.split(".")
+        node: Any = cfg
+        for parent in parents:
+            node = node.get(parent) if isinstance(node, CfgNode) else None
+        if isinstance(node, CfgNode) and name not in node and node.is_new_allowed():
+            dict.__setitem__(node, name, _decode(value))
+        elif not isinstance(node, CfgNode) or name not in node:
+            raise ConfigError(f"unknown key {key!r} in {where}; {_nearest(key, flatten(cfg))}")
+        else:
+            dict.__setitem__(node, name, _coerce(node[name], value, key, where))
+
+
+def get_cfg_default() -> Config:
+    """Returns a fresh configuration with the engine's defaults (Dassl's, where Dassl has the key)."""
+    return Config(DEFAULTS)
+
+
+def add_package_keys(cfg: CfgNode) -> None:
+    """Adds this package's data and checkpoint keys, which Dassl does not have, to its configuration."""
+    for key in PACKAGE_KEYS:
+        *parents, name = key.split(".")
+        node, value = cfg, DEFAULTS
+        for parent in parents:
+            node, value = node[parent], value[parent]
+        if name not in node:
+            node[name] = value[name]
+
+
+def flatten(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns ``{"OPTIM.LR": 0.002, ...}``: every leaf under its dotted key."""
+    return dict(_pairs(cfg))
+
+
+def hashed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the flattened keys that can change a result, tuples written as lists."""
+    leaves = {key: value for key, value in flatten(cfg).items() if key not in NOT_HASHED}
+    return json.loads(json.dumps(leaves, sort_keys=True))
+
+
+def config_hash(cfg: Mapping[str, Any]) -> str:
+    """Returns the SHA-256 (hex) of the sorted keys that can change a result (all but ``NOT_HASHED``)."""
+    text = json.dumps(hashed_part(cfg), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def resolve_seed(cfg: Config) -> Config:
+    """Returns ``cfg``, or for a negative ``SEED`` a copy with a seed drawn from the operating system."""
+    if cfg.SEED >= 0:
+        return cfg
+    seeded = cfg.clone()
+    seeded.defrost()
+    seeded.SEED = secrets.randbelow(MAX_SEED + 1)
+    seeded.freeze()
+    return seeded
+
+
+def validate(cfg: Any) -> None:
+    """Checks the ranges of the values that the engine itself reads.
+
+    Raises:
+        ConfigError: naming the key, the value and what is allowed.
+    """
+    for key, allowed, test in _RANGES:
+        value = _leaf(cfg, key)
+        if not test(value):
+            raise ConfigError(f"{key} must be {allowed}, not {value!r}")
+
+
+def _one_of(*names: str) -> tuple[str, Any]:
+    return "one of " + ", ".join(names), lambda value: value in names
+
+
+_RANGES: list[tuple[str, str, Any]] = [
+    ("SEED", f"at most {MAX_SEED}", lambda v: v <= MAX_SEED),
+    ("INPUT.SIZE", "two positive integers", lambda v: len(v) == 2 and all(n > 0 for n in v)),
+    ("INPUT.INTERPOLATION", *_one_of("bilinear", "bicubic", "nearest")),
+    ("DATASET.SUBSAMPLE_CLASSES", *_one_of("all", "base", "new")),
+    ("DATASET.IMBALANCE_TAU", "in (0, 1]", lambda v: 0 < v <= 1),
+    ("DATASET.CLASS_ORDER", *_one_of("label", "random")),
+    ("DATASET.MAX_PER_CLASS", "at least 1", lambda v: v >= 1),
+    ("DATALOADER.NUM_WORKERS", "at least 0", lambda v: v >= 0),
+    ("DATALOADER.K_TRANSFORMS", "at least 1", lambda v: v >= 1),
+    ("DATALOADER.TRAIN_X.BATCH_SIZE", "at least 1", lambda v: v >= 1),
+    ("DATALOADER.TEST.BATCH_SIZE", "at least 1", lambda v: v >= 1),
+    ("OPTIM.LR", "at least 0", lambda v: v >= 0),
+    ("OPTIM.MAX_EPOCH", "at least 0", lambda v: v >= 0),
+    ("TRAIN.PRINT_FREQ", "at least 1", lambda v: v >= 1),
+    ("TEST.SPLIT", *_one_of("test", "val")),
+    ("TEST.FINAL_MODEL", *_one_of("last_step", "best_val")),
+]
+
+
+def _leaf(cfg: Any, key: str) -> Any:
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _pairs(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _pairs(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a mapping that gives the same key twice, which YAML itself would ignore."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        repeated = [key for position, key in enumerate(keys) if key in keys[:position]]
+        if repeated:
+            raise ConfigError(f"the key {repeated[0]!r} is given twice ({node.start_mark})")
+        return super().construct_mapping(node, deep)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration file {path}: {error.strerror}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is not a valid configuration: {' '.join(str(error).split())}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold keys and values, not a {type(content).__name__}")
+    return content
+
+
+def _nearest(key: str, known: Iterable[str]) -> str:
+    names = list(known)
+    near = get_close_matches(key.upper(), names, n=1, cutoff=0.6)
+    if not near:
+        last = key.upper().rsplit(".", 1)[-1]
+        near = [name for name in names if name.rsplit(".", 1)[-1] == last]
+    return f"did you mean {near[0]!r}?" if near else "see get_cfg_default() for the known keys"
+
+
+def _decode(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return ast.literal_eval(value)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return value
+
+
+def _coerce(current: Any, value: Any, key: str, where: str) -> Any:
+    if isinstance(current, CfgNode):
+        raise ConfigError(f"{key} in {where} is a group of keys and cannot be set to {value!r}")
+    decoded = _decode(value)
+    if isinstance(current, str) and isinstance(value, str) and not isinstance(decoded, str):
+        decoded = value
+    if isinstance(current, float) and type(decoded) is int:
+        decoded = float(decoded)
+    if isinstance(current, (list, tuple)) and isinstance(decoded, (list, tuple)):
+        decoded = type(current)(decoded)
+        _check_elements(current, decoded, key, where)
+    if current is not None and type(decoded) is not type(current):
+        raise ConfigError(
+            f"{key} in {where} must be of type {type(current).__name__} (like {current!r}), not {value!r}"
+        )
+    if any(isinstance(number, float) and not math.isfinite(number) for number in _elements(decoded)):
+        raise ConfigError(f"{key} in {where} must be finite, not {value!r}")
+    return decoded
+
+
+def _elements(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, (list, tuple)) else (value,)
+
+
+def _check_elements(current: Sequence[Any], value: Sequence[Any], key: str, where: str) -> None:
+    if not current:
+        return
+    allowed = (int, float) if isinstance(current[0], float) else (type(current[0]),)
+    wrong = [item for item in value if type(item) not in allowed]
+    if wrong:
+        raise ConfigError(f"{key} in {where} must hold values like {current[0]!r}, not {wrong[0]!r}")

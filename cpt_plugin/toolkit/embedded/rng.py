@@ -1,0 +1,74 @@
+"""Counter-based randomness: every draw follows from the seed and a position, never from earlier draws.
+
+Order, augmentation and dropout therefore come out the same with any number of loader workers and after
+any interruption.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+
+MAX_SEED = 2**32 - 1
+
+
+def derive_seed(seed: int, stream: str, *counters: int) -> int:
+    """Returns a 63-bit seed that depends on the run's seed, the name of a stream and a position in it."""
+    text = "/".join([str(seed), stream, *map(str, counters)])
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+
+
+def generator(seed: int, stream: str, *counters: int) -> torch.Generator:
+    """Returns a private torch generator for a position of a stream (see :func:`derive_seed`)."""
+    return torch.Generator().manual_seed(derive_seed(seed, stream, *counters))
+
+
+def set_random_seed(seed: int) -> None:
+    """Seeds Python's, NumPy's and torch's global generators (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002 (third-party trainers draw from the global stream)
+    torch.manual_seed(seed)
+
+
+@contextmanager
+def isolated_rng(seed: int) -> Iterator[None]:
+    """Seeds the global CPU generators inside the block and puts their former states back afterwards."""
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python_state)
+            np.random.set_state(numpy_state)  # noqa: NPY002
+
+
+def rng_state() -> dict[str, Any]:
+    """Returns the states of all global generators as tensors and plain values."""
+    version, numbers, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    return {
+        "python": [version, list(numbers), gauss],
+        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_rng_state(state: dict[str, Any]) -> None:
+    """Restores what :func:`rng_state` returned; CUDA states only where as many devices are visible."""
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
