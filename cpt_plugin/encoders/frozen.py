@@ -123,9 +123,8 @@ def freeze_clip(
     try:
         model.load_state_dict(weights, assign=True)
     except RuntimeError as error:
-        raise CheckpointError(
-            f"weights of {name} do not fit the architecture their shapes imply: {error}"
-        ) from error
+        reason = " ".join(str(error).split())[:400]
+        raise CheckpointError(f"weights of {name} do not fit the shapes they imply: {reason}") from error
     _restore_masks(model)
     if dtype == torch.float64:
         _use_plain_layer_norms(model)

@@ -151,11 +151,13 @@ def _read_archive(payload: bytes) -> dict[str, Tensor]:
 
 def _read_state_dict(path: Path, payload: bytes) -> Mapping[str, Tensor]:
     try:
-        content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except Exception as error:
         raise CheckpointError(
             f"{path} is not a plain state dict and was not loaded "
-            f"({type(error).__name__}: {str(error)[:300]}). "
+            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). "
             "TorchScript archives are read only when they are OpenAI's own, known by SHA-256; "
             "save other models with torch.save(model.state_dict(), path)"
         ) from error

@@ -1,0 +1,218 @@
+"""Prompted text tower: against CLIP's own encode_text, a NumPy oracle, and the full-length reference path."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextEncoder, TextPrompts, tokenize
+from cpt_plugin.encoders.text import PATHS
+from cpt_plugin.errors import ConfigError, FeatureError
+from tests.helpers.numpy_clip import numpy_state, run_text
+from tests.helpers.tiny_clip import tiny_clip
+
+EXACT = 1e-12
+WORDS = ("cat", "golden_retriever", "boeing 737-800", "zzyzx", "St. Bernard", "a", "moon orchid café")
+
+
+@cache
+def clip64(width: int = 64, layers: int = 3) -> FrozenCLIP:
+    return tiny_clip(text_width=width, text_layers=layers, vision_layers=1, dtype=torch.float64)
+
+
+def draw(*shape: int, seed: int) -> torch.Tensor:
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.requires_grad_()
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    return float(((found - expected).abs().max() / expected.abs().max()).detach())
+
+
+def oracle(clip: FrozenCLIP, prompts: TextPrompts) -> np.ndarray:
+    state, tokens = numpy_state(clip.model), prompts.tokens
+    features = []
+    for k in range(len(tokens)):
+        end, slots = int(tokens.eot[k]), tokens.slots[k].tolist()
+        rows = state["token_embedding.weight"][tokens.ids[k, : end + 1].numpy()].copy()
+        if prompts.context is not None:
+            context = prompts.context if prompts.context.ndim == 2 else prompts.context[k]
+            for slot, vector in zip(slots, context.detach().numpy(), strict=True):
+                rows[slot] = vector
+        features.append(run_text(state, rows, slots, [p.detach().numpy() for p in prompts.deep]))
+    return np.stack(features)
+
+
+@st.composite
+def cases(draw_: st.DrawFn) -> tuple[FrozenCLIP, TextPrompts]:
+    clip = clip64(draw_(st.sampled_from([64, 128])), draw_(st.integers(1, 4)))
+    position = draw_(st.sampled_from(["end", "middle", "front"]))
+    n_ctx = draw_(st.integers(0, 6))
+    prefixes = [None, *(["a photo of a"] if n_ctx == 4 or (n_ctx < 4 and position == "end") else [])]
+    names = draw_(st.lists(st.sampled_from(WORDS), min_size=1, max_size=4))
+    tokens = ClassTokens.build(clip, names, n_ctx, draw_(st.sampled_from(prefixes)), position)
+    if n_ctx == 0:
+        return clip, TextPrompts(tokens)
+    seed = draw_(st.integers(0, 999))
+    shape = (len(names), n_ctx) if draw_(st.booleans()) else (n_ctx,)
+    depth = draw_(st.integers(0, clip.text_layers - 1))
+    deep = tuple(draw(n_ctx, clip.text_width, seed=seed + 1 + i) for i in range(depth))
+    return clip, TextPrompts(tokens, draw(*shape, clip.text_width, seed=seed), deep)
+
+
+def learned(prompts: TextPrompts) -> list[torch.Tensor]:
+    return [] if prompts.context is None else [prompts.context, *prompts.deep]
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases())
+def test_truncation_is_exact_in_features_and_gradients(case: tuple[FrozenCLIP, TextPrompts]) -> None:
+    clip, prompts = case
+    results = []
+    for path in PATHS:
+        features = TextEncoder(clip, path)(prompts)
+        cotangent = draw(*features.shape, seed=7).detach()
+        parameters = learned(prompts)
+        grads = torch.autograd.grad(features, parameters, cotangent) if parameters else ()
+        results.append((features, *grads))
+    for fast, slow in zip(*results, strict=True):
+        assert relative(fast, slow) <= EXACT
+
+
+@settings(max_examples=25, deadline=None)
+@given(case=cases())
+def test_features_equal_the_numpy_oracle(case: tuple[FrozenCLIP, TextPrompts]) -> None:
+    clip, prompts = case
+    found = TextEncoder(clip)(prompts).detach()
+    assert relative(found, torch.from_numpy(oracle(clip, prompts))) <= EXACT
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("width", [64, 192])
+def test_plain_texts_equal_clips_own_encode_text(path: str, width: int) -> None:
+    clip = clip64(width)
+    ids = tokenize(["a photo of a cat.", "dog", "a longer text about seven yellow submarines"], clip)
+    assert relative(TextEncoder(clip, path).encode_ids(ids), clip.model.encode_text(ids)) <= EXACT
+
+
+def test_context_made_of_the_words_gives_the_plain_text() -> None:
+    clip, names = clip64(), ["tabby_cat", "dog"]
+    tokens = ClassTokens.build(clip, names, n_ctx=4, prefix="a photo of a")
+    encoder = TextEncoder(clip)
+    context = clip.model.token_embedding(tokens.ids[0, 1:5])
+    plain = clip.model.encode_text(tokenize(["a photo of a tabby cat.", "a photo of a dog."], clip))
+    assert relative(encoder(TextPrompts(tokens, context)), plain) <= EXACT
+
+
+def test_maple_prefix_replaces_only_the_first_two_words() -> None:
+    clip = clip64()
+    tokens = ClassTokens.build(clip, ["cat"], n_ctx=2, prefix="a photo of a")
+    table = clip.model.token_embedding.weight
+    context = table[tokens.ids[0, 1:3]].flip(0)
+    swapped = clip.model.encode_text(tokenize(["photo a of a cat."], clip))
+    assert relative(TextEncoder(clip)(TextPrompts(tokens, context)), swapped) <= EXACT
+
+
+def test_every_learned_prompt_reaches_the_features() -> None:
+    clip = clip64(layers=3)
+    tokens = ClassTokens.build(clip, ["cat"], n_ctx=2)
+    parameters = [draw(2, 64, seed=seed) for seed in range(3)]
+    features = TextEncoder(clip)(TextPrompts(tokens, parameters[0], tuple(parameters[1:])))
+    grads = torch.autograd.grad(features.square().sum(), parameters)
+    assert all(float(grad.abs().min(dim=1).values.max()) > 0 for grad in grads)
+
+
+def test_context_per_image_equals_a_loop_over_images() -> None:
+    clip = clip64()
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever", "dog"], n_ctx=3)
+    context, deep = draw(2, 1, 3, 64, seed=3), (draw(3, 64, seed=4),)
+    encoder = TextEncoder(clip)
+    together = encoder(TextPrompts(tokens, context, deep))
+    one_by_one = torch.stack([encoder(TextPrompts(tokens, rows[0], deep)) for rows in context])
+    assert together.shape == (2, 3, clip.embed_dim)
+    assert relative(together, one_by_one) <= EXACT
+    full = encoder(TextPrompts(tokens, context.expand(2, 3, 3, 64), deep))
+    assert relative(full, one_by_one) <= EXACT
+
+
+def test_class_order_does_not_matter() -> None:
+    clip = clip64()
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever", "dog"], n_ctx=2)
+    context, encoder = draw(2, 64, seed=5), TextEncoder(clip)
+    some = encoder(TextPrompts(tokens.select([2, 0]), context))
+    assert relative(some, encoder(TextPrompts(tokens, context))[[2, 0]]) <= EXACT
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_gradcheck(path: str) -> None:
+    clip = clip64(layers=2)
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2, position="middle")
+    encoder = TextEncoder(clip, path)
+    inputs = (draw(2, 64, seed=8), draw(2, 64, seed=9))
+    assert torch.autograd.gradcheck(
+        lambda context, deep: encoder(TextPrompts(tokens, context, (deep,))), inputs, fast_mode=True
+    )
+
+
+def test_auto_path_runs_only_the_positions_that_matter() -> None:
+    clip = clip64()
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2)
+    lengths: dict[str, int] = {}
+    for path in PATHS:
+        encoder = TextEncoder(clip, path)
+        block = clip.model.transformer.resblocks[0]
+        inner = block.ln_1.register_forward_pre_hook(
+            lambda _, inputs, path=path: lengths.__setitem__(path, inputs[0].shape[0])
+        )
+        encoder(TextPrompts(tokens, draw(2, 64, seed=1)))
+        inner.remove()
+    assert lengths == {"auto": 1 + 2 + 2 + 1 + 1, "reference": 77}
+
+
+def test_encoder_is_frozen_and_stays_in_eval_mode() -> None:
+    encoder = TextEncoder(clip64())
+    encoder.train()
+    assert not any(module.training for module in encoder.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert sum(1 for _ in encoder.parameters()) > 10
+
+
+def test_half_weights_take_float32_prompts() -> None:
+    half, full = tiny_clip(dtype=torch.float16), tiny_clip()
+    tokens = ClassTokens.build(half, ["cat", "dog"], n_ctx=2)
+    context = draw(2, 64, seed=1).detach().to(torch.float32).requires_grad_()
+    deep = (draw(2, 64, seed=2).detach().to(torch.float32).requires_grad_(),)
+    features = TextEncoder(half)(TextPrompts(tokens, context, deep))
+    expected = TextEncoder(full)(TextPrompts(tokens, context, deep))
+    assert features.dtype == torch.float16
+    assert relative(features.float(), expected) < 1e-2
+    features.float().sum().backward()
+    assert context.grad is not None
+    assert context.grad.dtype == torch.float32
+
+
+def test_wrong_prompts_are_refused() -> None:
+    clip = clip64(layers=3)
+    tokens = ClassTokens.build(clip, ["cat", "dog"], n_ctx=2)
+    good = draw(2, 64, seed=0)
+    with pytest.raises(FeatureError, match=r"context has shape \(3, 64\); expected \(2, 64\)"):
+        TextPrompts(tokens, draw(3, 64, seed=0))
+    with pytest.raises(FeatureError, match="context has shape"):
+        TextPrompts(tokens, draw(3, 2, 64, seed=0))
+    with pytest.raises(FeatureError, match="context has shape"):
+        TextPrompts(tokens, draw(64, seed=0))
+    with pytest.raises(FeatureError, match=r"layer 3 has shape \(2, 128\)"):
+        TextPrompts(tokens, good, (good, draw(2, 128, seed=0)))
+    with pytest.raises(ConfigError, match="depth 4 exceeds the 3 blocks"):
+        TextPrompts(tokens, good, (good, good, good))
+    with pytest.raises(ConfigError, match="context is missing"):
+        TextPrompts(tokens)
+    with pytest.raises(ConfigError, match="0 context slots"):
+        TextPrompts(ClassTokens.build(clip, ["cat"], n_ctx=0), good)
+    with pytest.raises(ConfigError, match="unknown; choose one of auto, reference"):
+        TextEncoder(clip, "fast")
