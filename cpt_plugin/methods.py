@@ -10,6 +10,7 @@ import difflib
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib import import_module
 from itertools import combinations
 from pathlib import Path
@@ -158,9 +159,10 @@ def parse_dataset(text: str, repository: Path | None = None) -> str:
     repository = repository or find_repository()
     if is_embedded(text):
         worlds = load_worlds(repository)
-        words = text.split(":")
-        bad_class_set = len(words) == 2 and words[1] not in worlds.DEFAULT_DOMAINS
-        world = worlds.parse_world(words[1] if bad_class_set else text)
+        class_set = text.split(":")[1:2]
+        if class_set and class_set[0] not in worlds.DEFAULT_DOMAINS:
+            raise ConfigError(_unknown_class_set(text, class_set[0], list(worlds.DEFAULT_DOMAINS)))
+        world = worlds.parse_world(text)
         return EMBEDDED_WORLD if world == worlds.parse_world("") else str(world.name)
     names = dataset_names(repository)
     if text in names:
@@ -171,21 +173,32 @@ def parse_dataset(text: str, repository: Path | None = None) -> str:
 
 
 def load_worlds(repository: Path | None = None) -> ModuleType:
-    """The module that names the embedded worlds (it needs the standard library only).
+    """The module that names the embedded worlds; it needs the standard library only.
 
-    Raises ConfigError when the clone is incomplete or another package named `datasets` is loaded.
+    It is imported past `datasets/__init__.py`, which registers all data sets and thereby loads torch, and
+    beside any other package named `datasets`. Raises ConfigError when the clone is incomplete.
     """
-    folder = repository or find_repository()
-    sys.path.insert(0, str(folder))
+    return _load_worlds((repository or find_repository()) / "datasets")
+
+
+@cache
+def _load_worlds(folder: Path) -> ModuleType:
+    stand_in = ModuleType("datasets")
+    stand_in.__path__ = [str(folder)]
+    others = _take_out("datasets")
+    sys.modules["datasets"] = stand_in
     try:
-        worlds = import_module("datasets.shapes_world.worlds")
+        return import_module("datasets.shapes_world.worlds")
     except ModuleNotFoundError as error:
-        other = getattr(sys.modules.get("datasets"), "__file__", None)
-        found = f"another package of that name is loaded from {other}" if other else "the clone is incomplete"
-        raise ConfigError(f"the embedded world in {folder / 'datasets'} cannot be loaded: {found}") from error
+        raise ConfigError(f"the embedded world in {folder} cannot be loaded ({error})") from error
     finally:
-        sys.path.remove(str(folder))
-    return worlds
+        _take_out("datasets")
+        sys.modules.update(others)
+
+
+def _take_out(package: str) -> dict[str, ModuleType]:
+    names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 def describe_parts(repository: Path | None = None) -> list[Part]:
@@ -264,4 +277,11 @@ def _unknown_method(text: str, name: str, learners: list[str], known: list[str],
         f"{stated}; nearest: '{nearest(name, _combinations(learners, known, dpc))}'; "
         f"a method is LEARNER{second}[_REGULARIZER...] with learners {', '.join(learners) or '(none)'}"
         f" and regularizers {', '.join(known) or '(none)'}"
+    )
+
+
+def _unknown_class_set(text: str, class_set: str, known: list[str]) -> str:
+    return (
+        f"unknown class set '{class_set}' in '{text}'; nearest: '{nearest(class_set, known)}'; "
+        f"possible: {EMBEDDED_WORLD}[:CLASSSET[:DOMAIN]] with class sets {', '.join(known)}"
     )

@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cpt_plugin.cli import arguments, materials
+from cpt_plugin.cli.arguments import parse_arguments, parse_seeds
+from cpt_plugin.errors import ConfigError, DataError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+BLOCK = "import sys; sys.modules.update(dict.fromkeys(('torch', 'numpy', 'yacs', 'PIL', 'tqdm', 'faiss')));"
+
+
+def check(*words, **environment):
+    """The check as run.sh does it, in a Python without site-packages and with the heavy names blocked."""
+    code = f"{BLOCK} from cpt_plugin.cli.arguments import main; sys.exit(main(sys.argv[1:]))"
+    variables = {
+        key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CPT_", "DATA_"))
+    }
+    return subprocess.run(
+        [sys.executable, "-S", "-s", "-c", code, *words],
+        cwd=ROOT,
+        env=variables | environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("maple_cptt shapes 0.25", "unknown method 'maple_cptt'; nearest: 'maple_cpt'"),
+        ("maple_cpt shapess 0.25", "unknown data set 'shapess'; nearest: 'shapes'"),
+        ("maple_cpt shapes:tripels 0.25", "'triples'"),
+        ("maple_cpt shapes 0", "(0, 1]"),
+        ("maple_cpt shapes -0.5", "(0, 1]"),
+        ("maple_cpt shapes 0.25 --seed 1", "unknown option '--seed'; nearest: '--seeds'"),
+        ("maple_cpt shapes 0.25 OPTIM.LR", "OPTIM.LR has no value"),
+        ("maple_cpt shapes", "METHOD DATASET TAU"),
+    ],
+)
+def test_wrong_words_get_one_line_and_status_2_before_anything_is_installed(words, message):
+    done = check(*words.split())
+    assert (done.returncode, done.stdout) == (2, "")
+    assert message in done.stderr
+    assert done.stderr.startswith("error: ")
+    assert done.stderr.count("\n") == 1
+
+
+def test_good_words_pass_silently_before_anything_is_installed():
+    done = check("maple_cpt", "shapes", "0.25", "--seeds", "0,4294967295", "opts", "OPTIM.LR", "0.1")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_missing_images_are_explained_on_one_screen(tmp_path):
+    done = check("maple_cpt", "eurosat", "0.25", "--root", str(tmp_path))
+    assert done.returncode == 2
+    assert str(tmp_path / "eurosat" / "2750") in done.stderr
+    assert "--root" in done.stderr
+    assert "EuroSAT.zip" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.count("\n") < 25
+
+
+def test_missing_weights_are_explained(tmp_path):
+    done = check("coop", "shapes", "1", "--backbone", "ViT-B/16", HOME=str(tmp_path))
+    assert done.returncode == 2
+    assert str(tmp_path / ".cache" / "clip" / "ViT-B-16.pt") in done.stderr
+    assert "curl" in done.stderr
+
+
+def test_images_and_weights_that_are_there_pass(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    weights = tmp_path / ".cache" / "clip" / "ViT-L-14-336px.pt"
+    weights.parent.mkdir(parents=True)
+    weights.touch()
+    (tmp_path / "data" / "eurosat" / "2750").mkdir(parents=True)
+    words = ["coop", "eurosat", "1", "--root", str(tmp_path / "data"), "--backbone"]
+    assert parse_arguments([*words, "ViT-L/14@336px"]).dataset == "eurosat"
+    assert parse_arguments([*words, str(weights)]).backbone == str(weights)
+    with pytest.raises(DataError, match="ViT-B-16"):
+        parse_arguments(words[:-1])
+    monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
+    assert parse_arguments(["coop", "eurosat", "1", "--backbone", str(weights)]).root == tmp_path / "data"
+
+
+def test_defaults(monkeypatch):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    args = parse_arguments(["maple_cpt", "shapes", "0.25"])
+    assert args.method.name == "maple_cpt"
+    assert (args.dataset, args.tau, args.seeds, args.shots) == ("shapes", 0.25, (1, 2, 3), 16)
+    assert (args.backbone, args.epochs, args.baseline, args.opts) == ("micro", None, True, ())
+    assert (args.root, args.output) == (ROOT / "data", ROOT / "output")
+
+
+def test_everything_given_in_any_order():
+    words = (
+        "--seeds 4,0 coop_cpt --epochs 3 shapes 0.06 --shots 8 --no-baseline OPTIM.LR 0.1 --output /x A.B -1"
+    )
+    args = parse_arguments(words.split())
+    assert (args.seeds, args.epochs, args.shots, args.baseline) == ((4, 0), 3, 8, False)
+    assert args.opts == ("OPTIM.LR", "0.1", "A.B", "-1")
+    assert args.folder == Path("/x/shapes")
+
+
+def test_relative_folders_count_from_where_the_command_was_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    args = parse_arguments(["coop", "shapes", "1", "--output", "here", "--root", "../there"])
+    assert args.output == tmp_path / "here"
+    assert args.root == tmp_path.parent / "there"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("--seeds 1,1", "twice"),
+        ("--seeds 1,,2", "whole number"),
+        ("--seeds -1", "whole number"),
+        ("--seeds 4294967296", "whole number"),
+        ("--seeds 1.5", "whole number"),
+        ("--shots 0", "--shots"),
+        ("--shots many", "--shots"),
+        ("--epochs 0", "--epochs"),
+        ("--backbone ViT-B16", "nearest: 'ViT-B/16'"),
+        ("SEED 3", "--seeds"),
+        ("DATASET.IMBALANCE_TAU 0.1", "TAU"),
+        ("optim.lr 0.1", "no configuration key"),
+        ("0.1 OPTIM.LR", "no configuration key"),
+        ("--output README.md/x --bogus", "--bogus"),
+    ],
+)
+def test_refused_options(words, message):
+    with pytest.raises(ConfigError) as caught:
+        parse_arguments(["maple", "shapes", "1", *words.split()])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_an_output_that_is_a_file_is_refused(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file"):
+        parse_arguments(["maple", "shapes", "1", "--output", str(tmp_path / "file")])
+
+
+def test_seeds_keep_their_order():
+    assert parse_seeds("3, 1,2") == (3, 1, 2)
+
+
+def test_a_line_break_in_a_word_does_not_break_the_line(capsys):
+    assert arguments.main(["ma\nple", "shapes", "1"]) == 2
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_help_has_examples(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(["--help"])
+    assert stop.value.code == 0
+    text = capsys.readouterr().out
+    assert "bash scripts/run.sh maple_cpt shapes 0.25" in text
+    assert all(option in text for option in ("--seeds", "--shots", "--root", "--output", "--no-baseline"))
+
+
+def test_every_data_set_with_a_configuration_has_a_layout():
+    from cpt_plugin.methods import dataset_names
+
+    assert set(dataset_names(ROOT)[1:]) <= set(materials.LAYOUTS)

@@ -1,0 +1,178 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cpt_plugin.cli import run as pipeline
+from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.experiment import Outcome
+from cpt_plugin.cli.main import main
+from cpt_plugin.errors import ConfigError, TrainingError
+from tests.results.conftest import _make_record as make_record
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def arguments(tmp_path, *words):
+    return parse_arguments([*words, "--output", str(tmp_path)])
+
+
+def plan(tmp_path, *words):
+    return [f"{method.name} {seed}" for method, seed in pipeline.plan_runs(arguments(tmp_path, *words))]
+
+
+class FakeRuns:
+    """Stands for the experiments: records what was asked, fails where it is told to."""
+
+    def __init__(self, failures=(), status="new"):
+        self.failures = dict(failures)
+        self.status = status
+        self.asked = []
+
+    def __call__(self, method, seed, arguments):
+        self.asked.append((method.name, seed))
+        runs = self
+
+        class Fake:
+            def execute(self):
+                if (method.name, seed) in runs.failures:
+                    raise runs.failures[method.name, seed]
+                record = make_record(method.name, seed, dataset=arguments.dataset, tau=arguments.tau)
+                return Outcome(record, runs.status, 12.3)
+
+        return Fake()
+
+
+def test_zero_shot_runs_once_then_by_seed_the_baseline_and_the_method(tmp_path):
+    assert plan(tmp_path, "maple_cpt", "shapes", "0.25", "--seeds", "5,0") == [
+        "zeroshot 5",
+        "maple 5",
+        "maple_cpt 5",
+        "maple 0",
+        "maple_cpt 0",
+    ]
+
+
+def test_what_is_not_run_twice_or_not_wanted(tmp_path):
+    assert plan(tmp_path, "coop", "shapes", "1", "--seeds", "1,2") == ["zeroshot 1", "coop 1", "coop 2"]
+    assert plan(tmp_path, "zeroshot", "shapes", "1") == ["zeroshot 1"]
+    assert plan(tmp_path, "zeroshot", "shapes", "1", "--no-baseline") == ["zeroshot 1"]
+    assert plan(tmp_path, "coop_cpt", "shapes", "1", "--no-baseline", "--seeds", "7") == ["coop_cpt 7"]
+
+
+def test_zero_shot_runs_for_every_seed_when_the_class_order_is_drawn(tmp_path):
+    words = ["zeroshot", "shapes", "1", "--seeds", "1,2", "DATASET.CLASS_ORDER", "random"]
+    assert plan(tmp_path, *words) == ["zeroshot 1", "zeroshot 2"]
+
+
+def test_all_runs_give_headings_a_table_and_files(tmp_path, capsys):
+    runs = FakeRuns()
+    args = arguments(tmp_path, "maple_cpt", "shapes", "0.25")
+    assert pipeline.run(args, runs) == 0
+    assert len(runs.asked) == 7
+    printed = capsys.readouterr()
+    assert printed.err == ""
+    assert "[3/7] maple_cpt shapes tau 0.25 seed 1 ..." in printed.out
+    assert "[3/7] maple_cpt base 65.0  new 50.0  H 56.5  (12 s)" in printed.out
+    assert "3/3" in printed.out
+    tables = tmp_path / "shapes" / "tables"
+    assert "maple_cpt" in (tables / "maple_cpt-tau0.25.md").read_text()
+    assert (tables / "maple_cpt-tau0.25.csv").read_text().startswith("dataset,tau,")
+
+
+def test_a_run_that_was_finished_before_is_said_to_be(tmp_path, capsys):
+    args = arguments(tmp_path, "coop", "shapes", "1", "--seeds", "1")
+    assert pipeline.run(args, FakeRuns(status="finished before")) == 0
+    assert "(12 s, finished before)" in capsys.readouterr().out
+
+
+def test_a_failed_run_is_told_and_the_others_go_on(tmp_path, capsys):
+    runs = FakeRuns({("maple_cpt", 2): TrainingError("loss is nan at step 7")})
+    assert pipeline.run(arguments(tmp_path, "maple_cpt", "shapes", "0.25"), runs) == 1
+    assert len(runs.asked) == 7
+    printed = capsys.readouterr()
+    assert "error: loss is nan at step 7" in printed.err
+    assert "6 of 7 runs are finished" in printed.err
+    row = next(line for line in printed.out.splitlines() if line.startswith("maple_cpt  "))
+    assert row.endswith("2/3")
+
+
+def test_when_every_run_fails_there_is_no_table(tmp_path, capsys):
+    runs = FakeRuns({("zeroshot", 1): TrainingError("no")})
+    assert pipeline.run(arguments(tmp_path, "zeroshot", "shapes", "1"), runs) == 1
+    assert not (tmp_path / "shapes" / "tables").exists()
+    assert "0 of 1 runs are finished" in capsys.readouterr().err
+
+
+def test_a_wrong_configuration_is_told_once(tmp_path, capsys):
+    runs = FakeRuns({("coop", seed): ConfigError("unknown key OPTIM.LRR") for seed in (1, 2, 3)})
+    assert pipeline.run(arguments(tmp_path, "coop", "shapes", "1"), runs) == 2
+    assert runs.asked == [("zeroshot", 1), ("coop", 1)]
+    assert capsys.readouterr().err.count("OPTIM.LRR") == 1
+
+
+def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, capsys):
+    runs = FakeRuns({("coop", 2): KeyboardInterrupt()})
+    assert pipeline.run(arguments(tmp_path, "coop", "shapes", "1"), runs) == 130
+    assert runs.asked[-1] == ("coop", 2)
+    printed = capsys.readouterr()
+    assert "the same command does the rest" in printed.err
+    assert "1/3" in printed.out
+
+
+def test_main_without_words_explains_itself(capsys):
+    assert main([]) == 0
+    assert "run METHOD DATASET TAU" in capsys.readouterr().out
+
+
+def test_main_names_the_nearest_command(capsys):
+    assert main(["rum"]) == 2
+    assert "nearest: 'run'" in capsys.readouterr().err
+    assert main(["list", "all"]) == 2
+
+
+def test_list_names_parts_data_sets_and_worlds_without_torch():
+    code = "import sys; sys.modules['torch'] = None; from cpt_plugin.cli import main; sys.exit(main.main(['list']))"
+    done = subprocess.run(
+        [sys.executable, "-S", "-s", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for name in ("maple", "coop", "zeroshot", "cpt", "eurosat"):
+        assert any(name in line.split() for line in done.stdout.splitlines())
+    assert sum(line.startswith("  shapes:") for line in done.stdout.splitlines()) >= 8
+
+
+@pytest.mark.parametrize("words", [["nope", "shapes", "1"], ["coop", "shapes", "2"], []])
+def test_run_sh_refuses_before_it_sets_anything_up(words, tmp_path):
+    done = subprocess.run(
+        ["bash", str(ROOT / "scripts" / "run.sh"), *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert done.stderr.startswith("error: ")
+
+
+def test_run_sh_helps_and_lists():
+    for word, expected in (("--help", "examples:"), ("list", "prompt learner")):
+        done = subprocess.run(
+            ["bash", str(ROOT / "scripts" / "run.sh"), word], capture_output=True, text=True, check=False
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+        assert expected in done.stdout
+
+
+def test_a_python_that_is_not_there_is_named(monkeypatch):
+    monkeypatch.setenv("PYTHON", "/nowhere/python3")
+    for script in ("run.sh", "test.sh"):
+        done = subprocess.run(
+            ["bash", str(ROOT / "scripts" / script)], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 2
+        assert "PYTHON=/nowhere/python3" in done.stderr

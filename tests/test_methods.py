@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import string
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cpt_plugin import methods
+from cpt_plugin.errors import ConfigError
+from tests.helpers.repositories import LEARNERS, REGULARIZERS, make_repository
+
+ROOT = Path(__file__).resolve().parents[1]
+TRAINABLE = sorted(set(LEARNERS) - {"zeroshot"})
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    return make_repository(tmp_path_factory.mktemp("clone"))
+
+
+def refusal(text, repository):
+    with pytest.raises(ConfigError) as caught:
+        methods.parse_method(text, repository)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    learner=st.sampled_from(TRAINABLE),
+    dpc=st.booleans(),
+    added=st.lists(st.sampled_from(REGULARIZERS), unique=True),
+)
+def test_every_combination_is_taken_apart_in_any_order_of_regularizers(repository, learner, dpc, added):
+    text = "_".join([learner, *["dpc"] * dpc, *added])
+    method = methods.parse_method(text, repository)
+    assert (method.prompt_learner, method.dpc, method.regularizers) == (learner, dpc, tuple(sorted(added)))
+    assert methods.parse_method(method.name, repository) == method
+    assert method.trainer_name == LEARNERS[learner] + "DPC" * dpc + "".join(sorted(added)).upper()
+    plain = methods.parse_method(learner + "_dpc" * dpc, repository)
+    assert method.baseline == plain
+    assert plain.baseline == plain
+
+
+@pytest.mark.parametrize(
+    ("alias", "name"),
+    [
+        ("dpc", "coop_dpc"),
+        ("dpc_cpt", "coop_dpc_cpt"),
+        ("npt", "maple_npt"),
+        ("npt_cpt", "maple_cpt_npt"),
+        ("dapt", "shallow_vl_dapt"),
+    ],
+)
+def test_aliases(repository, alias, name):
+    assert methods.parse_method(alias, repository) == methods.parse_method(name, repository)
+    assert methods.parse_method(alias, repository).name == name
+
+
+@pytest.mark.parametrize("alias", ["dpc", "dpc_cpt", "npt"])
+def test_an_alias_whose_part_is_not_here_yet_is_refused(tmp_path, alias):
+    message = refusal(alias, make_repository(tmp_path, dpc=False, regularizers=("cpt",)))
+    assert f"'{alias}' (= {methods.ALIASES[alias]}) needs a part that is not here yet" in message
+    assert "nearest: '" in message
+
+
+def test_zeroshot_takes_no_parts(repository):
+    assert methods.parse_method("zeroshot", repository).trainer_name == "ZeroshotCLIP"
+    for text in ("zeroshot_cpt", "zeroshot_dpc"):
+        assert "takes no parts" in refusal(text, repository)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "_", "cpt", "maple_", "_maple", "maple__cpt", "maplecpt", "coop_cpt_dpc", "MaPLe", "base", "x\ny"],
+)
+def test_what_is_no_method_is_refused_with_all_parts(repository, text):
+    message = refusal(text.replace("\n", "?"), repository)
+    assert "learners coop, maple, shallow_vl, zeroshot" in message
+    assert "regularizers cpt, dapt, npt" in message
+    assert "[_dpc]" in message
+
+
+def test_a_repeated_part_is_named(repository):
+    assert "'cpt' twice" in refusal("maple_cpt_npt_cpt", repository)
+    assert "'dpc' twice" in refusal("maple_dpc_dpc", repository)
+
+
+def test_the_nearest_name_is_right_for_nearly_all_typing_errors(repository):
+    words = ["coop_cpt", "maple", "maple_cpt", "shallow_vl_dapt"]
+    valid = {*words, *methods.ALIASES}
+    right = total = 0
+    for word in words:
+        typos = {word[:i] + word[i + 1 :] for i in range(len(word))}
+        typos |= {word[:i] + c + word[i:] for i in range(len(word) + 1) for c in string.ascii_lowercase[::5]}
+        typos |= {word[:i] + word[i + 1] + word[i] + word[i + 2 :] for i in range(len(word) - 1)}
+        for typo in sorted(typos - valid):
+            try:
+                methods.parse_method(typo, repository)
+            except ConfigError as error:
+                total += 1
+                right += f"nearest: '{word}'" in str(error)
+    assert total > 200
+    assert right / total >= 0.95
+
+
+@pytest.mark.parametrize("text", ["1", "1.0", "0.25", "1e-3", ".06"])
+def test_tau_in_range(text):
+    assert methods.parse_tau(text) == float(text)
+
+
+@pytest.mark.parametrize("text", ["0", "-0.1", "1.0001", "nan", "inf", "-inf", "", "a", "0,25", "1/16"])
+def test_tau_out_of_range(text):
+    with pytest.raises(ConfigError, match=r"\(0, 1\]"):
+        methods.parse_tau(text)
+
+
+def test_data_set_names(repository):
+    assert methods.dataset_names(repository) == ["shapes", "dtd", "eurosat"]
+    assert methods.parse_dataset("eurosat", repository) == "eurosat"
+    with pytest.raises(
+        ConfigError, match=r"unknown data set 'eurosatt'; nearest: 'eurosat'; possible: shapes\["
+    ):
+        methods.parse_dataset("eurosatt", repository)
+
+
+def test_worlds_have_one_spelling_each():
+    worlds = methods.load_worlds(ROOT)
+    default = worlds.parse_world("")
+    assert methods.parse_dataset("shapes", ROOT) == "shapes"
+    assert methods.parse_dataset(f"shapes:{default.class_set}", ROOT) == "shapes"
+    assert methods.parse_dataset(default.name, ROOT) == "shapes"
+    names = {methods.parse_dataset(world.name, ROOT) for world in worlds.NAMED_WORLDS}
+    assert len(names) == len(worlds.NAMED_WORLDS) >= 8
+    for name in names:
+        assert methods.parse_dataset(name, ROOT) == name
+
+
+def test_worlds_are_named_without_torch_and_beside_another_package_of_that_name(monkeypatch):
+    methods._load_worlds.cache_clear()
+    other = ModuleType("datasets")
+    monkeypatch.setitem(sys.modules, "datasets", other)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    assert methods.parse_dataset("shapes", ROOT) == "shapes"
+    assert sys.modules["datasets"] is other
+    assert "datasets.shapes_world" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "text", ["shapes:", "shapes:triple", "shapes:clean", "shapes:triples:x", "shapes:a:b:c"]
+)
+def test_unknown_worlds(text):
+    with pytest.raises(ConfigError):
+        methods.parse_dataset(text, ROOT)
+
+
+def test_parts_are_described_without_importing_them(repository):
+    described = {part.name: part for part in methods.describe_parts(repository)}
+    assert described["coop"] == methods.Part("coop", "prompt learner", "About coop.")
+    assert described["dpc"].kind == "second stage"
+    assert described["npt"].description == "The npt losses."
+    assert set(described) == {*LEARNERS, *REGULARIZERS, "dpc"}
+
+
+def test_this_repository_has_the_methods_it_was_made_for():
+    for name, trainer in {"zeroshot": "ZeroshotCLIP", "coop": "CoOp", "maple_cpt": "MaPLeCPT"}.items():
+        assert methods.parse_method(name, ROOT).trainer_name == trainer
+
+
+def test_a_folder_that_is_no_clone_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(methods, "PACKAGE", tmp_path / "site-packages" / "cpt_plugin")
+    with pytest.raises(ConfigError, match="not in a clone"):
+        methods.find_repository(tmp_path)
+    clone = make_repository(tmp_path / "clone")
+    assert methods.find_repository(clone / "trainers") == clone
