@@ -129,6 +129,7 @@ def test_label_order_gives_the_head_to_the_first_label():
 
 def test_a_class_without_images_keeps_its_place():
     images = [Image(label, serial) for label in (0, 2) for serial in range(16)]
+    assert long_tail_subset(images, 0.25)[1].counts == (16, 0, 4)
     kept, tail = long_tail_subset(images, 0.25, num_classes=4)
     assert tail.counts == (16, 0, 6, 0)
     assert tail.realized_tau == 6 / 16

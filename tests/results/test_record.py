@@ -23,7 +23,7 @@ from cpt_plugin.results.record import (
 )
 
 SCALARS = st.one_of(st.booleans(), st.integers(-5, 5), st.floats(-1, 1), st.text(max_size=3), st.none())
-CONFIGS = st.dictionaries(st.sampled_from("ABCDEF"), SCALARS)
+CONFIGS = st.dictionaries(st.sampled_from(["A", "B", "C.D", "SEED", "VERBOSE"]), SCALARS)
 
 
 def test_round_trip_keeps_every_bit(make_record, tmp_path):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt_plugin.results.record import save
+from cpt_plugin.results.record import Accuracy, save
 from cpt_plugin.results.summary import build_table
 from cpt_plugin.results.table import TERMINAL_WIDTH, render_csv, render_markdown, render_terminal
 
@@ -146,8 +145,8 @@ def test_group_sizes_and_ratios_that_vary_over_seeds_show_their_range(make_recor
     assert "head (2-3)" in text
 
 
-def test_a_difference_of_nothing_has_no_minus_sign(make_record):
-    runs = [make_record(method, seed) for method in ("maple", "maple_cpt") for seed in (1, 2)]
+def test_a_difference_that_rounds_to_nothing_has_no_minus_sign(make_record):
+    runs = [make_record("maple", seed, accuracy=Accuracy.of(65.0, 50.0)) for seed in (1, 2)]
+    runs += [make_record("maple_cpt", seed, accuracy=Accuracy.of(65.0, 49.999)) for seed in (1, 2)]
     text = render_terminal(runs)
     assert "H, maple_cpt - maple: +0.00, 95 % t-interval [0.00, 0.00]" in text
-    assert not re.search(r"-0\.0", text)
