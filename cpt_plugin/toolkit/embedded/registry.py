@@ -57,8 +57,9 @@ class Registry:
         if name in self._entries:
             return self._entries[name]
         known = self.registered_names()
-        near = get_close_matches(name, known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known names: {', '.join(known) or 'none'}"
+        by_lower = {entry.lower(): entry for entry in known}
+        near = get_close_matches(name.lower(), by_lower, n=1)
+        hint = f"did you mean {by_lower[near[0]]!r}?" if near else f"known names: {', '.join(known) or 'none'}"
         raise RegistryError(f"{self._name} has no {name!r}; {hint}")
 
     def registered_names(self) -> list[str]:
