@@ -135,7 +135,7 @@ def test_main_names_the_nearest_command(capsys):
 
 
 def test_list_names_parts_data_sets_and_worlds_without_torch():
-    code = "import sys; sys.modules['torch'] = None; from cpt_plugin.cli import main; sys.exit(main.main(['list']))"
+    code = "import sys; sys.modules['torch'] = None; from cpt_plugin.cli.main import main; main(['list'])"
     done = subprocess.run(
         [sys.executable, "-S", "-s", "-c", code], cwd=ROOT, capture_output=True, text=True, check=False
     )
