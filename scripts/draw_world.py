@@ -38,7 +38,8 @@ def main() -> int:
         pen.text((6, row * cell + cell // 2 - 6), spec.name, fill="black")
         for column, image in enumerate(images[labels == row]):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
-            sheet.paste(picture.resize((cell, cell), Image.Resampling.NEAREST), (LABEL_WIDTH + column * cell, row * cell))
+            picture = picture.resize((cell, cell), Image.Resampling.NEAREST)
+            sheet.paste(picture, (LABEL_WIDTH + column * cell, row * cell))
     sheet.save(arguments.out)
     print(f"{world.name}: {len(world.classes)} classes, {arguments.out}")
     return 0

@@ -25,7 +25,8 @@ TEMPLATES: tuple[str, ...] = (
     "a photo of the small {}.",
     "a {} in a video game.",
     "art of the {}.",
-    "a drawing of a {}, a type of shape.",
+    "a drawing of the {}.",
+    "a {}, a type of shape.",
 )
 STYLE_TEMPLATES: tuple[str, ...] = (
     "a {style} photo of a {}.",

@@ -40,7 +40,9 @@ def _clip_module(name: str) -> ModuleType:
     try:
         path = importlib.metadata.distribution("clip-anytorch").locate_file(f"clip/{name}.py")
     except importlib.metadata.PackageNotFoundError as error:
-        raise ConfigError("clip-anytorch is not installed: pip install -c constraints.txt clip-anytorch") from error
+        raise ConfigError(
+            "clip-anytorch is not installed: pip install -c constraints.txt clip-anytorch"
+        ) from error
     spec = importlib.util.spec_from_file_location(f"_pretrain_clip_{name}", str(path))
     if spec is None or spec.loader is None:
         raise ConfigError(f"cannot load {path}: reinstall clip-anytorch")
@@ -83,7 +85,12 @@ class MicroClip(nn.Module):
     """
 
     def __init__(
-        self, architecture: Architecture, vocabulary: Sequence[int], cone: float, alignment: float, scale: float
+        self,
+        architecture: Architecture,
+        vocabulary: Sequence[int],
+        cone: float,
+        alignment: float,
+        scale: float,
     ) -> None:
         super().__init__()
         self.architecture = architecture
@@ -106,7 +113,9 @@ class MicroClip(nn.Module):
         shared = torch.nn.functional.normalize(torch.randn(2, self.architecture.embed_dim), dim=1)
         other = shared[1] - (shared[0] @ shared[1]) * shared[0]
         image_direction = alignment * shared[0] + (1 - alignment**2) ** 0.5 * other / other.norm()
-        text.ln_final.bias.copy_(cone * text.ln_final.bias.numel() ** 0.5 * (text.text_projection @ shared[0]))
+        text.ln_final.bias.copy_(
+            cone * text.ln_final.bias.numel() ** 0.5 * (text.text_projection @ shared[0])
+        )
         visual.ln_post.bias.copy_(cone * visual.ln_post.bias.numel() ** 0.5 * (visual.proj @ image_direction))
 
     @property
