@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import pickletools
 import zipfile
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 
 import torch
 
@@ -84,8 +85,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], available: int, source: str) 
     declared = sum(entry.file_size for entry in entries)
     if packed or declared > available:
         raise CheckpointError(
-            f"{source} is refused: its entries are compressed or overlap ({declared} bytes declared in a file "
-            f"of {available}). torch.save stores them whole, uncompressed; this may be a zip bomb."
+            f"{source} is refused: its entries are compressed or overlap ({declared} bytes declared in "
+            f"a file of {available}). torch.save never compresses; this may be a zip bomb."
         )
     programs = [entry for entry, name in zip(entries, inner, strict=True) if name == "data.pkl"]
     if len(programs) != 1:
@@ -112,8 +113,8 @@ def _check_globals(opcodes: bytes, source: str) -> None:
     if blocked:
         raise CheckpointError(
             f"{source} is refused: it asks for {_listed(blocked)}, which is neither a tensor nor a plain "
-            "value and could run any code. Nothing was executed, and there is no unsafe way to load it here; ask "
-            "its author for a file of tensors, numbers, strings, lists and dicts only, such as a state_dict()."
+            "value and could run any code. Nothing was executed, and there is no unsafe way to load it here; "
+            "ask for a file of tensors, numbers, strings, lists and dicts only, such as a state_dict()."
         )
 
 
@@ -133,7 +134,7 @@ def find_globals(opcodes: bytes) -> tuple[list[str], int]:
     for opcode, argument, position in pickletools.genops(opcodes):
         length = (position or 0) + 1
         if opcode.name in {"GLOBAL", "INST"}:
-            names[str(argument).replace(" ", ".")] = None
+            names[_current_name(*str(argument).split(" ", 1))] = None
         elif opcode.name == "STACK_GLOBAL":
             names[".".join(strings[-2:]) or "a name built at run time"] = None
         elif opcode.name.startswith("EXT"):
@@ -147,6 +148,12 @@ def find_globals(opcodes: bytes) -> tuple[list[str], int]:
         elif isinstance(argument, str):
             strings.append(argument)
     return list(names), length
+
+
+def _current_name(module: str, name: str) -> str:
+    """Dotted name in Python 3 of a class or function that a pickle of protocol 2 calls as Python 2 did."""
+    module, name = NAME_MAPPING.get((module, name), (IMPORT_MAPPING.get(module, module), name))
+    return f"{module}.{name}"
 
 
 def _not_an_archive(data: bytes, source: str) -> str:

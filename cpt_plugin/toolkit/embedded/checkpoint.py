@@ -139,8 +139,8 @@ def decode(
     except Exception as error:
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         raise CheckpointError(
-            f"{source} cannot be loaded as tensors and plain values: {reason or type(error).__name__}. Nothing "
-            "was executed, and there is no unsafe way to load it here. Use another copy; check map_location."
+            f"{source} cannot be loaded as tensors and plain values: {reason or type(error).__name__}. "
+            "Nothing was executed, and there is no unsafe way to load it here. Use another copy."
         ) from error
     if not isinstance(state, dict):
         raise CheckpointError(
