@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 
 def working_dtype(*features: Tensor) -> torch.dtype:
@@ -33,8 +32,7 @@ def lengths(features: Tensor) -> Tensor:
 def unit(features: Tensor, dtype: torch.dtype) -> Tensor:
     """Scale the last dimension to length 1, in `dtype`.
 
-    A zero vector stays zero and receives a finite gradient, so it never produces a NaN. The gradient cannot
-    be differentiated again.
+    A zero vector stays zero and receives a finite gradient, so it never produces a NaN.
     """
     return _Unit.apply(features.to(dtype))
 
@@ -44,14 +42,12 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
-        norms = lengths(features)
-        units = features / norms
-        ctx.save_for_backward(units, norms)
+        units = features / lengths(features)
+        ctx.save_for_backward(features, units)
         return units
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        units, norms = ctx.saved_tensors
+        features, units = ctx.saved_tensors
         along = torch.einsum("...d,...d->...", units, gradient).unsqueeze(-1)
-        return torch.addcmul(gradient, units, along, value=-1).div_(norms)
+        return torch.addcmul(gradient, units, along, value=-1) / lengths(features)

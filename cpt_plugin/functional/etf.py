@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional._checks import check_text, shape_of
@@ -152,14 +151,21 @@ class _SquaredGaps(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, clusters: Tensor, scale: float) -> Tensor:
-        gaps = torch.bmm(clusters, clusters.mT).add_(1 / (clusters.shape[1] - 1))
-        gaps.diagonal(dim1=1, dim2=2).zero_()
+        gaps = _gaps(clusters)
         ctx.save_for_backward(clusters, gaps)
         ctx.scale = scale
         return gaps.square().sum() * scale
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         clusters, gaps = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: connect the gaps to the clusters
+            gaps = _gaps(clusters)
         return torch.bmm(gaps * (gradient * (4 * ctx.scale)), clusters), None
+
+
+def _gaps(clusters: Tensor) -> Tensor:
+    """Cosines plus 1 / (k - 1) of n clusters (n, k, d), with a zero diagonal: (n, k, k)."""
+    gaps = torch.bmm(clusters, clusters.mT).add_(1 / (clusters.shape[1] - 1))
+    gaps.diagonal(dim1=1, dim2=2).zero_()
+    return gaps

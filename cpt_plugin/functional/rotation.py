@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from cpt_plugin.functional._checks import check_frozen, check_text
 from cpt_plugin.functional._normalize import full_precision, lengths, unit, working_dtype
@@ -62,8 +61,7 @@ class _DeadZoneL1(torch.autograd.Function):
         return difference.abs().sum()
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
         (difference,) = ctx.saved_tensors
-        signs = difference.sign()
-        return signs.masked_fill_(difference.abs() < DEAD_ZONE, 0.0).mul_(gradient)
+        signs = difference.sign().masked_fill_(difference.abs() < DEAD_ZONE, 0.0)
+        return signs * gradient

@@ -1,0 +1,96 @@
+"""The registry: discovery by file, building from a configuration, and the ten-line guide."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import torch
+
+from cpt_plugin import regularizers
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.regularizers import REGISTRY, FeatureBatch, available, build
+
+GUIDE = dedent(regularizers.__doc__.split("::\n")[1].split("\nAdd `prepare`")[0])
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder whose files are discovered as if they lay beside cpt.py; the registry is restored."""
+    before, modules = dict(REGISTRY), set(sys.modules)
+    monkeypatch.setattr(regularizers, "__path__", [*regularizers.__path__, str(tmp_path)])
+    yield tmp_path
+    REGISTRY.clear()
+    REGISTRY.update(before)
+    for name in set(sys.modules) - modules:
+        if name.startswith("cpt_plugin.regularizers."):
+            delattr(regularizers, name.rpartition(".")[2])
+            del sys.modules[name]
+
+
+def test_the_guide_of_the_docstring_works_without_any_other_edit(folder: Path) -> None:
+    assert "spread" not in available()
+    (folder / "spread.py").write_text(GUIDE)
+    assert list(available()) == sorted([*available()])
+    assert available()["spread"].defaults() == {"WEIGHT": 0.1}
+    spread, cpt = build(["spread", "cpt"], {"SPREAD": {"WEIGHT": 2}})[::-1]
+    assert (cpt.name, spread.name) == ("cpt", "spread")
+    spread.prepare(torch.eye(4), list("abcd"))
+    batch = FeatureBatch(text=torch.eye(4), image=torch.eye(4), labels=torch.arange(4))
+    assert spread.active
+    assert spread.compute(batch)["spread"].item() == pytest.approx(2 / 9)
+    assert (spread.digest(), spread.describe()) == ("", [])
+    assert not build(["spread"], {"SPREAD": {"WEIGHT": 0.0}})[0].active
+
+
+@pytest.mark.parametrize(
+    ("stem", "change", "message"),
+    [
+        ("other", ("", ""), "must register one regularizer, 'other'; found 'spread'"),
+        ("spread", ("@register", ""), "must register one regularizer, 'spread'; found none"),
+        ("spread", ('"spread", "SPREAD"', '"cpt", "SPREAD"'), "share their name or their configuration node"),
+        (
+            "spread",
+            ('"spread", "SPREAD"', '"spread", "CPT"'),
+            "share their name or their configuration node 'CPT'",
+        ),
+        ("spread", ('"spread", "SPREAD", "none"', '"spread", "SPREAD", ""'), "lacks the attribute 'paper'"),
+        ("spread", ("weight: float = 0.1", "weight: float"), "give setting 'weight' a default"),
+    ],
+)
+def test_a_file_that_breaks_the_rules_is_named(
+    folder: Path, stem: str, change: tuple[str, str], message: str
+) -> None:
+    (folder / f"{stem}.py").write_text(GUIDE.replace(*change) if change[0] else GUIDE)
+    with pytest.raises(ConfigError, match=message):
+        available()
+
+
+def test_private_files_are_not_discovered(folder: Path) -> None:
+    (folder / "_draft.py").write_text("raise AssertionError")
+    assert "_draft" not in available()
+
+
+def test_every_regularizer_is_named_like_its_file_and_fully_described() -> None:
+    stems = {p.stem for p in Path(regularizers.__file__).parent.glob("*.py") if not p.stem.startswith("_")}
+    assert set(available()) == stems - {"base"}
+    for name, cls in available().items():
+        assert cls.name == name
+        assert cls.paper
+        assert "\n" not in cls.description
+        assert all(key.isupper() for key in cls.defaults())
+        default = cls.from_config({})
+        assert isinstance(default, cls)
+
+
+def test_build_refuses_unknown_and_repeated_names() -> None:
+    with pytest.raises(ConfigError, match="unknown regularizer 'ctp'; did you mean cpt"):
+        build(["ctp"], {})
+    with pytest.raises(ConfigError, match=r"unknown regularizer 'zzzzzz'; known are .*cpt"):
+        build(["zzzzzz"], {})
+    with pytest.raises(ConfigError, match="'cpt' is given 2 times"):
+        build(["cpt", "cpt"], {})
+    assert build([], {}) == []
