@@ -1,0 +1,88 @@
+"""R1: kill -9 at any moment of training, start again, and get the same bits.
+
+Covers: CoOp, CoOpCPT, MaPLe and MaPLeCPT on a tiny CLIP; a negative control in which randomness is not restored,
+which must come out different; a count of the kills that landed in mid-training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpt_plugin.toolkit.embedded import loader, resume, trainer
+from tests.helpers.prompt_runs import fingerprint, prepare, prompt_cfg, train
+from tests.reliability.kill_harness import Run, patched, trials
+
+TRAINERS = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT")
+
+
+def resumable(folder: Path, name: str) -> Run:
+    """A run that goes on from its own states, as run.sh does."""
+
+    def run(output: Path) -> None:
+        torch.set_num_threads(1)
+        states = any(output.glob("resume/state-*"))
+        if any(output.glob("*/model.pth.tar-*")) and not states:
+            return
+        train(prompt_cfg(folder, output, name, "RESUME", output if states else ""))
+
+    return run
+
+
+def naive(folder: Path, name: str) -> Run:
+    """The usual scheme: one global seed at the start, and nothing restored after an interruption."""
+    inner = resumable(folder, name)
+
+    def run(output: Path) -> None:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(patched(loader, isolated_rng=lambda seed: contextlib.nullcontext()))
+            stack.enter_context(patched(resume, set_rng_state=lambda state: None))
+            stack.enter_context(patched(trainer.SimpleTrainer, reseed=lambda self, *a: None))
+            inner(output)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("kill")
+    prepare(folder)
+    torch.set_num_threads(1)
+    for name in TRAINERS:
+        train(prompt_cfg(folder, folder / f"warm-{name}", name))
+    return folder
+
+
+def check(folder: Path, name: str, kills: int) -> None:
+    runs = folder / f"runs-{name}-{kills}"
+    runs.mkdir()
+    tally = trials(resumable(folder, name), runs, fingerprint, kills, kills_a_run=3, seed=17)
+    print(f"R1 {name}: {tally}")
+    assert tally.different == 0, tally
+    assert tally.identical >= kills / 3, tally
+    assert tally.kills >= kills, tally
+    assert tally.too_late <= tally.kills, tally
+
+
+@pytest.mark.parametrize("name", TRAINERS)
+def test_killed_run_ends_with_the_same_bits(folder: Path, name: str) -> None:
+    check(folder, name, kills=12)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("name", TRAINERS)
+def test_killed_run_ends_with_the_same_bits_long(folder: Path, name: str) -> None:
+    check(folder, name, kills=50)
+
+
+def test_harness_sees_randomness_that_is_not_restored(folder: Path) -> None:
+    runs = folder / "runs-naive"
+    runs.mkdir()
+    tally = trials(naive(folder, "CoOp"), runs, fingerprint, kills=6, kills_a_run=2, seed=3)
+    print(f"R1 negative control: {tally}")
+    assert tally.identical == 0, tally
+    assert tally.different >= 3, tally
