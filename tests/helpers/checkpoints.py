@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 
 
@@ -39,3 +41,15 @@ def identical(left: Any, right: Any) -> bool:
     if isinstance(left, list | tuple):
         return len(left) == len(right) and all(map(identical, left, right))
     return left.hex() == right.hex() if isinstance(left, float) else left == right
+
+
+def make_unreadable(monkeypatch: pytest.MonkeyPatch, unreadable: Path) -> None:
+    """Reading ``unreadable`` is denied, also to the superuser."""
+    real = Path.read_bytes
+
+    def read_bytes(path: Path) -> bytes:
+        if path == unreadable:
+            raise PermissionError(13, "Permission denied")
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", read_bytes)

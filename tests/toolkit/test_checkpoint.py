@@ -3,7 +3,6 @@ from __future__ import annotations
 import copy
 import hashlib
 import io
-import logging
 import math
 import os
 import re
@@ -24,12 +23,11 @@ from cpt_plugin.toolkit.embedded import checkpoint
 from cpt_plugin.toolkit.embedded.checkpoint import (
     decode,
     encode,
-    latest_good,
     load_checkpoint,
     save_checkpoint,
     seal,
 )
-from tests.helpers.checkpoints import identical, prompt_state, raw
+from tests.helpers.checkpoints import identical, make_unreadable, prompt_state, raw
 
 DTYPES = [
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64, torch.complex128),
@@ -297,20 +295,9 @@ def test_missing_and_irregular_paths_are_reported(tmp_path: Path) -> None:
 def test_unreadable_file_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "last.pth"
     save_checkpoint({"a": 1}, path)
-    _make_unreadable(monkeypatch, path)
+    make_unreadable(monkeypatch, path)
     with pytest.raises(CheckpointError, match=r"Cannot read .*last\.pth: Permission denied"):
         load_checkpoint(path)
-
-
-def _make_unreadable(monkeypatch: pytest.MonkeyPatch, unreadable: Path) -> None:
-    real = Path.read_bytes
-
-    def read_bytes(path: Path) -> bytes:
-        if path == unreadable:
-            raise PermissionError(13, "Permission denied")
-        return real(path)
-
-    monkeypatch.setattr(Path, "read_bytes", read_bytes)
 
 
 def _foreign(value: Any) -> bytes:
@@ -357,79 +344,3 @@ def test_a_wrong_footer_is_never_ignored() -> None:
 def test_files_that_hold_no_dict_are_refused(value: Any) -> None:
     with pytest.raises(CheckpointError, match=r"holds a .*not the dict of a checkpoint"):
         decode(_foreign(value), "x", require_hash=False)
-
-
-def test_latest_good_takes_the_newest_and_touches_nothing_when_it_is_fine(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    paths = _three_checkpoints(tmp_path)
-    path, state = latest_good(paths)
-    assert path == paths[0]
-    assert identical(state, prompt_state(3, width=8))
-    assert len(os.listdir(tmp_path)) == 3
-    assert not caplog.records
-
-
-def test_latest_good_moves_damaged_files_aside_and_says_so(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    newest, middle, oldest = _three_checkpoints(tmp_path)
-    (tmp_path / f"{newest.name}.corrupt").write_bytes(b"an earlier one")
-    newest.write_bytes(newest.read_bytes()[:-100])
-    middle.write_bytes(b"")
-    with caplog.at_level(logging.WARNING, logger="cpt_plugin"):
-        path, state = latest_good(iter([str(newest), str(middle), str(oldest)]))
-    assert path == oldest
-    assert identical(state, prompt_state(1, width=8))
-    moved = [f"{newest.name}.corrupt", f"{newest.name}.corrupt-2", f"{middle.name}.corrupt"]
-    assert sorted(os.listdir(tmp_path)) == sorted([oldest.name, *moved])
-    assert (tmp_path / moved[0]).read_bytes() == b"an earlier one"
-    assert [record.name for record in caplog.records] == ["cpt_plugin"] * 2
-    assert f"renamed to {moved[1]}" in caplog.messages[0]
-    assert f"renamed to {moved[2]}" in caplog.messages[1]
-
-
-def test_latest_good_passes_over_missing_and_unreadable_files_without_renaming(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    newest, middle, oldest = _three_checkpoints(tmp_path)
-    _make_unreadable(monkeypatch, newest)
-    middle.unlink()
-    assert latest_good([newest, middle, oldest])[0] == oldest
-    assert sorted(os.listdir(tmp_path)) == sorted([newest.name, oldest.name])
-    assert ["Permission denied" in caplog.messages[0], "no checkpoint" in caplog.messages[1]] == [True, True]
-
-
-def test_latest_good_goes_on_when_the_damaged_file_cannot_be_renamed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    newest, middle, _ = _three_checkpoints(tmp_path)
-    newest.write_bytes(b"torn")
-
-    def read_only(*_: Any) -> None:
-        raise OSError(30, "Read-only file system")
-
-    monkeypatch.setattr(Path, "rename", read_only)
-    assert latest_good([newest, middle])[0] == middle
-    assert "could not be renamed" in caplog.messages[0]
-    assert "Read-only file system" in caplog.messages[0]
-
-
-def test_latest_good_stops_when_none_is_good(tmp_path: Path) -> None:
-    newest, middle, oldest = _three_checkpoints(tmp_path)
-    newest.write_bytes(b"torn")
-    middle.write_bytes(seal(b"not an archive"))
-    oldest.unlink()
-    with pytest.raises(CheckpointError) as caught:
-        latest_good([newest, middle, oldest])
-    assert all(path.name in str(caught.value) for path in (newest, middle, oldest))
-    assert "start again in an empty output folder" in str(caught.value)
-    with pytest.raises(CheckpointError, match="No file was found"):
-        latest_good([])
-
-
-def _three_checkpoints(folder: Path) -> tuple[Path, Path, Path]:
-    paths = tuple(folder / f"model.pth.tar-{epoch}" for epoch in (3, 2, 1))
-    for path, epoch in zip(paths, (3, 2, 1), strict=True):
-        save_checkpoint(prompt_state(epoch, width=8), path)
-    return paths  # type: ignore[return-value]
