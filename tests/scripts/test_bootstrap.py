@@ -23,6 +23,8 @@ def load():
 
 
 def make_clone(folder):
+    if folder.is_dir() and any(folder.iterdir()):
+        return folder
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "setup.py").write_text(
         "setup(install_requires=['torch>=2.11', 'numpy>=1.26'],\n"
