@@ -5,6 +5,7 @@ Nothing on disk is edited: every fix is applied to the running process.
 
 from __future__ import annotations
 
+import importlib
 import importlib.machinery
 import logging
 import sys
@@ -47,23 +48,31 @@ def repair_dassl() -> None:
     """Repair an imported Dassl: warm-up schedulers, safe checkpoints, a resume that keeps its schedule.
 
     - ``LRScheduler.__init__`` lost its ``verbose`` argument, so every warm-up scheduler fails to construct.
+    - Trainers without a registered model (zero-shot) fail to look for a checkpoint to resume.
+    - Two augmentations use ``numpy.int``, which NumPy removed.
     - A warm-up scheduler stores its successor as a live object: checkpoints then hold arbitrary pickles, and a
       resumed successor drives a stale optimizer, which freezes the learning rate. Its plain numbers are
       stored and restored instead, so new checkpoints load with ``weights_only=True``.
     """
+    from dassl.engine.trainer import TrainerBase
     from dassl.optim import lr_scheduler as schedulers
 
-    base = schedulers._BaseWarmupScheduler
-    if getattr(base, "_repaired_by_cpt_plugin", False):
-        return
-    parent = base.__mro__[1]
+    if not hasattr(schedulers._BaseWarmupScheduler, "repaired_by_cpt_plugin"):
+        _repair_warmup(schedulers._BaseWarmupScheduler)
+        _repair_resume(TrainerBase)
+        _repair_numpy("dassl.data.transforms.autoaugment", "dassl.data.transforms.randaugment")
+    logging.disable(logging.NOTSET)
+
+
+def _repair_warmup(warmup: Any) -> None:
+    scheduler = warmup.__mro__[1]
 
     def __init__(
         self: Any, optimizer: Any, successor: Any, warmup_epoch: int, last_epoch: int = -1, verbose: bool = False
     ) -> None:
         self.successor = successor
         self.warmup_epoch = warmup_epoch
-        parent.__init__(self, optimizer, last_epoch)
+        scheduler.__init__(self, optimizer, last_epoch)
 
     def state_dict(self: Any) -> dict[str, Any]:
         own = {k: v for k, v in self.__dict__.items() if k not in ("optimizer", "successor") and _is_plain(v)}
@@ -75,11 +84,27 @@ def repair_dassl() -> None:
         self.successor.__dict__.update({k: v for k, v in plain.items() if k != "optimizer" and _is_plain(v)})
         self.__dict__.update({k: v for k, v in state.items() if k not in ("optimizer", "successor")})
 
-    base.__init__ = __init__
-    base.state_dict = state_dict
-    base.load_state_dict = load_state_dict
-    base._repaired_by_cpt_plugin = True
-    logging.disable(logging.NOTSET)
+    warmup.__init__ = __init__
+    warmup.state_dict = state_dict
+    warmup.load_state_dict = load_state_dict
+    warmup.repaired_by_cpt_plugin = True
+
+
+def _repair_resume(trainer: Any) -> None:
+    resume = trainer.resume_model_if_exist
+
+    def resume_model_if_exist(self: Any, directory: str) -> int:
+        return resume(self, directory) if self.get_model_names() else 0
+
+    trainer.resume_model_if_exist = resume_model_if_exist
+
+
+def _repair_numpy(*modules: str) -> None:
+    import numpy
+
+    for name in modules:
+        module = importlib.import_module(name)
+        module.np = types.SimpleNamespace(**{**vars(numpy), "int": int})  # type: ignore[attr-defined]
 
 
 def _is_plain(value: Any) -> bool:

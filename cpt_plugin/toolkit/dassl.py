@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
 from cpt_plugin.toolkit import compat
@@ -28,11 +29,13 @@ from dassl.utils import (  # noqa: E402
     setup_logger,
 )
 
+from cpt_plugin.long_tail import long_tail_subset  # noqa: E402
 from cpt_plugin.toolkit.embedded.config import add_package_keys  # noqa: E402
 from cpt_plugin.toolkit.embedded.data import generate_fewshot_dataset, read_split  # noqa: E402
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
 
 compat.repair_dassl()
+LOG = logging.getLogger("cpt_plugin")
 
 __all__ = [
     "DATASET_REGISTRY",
@@ -71,3 +74,18 @@ def get_cfg_default() -> Any:
     cfg = _get_cfg_default()
     add_package_keys(cfg)
     return cfg
+
+
+def _build_long_tailed_dataset(cfg: Any) -> Any:
+    dataset = build_dataset(cfg)
+    c = cfg.DATASET
+    if getattr(c, "IMBALANCE_TAU", 1) != 1 and dataset.train_x:
+        dataset._train_x, info = long_tail_subset(
+            dataset.train_x, c.IMBALANCE_TAU, c.CLASS_ORDER, c.MAX_PER_CLASS, max(cfg.SEED, 0),
+            num_classes=dataset.num_classes,
+        )  # fmt: skip
+        LOG.info(info.describe())
+    return dataset
+
+
+_data_manager.build_dataset = _build_long_tailed_dataset

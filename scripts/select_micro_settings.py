@@ -1,0 +1,121 @@
+"""Choose the settings of configs/trainers/{CoOp,MaPLe}/micro.yaml on validation images, never on test images.
+
+Trains the plain prompt learners on other worlds than the default one, scores the harmonic mean of the accuracies
+on the *validation* images of base and of new classes, and writes every score and the choice to a log beside the
+configurations:
+
+    python scripts/select_micro_settings.py --root data --log configs/trainers/micro_selection.json
+
+A candidate's score is the mean over worlds and imbalance ratios; on a tie within 0.1 points fewer epochs win.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.cli.repository import config_file, default_cfg
+from cpt_plugin.results.provenance import utc_now, versions
+from cpt_plugin.results.stats import harmonic_mean
+
+WORLDS = ("texture_shape:rot", "color_shape:warp")
+TAUS = (1.0, 0.06)
+GRIDS = {
+    "CoOp": {"OPTIM.LR": (0.002, 0.01, 0.05), "OPTIM.MAX_EPOCH": (10, 20)},
+    "MaPLe": {"OPTIM.LR": (0.0035, 0.01, 0.03), "OPTIM.MAX_EPOCH": (5, 10)},
+}
+TIE = 0.1
+
+
+def main() -> None:
+    arguments = parse()
+    log: dict[str, Any] = {
+        "command": "python scripts/select_micro_settings.py",
+        "worlds": list(WORLDS),
+        "taus": list(TAUS),
+        "seed": arguments.seed,
+        "split": "val",
+        "created": utc_now(),
+        "versions": versions(),
+        "trainers": {},
+    }
+    for trainer, grid in GRIDS.items():
+        scored = []
+        for values in itertools.product(*grid.values()):
+            settings = dict(zip(grid, values, strict=True))
+            runs = [
+                {"world": world, "tau": tau, **validate(trainer, settings, world, tau, arguments)}
+                for world in WORLDS
+                for tau in TAUS
+            ]
+            scored.append({"settings": settings, "H": fmean(run["H"] for run in runs), "runs": runs})
+            print(f"{trainer} {settings}: H {scored[-1]['H']:.2f}", flush=True)
+        log["trainers"][trainer] = {"chosen": choose(scored), "candidates": scored}
+        atomic_write_text(arguments.log, json.dumps(log, indent=1) + "\n")
+        print(f"{trainer}: chosen {log['trainers'][trainer]['chosen']}", flush=True)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default="data", help="data folder (the worlds are drawn there)")
+    parser.add_argument("--log", type=Path, required=True, help="JSON file of all scores and the choice")
+    parser.add_argument("--seed", type=int, default=1)
+    return parser.parse_args()
+
+
+def choose(scored: list[dict[str, Any]]) -> dict[str, Any]:
+    """Settings of the best candidate; among those within ``TIE`` of it, the one with the fewest epochs."""
+    best = max(entry["H"] for entry in scored)
+    near = [entry for entry in scored if entry["H"] >= best - TIE]
+    return min(near, key=lambda entry: (entry["settings"]["OPTIM.MAX_EPOCH"], -entry["H"]))["settings"]
+
+
+def validate(
+    trainer: str, settings: dict[str, Any], world: str, tau: float, arguments: argparse.Namespace
+) -> dict[str, float]:
+    """Validation accuracy (percent) on base and new classes after training on the base classes."""
+    from cpt_plugin import toolkit
+
+    with tempfile.TemporaryDirectory() as output:
+        own = {
+            "DATASET.ROOT": arguments.root,
+            "DATASET.WORLD": world,
+            "DATASET.NUM_SHOTS": 16,
+            "DATASET.IMBALANCE_TAU": tau,
+            "OUTPUT_DIR": output,
+            "SEED": arguments.seed,
+            "TRAINER.NAME": trainer,
+            "TEST.SPLIT": "val",
+            "TRAIN.PRINT_FREQ": 10**6,
+            "VERBOSE": False,
+            **settings,
+        }
+        model = toolkit.build_trainer(config(trainer, {**own, "DATASET.SUBSAMPLE_CLASSES": "base"}))
+        model.train()
+        base = model.results["accuracy"]
+        model = toolkit.build_trainer(config(trainer, {**own, "DATASET.SUBSAMPLE_CLASSES": "new"}))
+        model.load_model(output, epoch=settings["OPTIM.MAX_EPOCH"])
+        new = model.test()
+    return {"base": base, "new": new, "H": harmonic_mean(base, new)}
+
+
+def config(trainer: str, own: dict[str, Any]) -> Any:
+    cfg = default_cfg()
+    cfg.merge_from_file(config_file("datasets", "shapes"))
+    cfg.merge_from_file(config_file("trainers", trainer, "micro"))
+    cfg.merge_from_list([part for pair in own.items() for part in pair])
+    cfg.freeze()
+    return cfg
+
+
+if __name__ == "__main__":
+    main()
