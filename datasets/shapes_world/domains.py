@@ -48,7 +48,7 @@ DOMAINS: dict[str, Domain] = {
     "shift": Domain(
         hue_shift=0.03, saturation=0.75, blur=1, noise=0.05, frequency=1.25, contrast=0.75, clutter=4
     ),
-    "lowfi": Domain(blur=1, noise=0.08, contrast=0.6, clutter=4, scale=(0.42, 0.65)),
+    "lowfi": Domain(blur=1, noise=0.05, contrast=0.7, clutter=4, scale=(0.5, 0.7)),
     "warp": Domain(warp=0.10, frequency=0.8, rotation=0.9, noise=0.03, clutter=4),
     "outline": Domain(outline=0.3, hollow=0.6, noise=0.03),
     "tint": Domain(tint=(1.0, 0.75, 0.55), gray=0.35, noise=0.04, clutter=3),
