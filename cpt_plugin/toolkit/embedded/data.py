@@ -220,7 +220,7 @@ def split_hash(dataset: Any, root: str | Path) -> str:
 
     Paths are relative to ``root`` where they lie in it, so the hash does not change when the data move.
     """
-    base = Path(root).absolute()
+    base = Path(root).expanduser().absolute()
     rows = {
         part: sorted([_relative(item.impath, base), item.label, item.classname] for item in items or ())
         for part, items in (("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test))

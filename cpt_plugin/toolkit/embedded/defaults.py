@@ -50,7 +50,11 @@ DEFAULTS: dict[str, Any] = {
         "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
         "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
     },
-    "MODEL": {"INIT_WEIGHTS": "", "BACKBONE": {"NAME": "", "PATH": "", "PRETRAINED": True}},
+    "MODEL": {
+        "INIT_WEIGHTS": "",
+        "HEAD": {"NAME": ""},
+        "BACKBONE": {"NAME": "", "PATH": "", "PRETRAINED": True},
+    },
     "OPTIM": {
         "NAME": "adam",
         "LR": 0.0003,

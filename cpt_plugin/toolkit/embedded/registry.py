@@ -59,7 +59,9 @@ class Registry:
         known = self.registered_names()
         by_lower = {entry.lower(): entry for entry in known}
         near = get_close_matches(name.lower(), by_lower, n=1)
-        hint = f"did you mean {by_lower[near[0]]!r}?" if near else f"known names: {', '.join(known) or 'none'}"
+        hint = (
+            f"did you mean {by_lower[near[0]]!r}?" if near else f"known names: {', '.join(known) or 'none'}"
+        )
         raise RegistryError(f"{self._name} has no {name!r}; {hint}")
 
     def registered_names(self) -> list[str]:

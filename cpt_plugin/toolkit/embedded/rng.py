@@ -30,10 +30,12 @@ def generator(seed: int, stream: str, *counters: int) -> torch.Generator:
 
 
 def set_random_seed(seed: int) -> None:
-    """Seeds Python's, NumPy's and torch's global generators (all devices)."""
+    """Seeds Python's, NumPy's and torch's global generators, on the CPU and on CUDA devices."""
     random.seed(seed)
     np.random.seed(seed % 2**32)  # noqa: NPY002 (third-party trainers draw from the global stream)
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 @contextmanager
@@ -56,8 +58,8 @@ def rng_state() -> dict[str, Any]:
     version, numbers, gauss = random.getstate()
     kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
     return {
-        "python": [version, list(numbers), gauss],
-        "numpy": [kind, np.asarray(keys).tolist(), position, has_gauss, cached],
+        "python": [version, torch.tensor(numbers), gauss],
+        "numpy": [kind, torch.tensor(np.asarray(keys, dtype=np.int64)), position, has_gauss, cached],
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -66,9 +68,9 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Restores what :func:`rng_state` returned; CUDA states only where as many devices are visible."""
     version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
+    random.setstate((version, tuple(numbers.tolist()), gauss))
     kind, keys, position, has_gauss, cached = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))  # noqa: NPY002
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, cached))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
