@@ -116,7 +116,7 @@ class OutputScale:
     def __call__(self, loss: Tensor) -> Tensor:
         scale = torch.ones_like(loss)
         scaler = getattr(self._trainer, "scaler", None)
-        if scaler is not None and scaler.is_enabled():
+        if scaler is not None:
             scale = scaler.scale(scale).to(loss.dtype)
         return scale / (self._accumulation or 1)
 

@@ -257,8 +257,7 @@ class _RegularizedStep:
             raise HookError(
                 "The regularizer was computed but never back-propagated: forward_backward must call "
                 "backward() on a loss that uses the model's output (its first tensor with a gradient, if it "
-                "returns a tuple). Put that tensor first, run additional passes under torch.no_grad(), and "
-                "do not checkpoint the model."
+                "returns a tuple). Put that tensor first, and run additional passes under torch.no_grad()."
             )
 
     def _report(self, summary: Any) -> None:

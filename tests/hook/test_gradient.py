@@ -28,9 +28,9 @@ from tests.hook.toy_trainers import (
 )
 
 
-def relative_error(trainer, hook, regularizer, batch):
+def relative_error(trainer, hook, regularizer, batch, twin_class=None):
     """Of the hooked gradient, after one step, against the explicit one on a twin of the trainer."""
-    twin = type(trainer)(dtype=trainer.dtype, divisor=trainer.divisor)
+    twin = (twin_class or type(trainer))(dtype=trainer.dtype, divisor=trainer.divisor)
     hook.attach(trainer)
     trainer.forward_backward(batch)
     expected = explicit_gradient(twin, regularizer, batch)
@@ -171,17 +171,29 @@ def test_half_precision_features_are_widened_and_still_receive_their_gradient():
     assert (hooked - flat_gradient(plain.model)).norm() > 0.01 * hooked.norm()
 
 
-def test_non_reentrant_checkpointing_of_an_encoder_is_exact():
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_of_an_encoder_is_exact(use_reentrant):
     class Checkpointed(MaPLeTrainer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
             model = self.model
-            encode = lambda prompts: checkpoint(model.text_encoder, prompts, use_reentrant=False)  # noqa: E731
             model.encode = lambda image: (
-                encode(model.names + model.context),
-                model.image_encoder(image, model.visual),
+                checkpoint(model.text_encoder, model.names + model.context, use_reentrant=use_reentrant),
+                checkpoint(model.image_encoder, image, model.visual, use_reentrant=use_reentrant),
             )
 
     regularizer = ToyRegularizer()
     hook = CPTHook(regularizers=[regularizer])
-    assert relative_error(Checkpointed(), hook, regularizer, make_batch()) <= 1e-12
+    assert relative_error(Checkpointed(), hook, regularizer, make_batch(), MaPLeTrainer) <= 1e-12
+
+
+@pytest.mark.parametrize("use_reentrant", [False, True])
+def test_checkpointing_of_the_whole_model_is_exact(use_reentrant):
+    class Checkpointed(MaPLeTrainer):
+        def forward_backward(self, batch):
+            image = batch["img"].clone().requires_grad_()
+            checkpoint(self.model, image, batch["label"], use_reentrant=use_reentrant).backward()
+
+    regularizer = ToyRegularizer()
+    hook = CPTHook(regularizers=[regularizer])
+    assert relative_error(Checkpointed(), hook, regularizer, make_batch(), MaPLeTrainer) <= 1e-12
