@@ -20,6 +20,13 @@ def test_bytes_arrive_whole_and_no_temporary_file_stays(tmp_path: Path, size: in
     assert os.listdir(tmp_path) == ["file"]
 
 
+def test_short_writes_of_the_system_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.write
+    monkeypatch.setattr(atomic.os, "write", lambda descriptor, data: real(descriptor, data[:7]))
+    atomic_write(tmp_path / "file", bytes(range(100)))
+    assert (tmp_path / "file").read_bytes() == bytes(range(100))
+
+
 def test_an_existing_file_is_replaced_also_by_a_shorter_one(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"a long old version")

@@ -266,6 +266,7 @@ def test_leftovers_of_killed_processes_are_removed_after_an_hour(tmp_path: Path)
     [
         (b"", "does not end in the SHA-256.*truncated"),
         (b"hello", "does not end in the SHA-256"),
+        (encode({})[-48:-16], "SHA-256"),
         (encode({"a": 1})[:-48], "written by other software.*require_hash=False"),
         (encode({"a": 1}) + b"\n", "does not end in the SHA-256"),
         (b"x" + encode({"a": 1}), "damaged: its SHA-256 does not match.*older one"),

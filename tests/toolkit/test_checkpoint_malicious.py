@@ -142,8 +142,8 @@ def test_names_that_leave_the_archive_are_refused(name: str, canary: Path) -> No
 
 
 def test_names_cut_by_a_null_byte_are_refused(canary: Path) -> None:
-    content = archive(pickle.dumps({}, 2), ("archive/data/1/X/../evil", b""))
-    content = content.replace(b"archive/data/1/X", b"archive/data/1/\0")
+    content = archive(pickle.dumps({}, 2), ("archive/data/1X/../evil", b""))
+    content = content.replace(b"archive/data/1X", b"archive/data/1\0")
     assert all("points outside the archive" in message for message in _refusals(content, canary))
 
 
@@ -185,7 +185,7 @@ def test_torchscript_programs_are_refused(canary: Path) -> None:
         archive(evil, ("archive/constants.pkl", plain), ("archive/code/__torch__.py", b"")),
     ]
     for content in [real, *disguised]:
-        assert all("TorchScript" in message for message in _refusals(content, canary))
+        assert all("it is a TorchScript program" in message for message in _refusals(content, canary))
 
 
 @pytest.mark.parametrize("compression", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])

@@ -81,9 +81,8 @@ def _check_entries(entries: list[zipfile.ZipInfo], available: int, source: str) 
             f"{source} is refused: it is a TorchScript program, not a checkpoint. Save the module's "
             "state_dict() with torch.save instead."
         )
-    packed = [e for e in entries if e.compress_type != zipfile.ZIP_STORED or e.compress_size != e.file_size]
     declared = sum(entry.file_size for entry in entries)
-    if packed or declared > available:
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries) or declared > available:
         raise CheckpointError(
             f"{source} is refused: its entries are compressed or overlap ({declared} bytes declared in "
             f"a file of {available}). torch.save never compresses; this may be a zip bomb."

@@ -155,7 +155,7 @@ def seal(archive: bytes) -> bytes:
 
 
 def _has_footer(data: bytes) -> bool:
-    return data[-_FOOTER_BYTES:].startswith(_MAGIC) and len(data) >= _FOOTER_BYTES
+    return data[-_FOOTER_BYTES:].startswith(_MAGIC)
 
 
 def _unseal(data: bytes, source: str) -> bytes:
@@ -247,8 +247,7 @@ def _plain_tensor(tensor: torch.Tensor, where: str, source: str) -> torch.Tensor
             f"Cannot save {source}: {where} is a {_type_name(tensor)} (layout {tensor.layout}, device "
             f"{tensor.device}, type {tensor.dtype}). Store dense, unquantized tensors that hold data."
         )
-    detached = tensor.detach().cpu().resolve_conj().resolve_neg()
-    return detached.clone(memory_format=torch.contiguous_format)
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _is_unicode(text: str) -> bool:
