@@ -187,6 +187,16 @@ def test_prints_no_warning_with_few_or_many_points_a_centroid(capfd: pytest.Capt
     assert capfd.readouterr() == ("", "")
 
 
+def test_uses_every_point_and_no_sample_of_them() -> None:
+    """FAISS trains on 256 points a centroid unless told otherwise; a sample misses most single outliers."""
+    names = [f"{i:04d}" for i in range(3000)]
+    for outlier in (0, 1234, 2999):
+        features = torch.tensor([[1.0, 0.0]]).repeat(3000, 1)
+        features[outlier] = torch.tensor([0.0, 1.0])
+        clusters = SemanticClusters.fit(features, names, num_clusters=2)
+        assert sorted(clusters.sizes) == [1, 2999]
+
+
 def test_a_hundred_thousand_points() -> None:
     features = torch.randn(100_000, 4, generator=torch.Generator().manual_seed(0))
     clusters = SemanticClusters.fit(features, [str(i) for i in range(100_000)], num_clusters=3)
