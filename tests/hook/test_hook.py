@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import cpt_plugin
+from cpt_plugin.errors import HookError
 from cpt_plugin.hook import CPTHook
 from cpt_plugin.regularizers import build
 from tests.hook.toy_regularizer import ToyRegularizer
@@ -45,6 +46,16 @@ def test_parts_of_cpt_have_their_names_in_the_log():
     assert set(summary) == {"loss", "loss_reg", "loss_etf", "loss_cc"}
     assert set(handle.parts) == {"etf", "cc"}
     assert any("clusters" in line for line in handle.describe())
+
+
+def test_parts_are_those_of_the_last_step_alone():
+    regularizer = ToyRegularizer()
+    trainer = CoOpTrainer()
+    handle = CPTHook(regularizers=[regularizer]).attach(trainer)
+    for _ in range(3):
+        trainer.forward_backward(make_batch())
+    last = regularizer.compute(regularizer.batches[2])
+    assert handle.parts == pytest.approx({name: value.item() for name, value in last.items()}, rel=1e-12)
 
 
 def test_parts_is_a_copy():
@@ -116,6 +127,16 @@ def test_frozen_features_and_names_come_from_the_trainer_unless_given():
     assert given.class_names == names
 
 
+def test_frozen_features_never_carry_a_gradient():
+    class Cached(CoOpTrainer):
+        def frozen_text_features(self):
+            return torch.nn.Parameter(super().frozen_text_features())
+
+    regularizer = ToyRegularizer()
+    CPTHook(regularizers=[regularizer]).attach(Cached())
+    assert not regularizer.frozen_text.requires_grad
+
+
 def test_digest_combines_names_and_digests_of_the_regularizers():
     trainer = CoOpTrainer()
     handle = CPTHook(cluster_size=3).attach(trainer)
@@ -143,6 +164,8 @@ def test_an_old_handle_does_not_detach_a_new_one():
     new = CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
     old.detach()
     assert new.active
+    with pytest.raises(HookError, match="attached to this trainer already"):
+        CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
     assert "loss_reg" in trainer.forward_backward(make_batch())
 
 

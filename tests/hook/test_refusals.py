@@ -281,6 +281,17 @@ class TestInTheStep:
 
         refuse_step(Direct(), r"nothing was regularized: call the model as self\.model\(\.\.\.\)")
 
+    def test_a_later_step_without_the_model(self):
+        class Once(MaPLeTrainer):
+            def forward_backward(self, batch):
+                return super().forward_backward(batch) if batch else {}
+
+        trainer = Once()
+        hook().attach(trainer)
+        trainer.forward_backward(make_batch())
+        with pytest.raises(HookError, match=r"nothing was regularized.*detach\(\) the hook for steps"):
+            trainer.forward_backward({})
+
     def test_model_replaced_after_attaching(self):
         trainer = MaPLeTrainer()
         hook().attach(trainer)
