@@ -29,7 +29,14 @@ setup(
             "tqdm>=4.66",
             "tensorboard>=2.15",
         ],
-        "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.11", "scikit-learn>=1.4"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.5",
+            "hypothesis>=6.100",
+            "scipy>=1.11",
+            "scikit-learn>=1.4",
+        ],
     },
     entry_points={"console_scripts": ["cpt-plugin=cpt_plugin.cli.main:main"]},
 )

@@ -21,7 +21,16 @@ _PUBLIC = {
     "CPTError": "cpt_plugin.errors",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "CPTError",
+    "CPTHook",
+    "CPTLoss",
+    "SemanticClusters",
+    "__version__",
+    "class_convergence",
+    "etf_separation",
+    "rotation_stabilization",
+]
 
 if TYPE_CHECKING:
     from cpt_plugin.clusters import SemanticClusters

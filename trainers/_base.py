@@ -49,14 +49,14 @@ class PromptedCLIP(nn.Module):
         self.prompt_learner = prompt_learner
         self.text_encoder = TextEncoder(clip)
         self.image_encoder = ImageEncoder(clip)
-        self.register_buffer("logit_scale", clip.model.logit_scale.detach().float().exp(), persistent=False)
+        self.logit_scale = clip.logit_scale
 
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) images -> (B, K) logits over the classes of the prompt learner."""
         text_prompts, image_prompts = self.prompt_learner()
         text = F.normalize(self.text_encoder(text_prompts), dim=-1)
         features = F.normalize(self.image_encoder(image, image_prompts), dim=-1)
-        return self.logit_scale.to(features.dtype) * features @ text.to(features.dtype).t()
+        return self.logit_scale * features @ text.to(features.dtype).t()
 
 
 class CLIPTrainer(TrainerX):
@@ -93,11 +93,11 @@ class CLIPTrainer(TrainerX):
         The template is ``CPT.TEMPLATE``: empty for the data set's own, ``ensemble`` for the mean of the unit
         features over CLIP's seven templates, or any sentence with ``{}``.
         """
-        names = self.dm.dataset.classnames
+        encoder, names = TextEncoder(self.clip), self.dm.dataset.classnames
         wanted = self.cfg.CPT.TEMPLATE or single_template(self.cfg.DATASET.NAME)
         sentences = ENSEMBLE if wanted == "ensemble" else (wanted,)
         features = [
-            self.model.text_encoder.encode_ids(tokenize(fill_template(sentence, names), self.clip))
+            encoder.encode_ids(tokenize(fill_template(sentence, names), self.clip))
             for sentence in sentences
         ]
         return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]

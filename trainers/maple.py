@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 from torch import nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
-from cpt_plugin.errors import ConfigError
 from trainers._base import PromptLearner, PromptTrainer
 from trainers._prompts import random_vectors
 from trainers._registry import prompt_learner
@@ -24,9 +23,7 @@ class MultiModalPrompts(PromptLearner):
 
     def __init__(self, clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str, depth: int) -> None:
         super().__init__()
-        layers = min(clip.text_layers, clip.vision_layers)
-        if not 1 <= depth <= layers:
-            raise ConfigError(f"TRAINER.MAPLE.PROMPT_DEPTH is {depth}; {clip.name} allows 1 to {layers}.")
+        clip.check_depth(text=depth, vision=depth)
         words = ctx_init.replace("_", " ").split()
         prefix = " ".join(words) if 1 <= n_ctx <= len(words) else None
         self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix)

@@ -27,7 +27,7 @@ def prepare_torchvision() -> None:
 
     if torch.version.cuda is not None or "torchvision" in sys.modules or _KEEP_ALIVE:
         return
-    library = torch.library.Library("torchvision", "FRAGMENT")  # noqa: TOR901 (must outlive this function)
+    library = torch.library.Library("torchvision", "FRAGMENT")
     for name in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
