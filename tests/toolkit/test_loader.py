@@ -11,7 +11,9 @@ import torch
 from cpt_plugin.errors import DataError
 from cpt_plugin.long_tail import shot_counts
 from cpt_plugin.toolkit import embedded as engine
-from cpt_plugin.toolkit.embedded.loader import batches
+from cpt_plugin.toolkit.embedded.loader import DatasetWrapper, batches
+from cpt_plugin.toolkit.embedded.sampling import SampleKey
+from cpt_plugin.toolkit.embedded.transforms import build_transform
 from tests.toolkit.small import CLASSES, small_cfg, write_images
 
 
@@ -46,6 +48,17 @@ def test_bits_depend_on_the_seed_but_test_images_do_not(image_root, tmp_path):
     first, second = (manager(image_root, tmp_path, "SEED", seed) for seed in (1, 2))
     assert bits(first.train_loader_x) != bits(second.train_loader_x)
     assert bits(first.test_loader) == bits(second.test_loader)
+
+
+def test_each_index_and_epoch_draws_its_own_augmentation(image_root, tmp_path):
+    cfg = small_cfg(image_root, tmp_path)
+    item = manager(image_root, tmp_path).dataset.train_x[0]
+    same = DatasetWrapper(cfg, [item] * 12, build_transform(cfg), is_train=True)
+    views = {
+        same[SampleKey(index, epoch)]["img"].numpy().tobytes() for index in range(12) for epoch in (0, 1)
+    }
+    assert len(views) > 20
+    assert torch.equal(same[SampleKey(3, 1)]["img"], same[SampleKey(3, 1)]["img"])
 
 
 def test_start_skips_batches_and_nothing_else(image_root, tmp_path):

@@ -95,6 +95,36 @@ def test_negative_control_without_reseeding_the_bits_differ(image_root, tmp_path
     assert fingerprint(again) != fingerprint(once)
 
 
+def test_trainer_that_draws_from_one_long_stream_goes_on_in_it(image_root, tmp_path):
+    class OneStream(SmallTrainer):
+        """Never reseeds, as a trainer written for another engine would not."""
+
+        def reseed(self, stream, *counters):
+            if stream == "model":
+                super().reseed(stream, *counters)
+
+    once = start(image_root, tmp_path / "once", cls=OneStream)
+    assert run(once)
+    torch.rand(9)
+    again = killed_and_resumed(image_root, tmp_path / "again", kills=[7, 12], cls=OneStream)
+    assert fingerprint(again) == fingerprint(once)
+
+
+def test_draws_before_an_epoch_are_repeated_inside_it(image_root, tmp_path):
+    class Noisy(SmallTrainer):
+        def before_epoch(self):
+            self.noise = 0.1 * torch.randn(())
+
+        def detect_anomaly(self, loss):
+            super().detect_anomaly(loss)
+            self.model.head.bias.data += self.noise
+
+    once = start(image_root, tmp_path / "once", cls=Noisy)
+    assert run(once)
+    again = killed_and_resumed(image_root, tmp_path / "again", kills=[7, 13], cls=Noisy)
+    assert fingerprint(again) == fingerprint(once)
+
+
 def test_log_says_where_it_resumed(image_root, tmp_path, caplog):
     with caplog.at_level("INFO", logger="cpt_plugin"):
         killed_and_resumed(image_root, tmp_path, kills=[7])
@@ -150,10 +180,10 @@ def test_only_damaged_states_stop_the_run(image_root, tmp_path):
 
 def test_states_are_ordered_by_number(tmp_path):
     folder = ResumeFolder(tmp_path)
-    for step in (5, 40, 300):
+    for step in (5, 10**9 - 1, 10**9):
         folder.save(step, {"step": step})
     (folder.path / "state-x.pth.tar").write_bytes(b"")
-    assert [p.name for p in folder.newest_first()] == ["state-000000300.pth.tar", "state-000000040.pth.tar"]
+    assert [p.name for p in folder.newest_first()] == ["state-1000000000.pth.tar", "state-999999999.pth.tar"]
 
 
 @pytest.mark.parametrize(
