@@ -84,6 +84,9 @@ class MicroClip(nn.Module):
     cosine ``alignment``. The logit scale is fixed, as CLIP's is in effect (it trains at its clamp of 100).
     """
 
+    ids: Tensor
+    lookup: Tensor
+
     def __init__(
         self,
         architecture: Architecture,

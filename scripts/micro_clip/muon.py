@@ -40,7 +40,7 @@ class Float32Muon(torch.optim.Optimizer):
         super().__init__(parameters, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # no closure here
         """Apply one update to every parameter that has a gradient."""
         for group in self.param_groups:
             by_size: dict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
