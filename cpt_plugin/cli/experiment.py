@@ -14,6 +14,7 @@ from typing import Any
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
+from cpt_plugin.config_identity import config_hash, differences, hashed_part
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.methods import ZEROSHOT, Method, is_embedded
 from cpt_plugin.results import record as records
@@ -114,10 +115,9 @@ class Experiment:
     def _claim(self, cfg: Any, split_hash: str) -> None:
         """Write what this folder's run is, or check it against what is there."""
         from cpt_plugin import toolkit
-        from cpt_plugin.toolkit.embedded.config import hashed_part
 
         path = self.folder / "run.json"
-        mine = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": hashed_part(cfg)}
+        mine: dict[str, Any] = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": hashed_part(cfg)}
         if not path.is_file():
             self.folder.mkdir(parents=True, exist_ok=True)
             atomic_write_text(path, json.dumps(mine, indent=1, sort_keys=True) + "\n")
@@ -126,7 +126,7 @@ class Experiment:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             changed = [f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
                        for key in ("toolkit", "split_hash") if theirs[key] != mine[key]]
-            changed += records.differences(theirs["config"], mine["config"])
+            changed += differences(theirs["config"], mine["config"])
         except (ValueError, KeyError, TypeError) as error:
             raise ConfigError(f"{path} is damaged ({error}): delete the folder {self.folder} to run anew.") from error
         if changed:
@@ -176,7 +176,6 @@ class Experiment:
     ) -> records.RunRecord:
         from cpt_plugin import toolkit
         from cpt_plugin.long_tail import class_ranks
-        from cpt_plugin.toolkit.embedded.config import hashed_part
 
         a, cfg, dm = self.arguments, trainer.cfg, trainer.dm
         new = class_results(new_trainer)
@@ -204,7 +203,7 @@ class Experiment:
             losses=last_epoch_means(trainer),
             timings=timings,
             config=config,
-            config_hash=records.config_hash(config),
+            config_hash=config_hash(config),
             split_hash=records.SplitHashes(dm.split_hash, new_trainer.dm.split_hash),
             cluster_hash=getattr(trainer, "cluster_hash", ""),
             versions=versions(),

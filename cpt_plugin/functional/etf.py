@@ -113,10 +113,7 @@ def etf_separation(
     check_text(text)
     if reduction not in REDUCTIONS:
         raise ConfigError(f"unknown ETF reduction {reduction!r}; use one of {', '.join(REDUCTIONS)}")
-    if isinstance(assignment, ClusterBuckets):
-        buckets = assignment
-    else:
-        buckets = ClusterBuckets.from_assignment(assignment)
+    buckets = assignment if isinstance(assignment, ClusterBuckets) else ClusterBuckets.from_assignment(assignment)
     if buckets.num_classes != text.shape[-2]:
         raise FeatureError(
             f"assignment has {buckets.num_classes} classes, text {shape_of(text)} has {text.shape[-2]}; "

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass
 from cpt_plugin.results.schema import SchemaError, decode
@@ -19,19 +19,6 @@ from cpt_plugin.results.stats import harmonic_mean
 
 SCHEMA = 1
 BASE_TO_NEW = "base_to_new"
-NEUTRAL_KEYS = frozenset(
-    {
-        "DATASET.ROOT",
-        "OUTPUT_DIR",
-        "RESUME",
-        "TRAIN.CHECKPOINT_FREQ",
-        "TRAIN.CHECKPOINT_SECONDS",
-        "TRAIN.PRINT_FREQ",
-        "VERBOSE",
-    }
-)
-"""Configuration keys that say where or how talkatively a run works, not what comes out."""
-
 _TOLERANCE = 1e-6
 _REMEDY = "repeat the run, or delete the record"
 
@@ -166,41 +153,6 @@ def load(path: str | Path) -> RunRecord:
         return _decode_record(plain)
     except SchemaError as error:
         raise RecordError(f"{path}: {error}: {_REMEDY}") from error
-
-
-def flatten_config(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested configuration (a yacs node, a dict) as {"A.B": value}, in key order, tuples as lists."""
-    flat: dict[str, Any] = {}
-    for key in sorted(config):
-        value = config[key]
-        if isinstance(value, Mapping):
-            flat |= flatten_config(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = list(value) if isinstance(value, tuple | list) else value
-    return flat
-
-
-def config_hash(config: Mapping[str, Any], ignore: Collection[str] = NEUTRAL_KEYS) -> str:
-    """SHA-256 (hex) of a flat configuration without the ignored keys."""
-    kept = {key: value for key, value in config.items() if key not in ignore}
-    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()
-
-
-def differences(
-    config_a: Mapping[str, Any], config_b: Mapping[str, Any], ignore: Collection[str] = NEUTRAL_KEYS
-) -> list[str]:
-    """Lines `KEY: a != b` for every key of two flat configurations that differs, in key order."""
-    missing = object()
-
-    def shown(value: object) -> str:
-        return "(not set)" if value is missing else json.dumps(value)
-
-    lines = []
-    for key in sorted({*config_a, *config_b} - {*ignore}):
-        a, b = shown(config_a.get(key, missing)), shown(config_b.get(key, missing))
-        if a != b:
-            lines.append(f"{key}: {a} != {b}")
-    return lines
 
 
 def _micro(results: Iterable[ClassResult]) -> float:

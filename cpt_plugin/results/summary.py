@@ -6,10 +6,11 @@ import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
 from cpt_plugin.errors import RecordError
 from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.results.groups import GROUPS
-from cpt_plugin.results.record import NEUTRAL_KEYS, Accuracy, Backbone, RunRecord, differences
+from cpt_plugin.results.record import Accuracy, Backbone, RunRecord
 from cpt_plugin.results.stats import Summary, summarize
 
 OUTLIER_POINTS = 5.0

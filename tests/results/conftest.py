@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from cpt_plugin.config_identity import config_hash
 from cpt_plugin.long_tail import class_ranks, shot_counts
 from cpt_plugin.results.groups import group_accuracies, worst_class
 from cpt_plugin.results.record import (
@@ -17,7 +18,6 @@ from cpt_plugin.results.record import (
     GitState,
     RunRecord,
     SplitHashes,
-    config_hash,
 )
 
 MakeRecord = Callable[..., RunRecord]

@@ -189,8 +189,8 @@ def test_states_are_ordered_by_number(tmp_path):
 @pytest.mark.parametrize(
     ("options", "part"),
     [
-        (("OPTIM.LR", 0.5), r"OPTIM\.LR \(saved 0\.05, now 0\.5\)"),
-        (("SEED", 2), r"SEED \(saved 1, now 2\)"),
+        (("OPTIM.LR", 0.5), r"OPTIM\.LR: 0\.05 != 0\.5"),
+        (("SEED", 2), r"SEED: 1 != 2"),
         (("DATASET.SUBSAMPLE_CLASSES", "base"), r"SUBSAMPLE_CLASSES.*split hash.*class names"),
     ],
 )

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import ast
-import hashlib
-import json
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,22 +13,10 @@ from typing import Any
 import yaml
 from yacs.config import CfgNode
 
+from cpt_plugin.config_identity import flatten
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.defaults import DEFAULTS, PACKAGE_KEYS
 from cpt_plugin.toolkit.embedded.rng import MAX_SEED
-
-NOT_HASHED = frozenset(
-    {
-        "OUTPUT_DIR",
-        "RESUME",
-        "VERBOSE",
-        "DATASET.ROOT",
-        "DATALOADER.NUM_WORKERS",
-        "TRAIN.PRINT_FREQ",
-        "TRAIN.CHECKPOINT_FREQ",
-        "TRAIN.CHECKPOINT_SECONDS",
-    }
-)
 
 
 class Config(CfgNode):
@@ -43,7 +29,7 @@ class Config(CfgNode):
         merge_list(self, cfg_list)
 
     def merge_from_other_cfg(self, cfg_other: Mapping[str, Any]) -> None:
-        _merge(self, _pairs(cfg_other), "the given configuration")
+        _merge(self, flatten(cfg_other).items(), "the given configuration")
 
 
 def merge_file(cfg: CfgNode, path: str | Path) -> None:
@@ -52,7 +38,7 @@ def merge_file(cfg: CfgNode, path: str | Path) -> None:
     Raises:
         ConfigError: the file is missing or malformed, or holds an unknown key or a value of a wrong type.
     """
-    _merge(cfg, _pairs(_read_yaml(Path(path))), str(path))
+    _merge(cfg, flatten(_read_yaml(Path(path))).items(), str(path))
 
 
 def merge_list(cfg: CfgNode, options: Sequence[Any]) -> None:
@@ -96,23 +82,6 @@ def add_package_keys(cfg: CfgNode) -> None:
             node, value = node[parent], value[parent]
         if name not in node:
             node[name] = value[name]
-
-
-def flatten(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns ``{"OPTIM.LR": 0.002, ...}``: every leaf under its dotted key."""
-    return dict(_pairs(cfg))
-
-
-def hashed_part(cfg: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the flattened keys that can change a result, tuples written as lists."""
-    leaves = {key: value for key, value in flatten(cfg).items() if key not in NOT_HASHED}
-    return json.loads(json.dumps(leaves, sort_keys=True))
-
-
-def config_hash(cfg: Mapping[str, Any]) -> str:
-    """Returns the SHA-256 (hex) of the sorted keys that can change a result (all but ``NOT_HASHED``)."""
-    text = json.dumps(hashed_part(cfg), sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def resolve_seed(cfg: Config) -> Config:
@@ -166,14 +135,6 @@ def _leaf(cfg: Any, key: str) -> Any:
     for part in key.split("."):
         cfg = cfg[part]
     return cfg
-
-
-def _pairs(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, Mapping):
-            yield from _pairs(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
 
 
 class _StrictLoader(yaml.SafeLoader):

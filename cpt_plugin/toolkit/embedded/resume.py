@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from cpt_plugin.config_identity import config_hash, differences, hashed_part
 from cpt_plugin.errors import CheckpointError
 from cpt_plugin.toolkit.embedded.base import find_model
 from cpt_plugin.toolkit.embedded.checkpoint import latest_good, load_checkpoint, save_checkpoint
-from cpt_plugin.toolkit.embedded.config import config_hash, hashed_part
 from cpt_plugin.toolkit.embedded.logs import LOGGER
 from cpt_plugin.toolkit.embedded.rng import rng_state, set_rng_state
 
@@ -59,7 +57,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
         "config": hashed_part(trainer.cfg),
         "config_hash": config_hash(trainer.cfg),
         "split_hash": getattr(getattr(trainer, "dm", None), "split_hash", ""),
-        "class_names_hash": hashlib.sha256(json.dumps(names).encode()).hexdigest(),
+        "class_names": names,
         "extra": trainer.checkpoint_extra(),
     }
 
@@ -147,11 +145,12 @@ def check_same_run(own: Mapping[str, Any], saved: Mapping[str, Any], path: Path)
     if saved.get("format_version") != own["format_version"]:
         differing.append(f"format version {saved.get('format_version')} instead of {own['format_version']}")
     if saved.get("config_hash") != own["config_hash"]:
-        differing.append("configuration: " + _differing_keys(own["config"], saved.get("config") or {}))
+        changed = differences(saved.get("config") or {}, own["config"])
+        differing.append("configuration (saved != now): " + ("; ".join(changed) or "hash"))
     if saved.get("split_hash") != own["split_hash"]:
         differing.append("images or labels (split hash)")
-    if saved.get("class_names_hash") != own["class_names_hash"]:
-        differing.append("class names")
+    if saved.get("class_names") != own["class_names"]:
+        differing.append("class names: " + _differing_names(saved.get("class_names") or [], own["class_names"]))
     if differing:
         raise CheckpointError(
             f"{path} belongs to another run; it differs in {'; '.join(differing)}. "
@@ -163,6 +162,12 @@ def check_same_run(own: Mapping[str, Any], saved: Mapping[str, Any], path: Path)
         )
 
 
-def _differing_keys(own: Mapping[str, Any], saved: Mapping[str, Any]) -> str:
-    keys = sorted(key for key in own.keys() | saved.keys() if own.get(key) != saved.get(key))
-    return ", ".join(f"{key} (saved {saved.get(key)!r}, now {own.get(key)!r})" for key in keys) or "hash"
+def _differing_names(saved: Sequence[str], own: Sequence[str]) -> str:
+    if sorted(saved) == sorted(own):
+        return "the same ones in another order"
+    gone, come = sorted({*saved} - {*own}), sorted({*own} - {*saved})
+    return f"saved for {len(saved)} ({_some(gone)} not here), now {len(own)} ({_some(come)} not there)"
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"

@@ -1,0 +1,64 @@
+"""When are two configurations the same run? Flattening, hashing and comparing; standard library only."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+NEUTRAL_KEYS = frozenset(
+    {
+        "DATALOADER.NUM_WORKERS",
+        "DATASET.ROOT",
+        "OUTPUT_DIR",
+        "RESUME",
+        "TRAIN.CHECKPOINT_FREQ",
+        "TRAIN.CHECKPOINT_SECONDS",
+        "TRAIN.PRINT_FREQ",
+        "VERBOSE",
+    }
+)
+"""Keys that say where, how fast or how talkatively a run works, not what comes out."""
+
+
+def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested configuration (a yacs node, a dict) as ``{"OPTIM.LR": 0.002, ...}``; a flat one stays as it is."""
+    return dict(_leaves(config))
+
+
+def hashed_part(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The flattened keys that can change a result, sorted, tuples as lists: what JSON gives back unchanged."""
+    kept = {key: value for key, value in _leaves(config) if key not in NEUTRAL_KEYS}
+    return json.loads(json.dumps(kept, sort_keys=True))
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """SHA-256 (hex) of :func:`hashed_part`."""
+    text = json.dumps(hashed_part(config), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def differences(
+    config_a: Mapping[str, Any], config_b: Mapping[str, Any], ignore: Collection[str] = NEUTRAL_KEYS
+) -> list[str]:
+    """Lines ``KEY: a != b`` for every key of two flat configurations that differs, in key order."""
+    missing = object()
+
+    def shown(value: object) -> str:
+        return "(not set)" if value is missing else json.dumps(value)
+
+    lines = []
+    for key in sorted({*config_a, *config_b} - {*ignore}):
+        a, b = shown(config_a.get(key, missing)), shown(config_b.get(key, missing))
+        if a != b:
+            lines.append(f"{key}: {a} != {b}")
+    return lines
+
+
+def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
