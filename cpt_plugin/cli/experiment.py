@@ -64,11 +64,12 @@ class Experiment:
         started = time.monotonic()
         base_cfg = self.config("base")
         data = toolkit.DataManager(base_cfg)
-        self._claim(base_cfg, data.split_hash)
+        identity = {"toolkit": toolkit.NAME, "split_hash": data.split_hash, "config": hashed_part(base_cfg)}
+        self._check_identity(identity)
         if self.record_file.is_file():
             return Outcome(records.load(self.record_file), "finished before", time.monotonic() - started)
         with run_log(self.folder):
-            status, record = self._run(base_cfg)
+            status, record = self._run(base_cfg, identity)
         records.save(record, self.record_file)
         return Outcome(record, status, time.monotonic() - started)
 
@@ -112,34 +113,35 @@ class Experiment:
         folder = ROOT / "configs" / "trainers" / self._base_trainer()
         return slug if (folder / f"{slug}.yaml").is_file() else FALLBACK_BACKBONE
 
-    def _claim(self, cfg: Any, split_hash: str) -> None:
-        """Write what this folder's run is, or check it against what is there."""
-        from cpt_plugin import toolkit
+    @property
+    def _identity_file(self) -> Path:
+        return self.folder / "run.json"
 
-        path = self.folder / "run.json"
-        mine: dict[str, Any] = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": hashed_part(cfg)}
+    def _check_identity(self, mine: dict[str, Any]) -> None:
+        """Compare this run with the one in its folder, if there is one."""
+        path = self._identity_file
         if not path.is_file():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            atomic_write_text(path, json.dumps(mine, indent=1, sort_keys=True) + "\n")
             return
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             changed = [f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
                        for key in ("toolkit", "split_hash") if theirs[key] != mine[key]]
             changed += differences(theirs["config"], mine["config"])
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} is damaged ({error}): delete the folder {self.folder} to run anew.") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"{path} is damaged ({error!r}): delete the folder {self.folder} to run anew.") from error
         if changed:
             raise ConfigError(
                 f"{self.folder} holds a run with other settings (there != now): {'; '.join(changed)}. "
                 "Give another --output, or delete that folder."
             )
 
-    def _run(self, base_cfg: Any) -> tuple[str, records.RunRecord]:
+    def _run(self, base_cfg: Any, identity: dict[str, Any]) -> tuple[str, records.RunRecord]:
         from cpt_plugin import toolkit
 
         toolkit.set_random_seed(self.seed)
         trainer = toolkit.build_trainer(base_cfg)
+        check_evaluable_on_new_classes(trainer)
+        atomic_write_text(self._identity_file, json.dumps(identity, indent=1, sort_keys=True) + "\n")
         LOG.info(f"Toolkit: {toolkit.NAME}; {self.method.name}, seed {self.seed}, "
                  f"{len(trainer.dm.dataset.train_x)} training images")
         clock = time.monotonic()
@@ -211,6 +213,15 @@ class Experiment:
             device=str(trainer.device),
             precision=str(trainer.precision.dtype).removeprefix("torch."),
             created=utc_now(),
+        )
+
+
+def check_evaluable_on_new_classes(trainer: Any) -> None:
+    """Raise ConfigError, before anything is trained, for contexts that only the base classes have."""
+    if getattr(getattr(trainer.model, "prompt_learner", None), "class_specific", False):
+        raise ConfigError(
+            "Class-specific contexts (TRAINER.COOP.CSC True) cannot be evaluated on new classes: set it to False, "
+            "or train and evaluate all classes with train.py."
         )
 
 

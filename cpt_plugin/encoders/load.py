@@ -14,29 +14,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cpt_plugin import openai_weights
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
 from cpt_plugin.encoders.precision import resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-CACHE = Path("~/.cache/clip")
-OPENAI_SHA256 = {
-    "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
-    "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
-    "RN50x4": "7e526bd135e493cef0776de27d5f42653e6b4c8bf9e0f653bb11773263205fdd",
-    "RN50x16": "52378b407f34354e150460fe41077663dd5b39c54cd0bfd2b27167a4a06ec9aa",
-    "RN50x64": "be1cfb55d75a9666199fb2206c106743da0f6468c9d327f3e0d0a543a9919d9c",
-    "ViT-B/32": "40d365715913c9da98579312b702a82c18be219cc2a73407c4526f58eba950af",
-    "ViT-B/16": "5806e77cd80f8b59890b7e101eabd078d9fb84e6937f9e85e4ecb61988df416f",
-    "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
-    "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
-}
 _TOKEN_PARTS = ("token_embedding.rows", "token_embedding.ids", "token_embedding.vocab_size")
 
 
 def available_models() -> list[str]:
     """Names that :func:`load_clip` knows, besides paths of weight files."""
-    return ["micro", *OPENAI_SHA256]
+    return ["micro", *openai_weights.SHA256]
 
 
 def load_clip(
@@ -63,16 +52,16 @@ def load_clip(
     path = _find(name, root)
     payload = path.read_bytes()
     digest = hashlib.sha256(payload).hexdigest()
-    if name in OPENAI_SHA256 and digest != OPENAI_SHA256[name]:
+    if name in openai_weights.SHA256 and digest != openai_weights.SHA256[name]:
         raise CheckpointError(
-            f"{path} is not OpenAI's {name}: SHA-256 is {digest}, expected {OPENAI_SHA256[name]}; "
-            f"delete it and fetch {_address(name)}"
+            f"{path} is not OpenAI's {name}: SHA-256 is {digest}, expected {openai_weights.SHA256[name]}; "
+            f"delete it and fetch {openai_weights.address(name)}"
         )
     state: Mapping[str, Tensor]
     vocabulary = None
     if path.suffix == ".npz":
         state, vocabulary = _read_npz(path, payload, digest)
-    elif digest in OPENAI_SHA256.values():
+    elif digest in openai_weights.SHA256.values():
         state = _read_archive(payload)
     else:
         state = _read_state_dict(path, payload)
@@ -85,7 +74,7 @@ def _find(name: str, root: str | Path | None) -> Path:
         if not path.is_file():
             raise DataError(f"{path} is missing; reinstall cpt_plugin or run scripts/pretrain_micro_clip.py")
         return path
-    if name in OPENAI_SHA256:
+    if name in openai_weights.SHA256:
         return _find_openai(name, root)
     path = Path(name).expanduser()
     if path.is_file():
@@ -101,22 +90,14 @@ def _find(name: str, root: str | Path | None) -> Path:
 
 def _find_openai(name: str, root: str | Path | None) -> Path:
     folders = [Path(root).expanduser()] if root is not None else []
-    candidates = [folder / _file_name(name) for folder in [*folders, CACHE.expanduser()]]
+    candidates = [*(folder / openai_weights.file_name(name) for folder in folders), openai_weights.cache_file(name)]
     for path in candidates:
         if path.is_file():
             return path
     raise DataError(
-        f"weights of {name} not found; fetch {_address(name)} "
+        f"weights of {name} not found; fetch {openai_weights.address(name)} "
         f"and save it as {' or '.join(map(str, candidates))}"
     )
-
-
-def _file_name(name: str) -> str:
-    return name.replace("/", "-").replace("@", "-") + ".pt"
-
-
-def _address(name: str) -> str:
-    return f"https://openaipublic.azureedge.net/clip/models/{OPENAI_SHA256[name]}/{_file_name(name)}"
 
 
 def _read_npz(path: Path, payload: bytes, digest: str) -> tuple[dict[str, Tensor], frozenset[int]]:

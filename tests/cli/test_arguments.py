@@ -82,6 +82,9 @@ def test_images_and_weights_that_are_there_pass(tmp_path, monkeypatch):
     weights.parent.mkdir(parents=True)
     weights.touch()
     (tmp_path / "data" / "eurosat" / "2750").mkdir(parents=True)
+    with pytest.raises(DataError, match=r"missing: \S*split_zhou_EuroSAT.json\n  split file"):
+        parse_arguments(["coop", "eurosat", "1", "--root", str(tmp_path / "data"), "--backbone", str(weights)])
+    (tmp_path / "data" / "eurosat" / "split_zhou_EuroSAT.json").touch()
     words = ["coop", "eurosat", "1", "--root", str(tmp_path / "data"), "--backbone"]
     assert parse_arguments([*words, "ViT-L/14@336px"]).dataset == "eurosat"
     assert parse_arguments([*words, str(weights)]).backbone == str(weights)

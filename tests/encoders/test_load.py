@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from cpt_plugin import openai_weights
 from cpt_plugin.encoders import available_models, load, load_clip, tokenize
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from tests.helpers.tiny_clip import random_state, tiny_clip
@@ -51,7 +52,7 @@ def no_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in place of ~/.cache/clip."""
     folder = tmp_path / "cache"
     folder.mkdir()
-    monkeypatch.setattr(load, "CACHE", folder)
+    monkeypatch.setattr(openai_weights, "CACHE", folder)
     return folder
 
 
@@ -155,7 +156,7 @@ def test_archives_are_read_only_when_known(
     ):
         load_clip("ViT-B/16", root=archive.parent)
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
-    monkeypatch.setitem(load.OPENAI_SHA256, "ViT-B/16", digest)
+    monkeypatch.setitem(openai_weights.SHA256, "ViT-B/16", digest)
     for clip in (load_clip("ViT-B/16", root=archive.parent), load_clip(str(archive))):
         assert (clip.digest, clip.embed_dim) == (digest, 16)
     (no_cache / archive.name).write_bytes(archive.read_bytes())
@@ -184,8 +185,8 @@ def test_unknown_names_get_the_nearest_one() -> None:
 
 def test_available_models_and_hashes() -> None:
     assert {"micro", "ViT-B/16", "ViT-B/32", "ViT-L/14", "RN50"} <= set(available_models())
-    assert all(len(digest) == 64 for digest in load.OPENAI_SHA256.values())
-    assert len(set(load.OPENAI_SHA256.values())) == len(load.OPENAI_SHA256)
+    assert all(len(digest) == 64 for digest in openai_weights.SHA256.values())
+    assert len(set(openai_weights.SHA256.values())) == len(openai_weights.SHA256)
 
 
 def test_missing_micro_model_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
