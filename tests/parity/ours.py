@@ -1,0 +1,95 @@
+"""Our trainers on the problems of the parity tests, without data loaders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpt_plugin.cli.repository import default_cfg
+from cpt_plugin.encoders import freeze_clip, resolve_precision
+from cpt_plugin.toolkit import TRAINER_REGISTRY, TrainerBase
+from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, Problem, batches, prompts_like
+
+
+@dataclass
+class OurRun:
+    initial: dict[str, Tensor] = field(default_factory=dict)
+    start: dict[str, Tensor] = field(default_factory=dict)
+    logits: Tensor | None = None
+    gradients: dict[str, Tensor] = field(default_factory=dict)
+    trained: dict[str, Tensor] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    rates: list[float] = field(default_factory=list)
+
+
+def run_ours(case: Problem, weights: str) -> OurRun:
+    """Starting values, logits and gradients on the first batch, and in float32 the 20 training steps."""
+    trainer = build(case, weights)
+    images, labels = batches(case.torch_dtype)
+    if case.trainer == "ZeroshotCLIP":
+        return OurRun(logits=trainer.model_inference(images[0]).detach())
+    learner = trainer.model.prompt_learner
+    own = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    start = prompts_like({name: tuple(value.shape) for name, value in own.items()}, case.torch_dtype)
+    run = OurRun(initial=own, start=start)
+    learner.load_state_dict(start)
+    logits = trainer.model(images[0])
+    F.cross_entropy(logits, labels[0]).backward()
+    run.logits = logits.detach()
+    run.gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
+    if case.dtype == "float32":
+        _train(trainer, run, images, labels)
+    return run
+
+
+def build(case: Problem, weights: str) -> Any:
+    """A trainer with its model, optimizer and schedule, in the type of the case."""
+    cfg = default_cfg()
+    values = {
+        "MODEL.BACKBONE.NAME": weights,
+        "INPUT.SIZE": (RESOLUTION, RESOLUTION),
+        "DATASET.NAME": case.dataset,
+        **{f"OPTIM.{key}": value for key, value in OPTIM.items()},
+        **{f"TRAINER.{case.node}.{key}": value for key, value in case.options.items()},
+    }
+    if case.node:
+        values[f"TRAINER.{case.node}.PREC"] = "fp32"
+    cfg.merge_from_list([part for pair in values.items() for part in pair])
+    cls = TRAINER_REGISTRY.get(case.trainer)
+    trainer = cls.__new__(cls)
+    TrainerBase.__init__(trainer)
+    trainer.cfg, trainer.device = cfg, torch.device("cpu")
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(NAMES)))
+    if case.dtype == "float64":
+        _build_wide(trainer, weights)
+    else:
+        trainer.build_model()
+    return trainer
+
+
+def _build_wide(trainer: Any, weights: str) -> None:
+    """Builds the model in float64."""
+
+    def load(precision: str) -> Any:
+        trainer.precision = resolve_precision("fp32", "cpu")
+        state = torch.load(weights, weights_only=True)
+        return freeze_clip(state, "tiny", "tiny", dtype=torch.float64)
+
+    trainer.load_frozen_clip = load
+    trainer.build_model()
+    trainer.model.prompt_learner.double()
+
+
+def _train(trainer: Any, run: OurRun, images: Tensor, labels: Tensor) -> None:
+    trainer.num_batches, trainer.epoch = EPOCH_LENGTH, 0
+    for step, (image, label) in enumerate(zip(images, labels, strict=True)):
+        trainer.batch_idx = step % EPOCH_LENGTH
+        run.rates.append(trainer.get_current_lr())
+        run.losses.append(trainer.forward_backward({"img": image, "label": label})["loss"])
+    learner = trainer.model.prompt_learner
+    run.trained = {name: value.detach().clone() for name, value in learner.named_parameters()}

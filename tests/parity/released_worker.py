@@ -1,0 +1,144 @@
+"""Runs the released CoOp or MaPLe code on given problems, in a process of its own.
+
+The released repositories all use the top-level names ``clip``, ``datasets`` and ``trainers``; so one process
+serves one repository, which stands first on the path. Nothing of theirs is edited: half precision is
+switched off from outside, and the tiny weights are served in place of a download.
+
+Usage: python released_worker.py REPOSITORY JOB RESULT
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from importlib import import_module
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, batches, prompts_like
+
+
+def prepare(repository: str) -> None:
+    """Put the repository first and make Dassl and CLIP importable on current torch, all in float32."""
+    from cpt_plugin.toolkit import compat
+
+    compat.prepare_dassl()
+    sys.path.insert(0, repository)
+    import_module("dassl.engine")
+    compat.repair_dassl()
+    torch.Tensor.half = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    nn.Module.half = lambda self: self  # type: ignore[method-assign]
+
+
+def run(problem: Any, job: dict[str, Any]) -> dict[str, Any]:
+    """Released model on one problem: starting values, logits, gradients, and 20 training steps."""
+    torch.set_default_dtype(problem.torch_dtype)
+    clip_model = import_module("clip.model")
+    if problem.dtype == "float64":
+        clip_model.LayerNorm.forward = nn.LayerNorm.forward
+    else:
+        clip_model.LayerNorm.forward = job["layer_norm"]
+    trainer = build(problem, job["weights"][problem.name])
+    if problem.trainer == "ZeroshotCLIP":
+        with torch.no_grad():
+            return {"logits": trainer.model_inference(batches(problem.torch_dtype)[0][0])}
+    learner = trainer.model.prompt_learner
+    initial = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    shapes = {name: tuple(value.shape) for name, value in initial.items()}
+    learner.load_state_dict(prompts_like(shapes, problem.torch_dtype), strict=False)
+    images, labels = batches(problem.torch_dtype)
+    trainer.set_model_mode("eval")
+    logits = trainer.model(images[0])
+    F.cross_entropy(logits, labels[0]).backward()
+    gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
+    trainer.model.zero_grad()
+    result = {"initial": initial, "logits": logits.detach(), "gradients": gradients}
+    if problem.dtype == "float32":
+        result |= steps(trainer, images, labels)
+    return result
+
+
+def steps(trainer: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
+    trainer.set_model_mode("train")
+    trainer.num_batches = EPOCH_LENGTH
+    losses, rates = [], []
+    for step, (image, label) in enumerate(zip(images, labels, strict=True)):
+        trainer.batch_idx = step % EPOCH_LENGTH
+        rates.append(trainer.get_current_lr())
+        losses.append(trainer.forward_backward({"img": image, "label": label})["loss"])
+    learner = trainer.model.prompt_learner
+    trained = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    return {"trained": trained, "losses": losses, "rates": rates}
+
+
+def build(problem: Any, weights: str) -> Any:
+    """The released trainer with its own model, optimizer and schedule, but without data loaders."""
+    from dassl.config import get_cfg_default
+    from dassl.engine import TRAINER_REGISTRY
+    from dassl.engine.trainer import TrainerBase
+    from yacs.config import CfgNode
+
+    import_module("clip.clip")._download = lambda url, root=None: weights
+    cfg = get_cfg_default()
+    cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
+    cfg.INPUT.SIZE = (RESOLUTION, RESOLUTION)
+    cfg.DATASET.NAME = problem.dataset
+    for key, value in OPTIM.items():
+        cfg.OPTIM[key] = value
+    if problem.node:
+        precision = "fp32" if problem.dtype == "float32" else "fp16"
+        cfg.TRAINER[problem.node] = CfgNode({**problem.options, "PREC": precision})
+    cls = TRAINER_REGISTRY.get(problem.trainer)
+    trainer = cls.__new__(cls)
+    TrainerBase.__init__(trainer)
+    trainer.cfg, trainer.device = cfg, torch.device("cpu")
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(NAMES)))
+    trainer.check_cfg(cfg)
+    trainer.build_model()
+    return trainer
+
+
+def data_rules(job: dict[str, Any]) -> dict[str, Any]:
+    """CoOp's own templates, base/new division and few-shot draw, on items that are only paths and labels."""
+    from dassl.data.datasets import DatasetBase
+
+    pets = import_module("datasets.oxford_pets")
+    pets.Datum = lambda impath, label, classname: SimpleNamespace(
+        impath=impath, label=label, classname=classname, domain=0
+    )
+    zero_shot = import_module("trainers.zsclip")
+    items = {part: [SimpleNamespace(**row, domain=0) for row in rows] for part, rows in job["items"].items()}
+    drawer = DatasetBase.__new__(DatasetBase)
+    draws = {}
+    for seed in job["seeds"]:
+        random.seed(seed)
+        train = drawer.generate_fewshot_dataset(items["train"], num_shots=job["shots"])
+        val = drawer.generate_fewshot_dataset(items["val"], num_shots=min(job["shots"], 4))
+        for which in ("all", "base", "new"):
+            parts = pets.OxfordPets.subsample_classes(train, val, items["test"], subsample=which)
+            draws[seed, which] = [[(i.impath, i.label, i.classname) for i in part] for part in parts]
+    return {
+        "draws": draws,
+        "templates": dict(zero_shot.CUSTOM_TEMPLATES),
+        "ensemble": list(zero_shot.IMAGENET_TEMPLATES_SELECT),
+    }
+
+
+def main(repository: str, job_file: str, result_file: str) -> None:
+    prepare(repository)
+    job = torch.load(job_file, weights_only=False)
+    job["layer_norm"] = import_module("clip.model").LayerNorm.forward
+    for module in job["modules"]:
+        import_module(module)
+    results = {problem.name: run(problem, job) for problem in job["problems"]}
+    if "items" in job:
+        results["data rules"] = data_rules(job)
+    torch.save(results, result_file)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,41 @@
+"""Our MaPLe beside the released one: same weights, prompts and batches."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tests.parity.conftest import released, run_released
+from tests.parity.problems import Problem
+from tests.parity.verdicts import check_forward_and_gradients, check_initial, check_training
+
+SIZES = {
+    "text_width": 512, "vision_width": 768, "text_layers": 3, "vision_layers": 3, "embed_dim": 64, "patch": 16
+}  # fmt: skip
+SETTINGS = {
+    "two tokens, depth 3": {"N_CTX": 2, "CTX_INIT": "a photo of a", "PROMPT_DEPTH": 3},
+    "two tokens, depth 2": {"N_CTX": 2, "CTX_INIT": "a photo of a", "PROMPT_DEPTH": 2},
+    "four tokens, depth 1": {"N_CTX": 4, "CTX_INIT": "a photo of a", "PROMPT_DEPTH": 1},
+    "three random tokens, depth 3": {"N_CTX": 3, "CTX_INIT": "", "PROMPT_DEPTH": 3},
+}
+CASES = [
+    Problem(f"{name}, {dtype}", "MaPLe", "MAPLE", options, dtype, SIZES)
+    for name, options in SETTINGS.items()
+    for dtype in ("float32", "float64")
+]
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    repository, dassl = released("CPT_RELEASED_MAPLE", "CPT_RELEASED_DASSL")
+    return run_released(repository, dassl, tmp_path_factory.mktemp("maple"), ["trainers.maple"], CASES)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_maple(case: Problem, theirs: dict[str, Any], compare: Any) -> None:
+    ours, released_run = compare(case, theirs), theirs[case.name]
+    check_initial(ours, released_run, words=bool(case.options["CTX_INIT"]))
+    check_forward_and_gradients(case, ours, released_run)
+    if case.dtype == "float32":
+        check_training(ours, released_run)
