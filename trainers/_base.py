@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -34,8 +36,10 @@ class PromptLearner(nn.Module):
 
     ``forward()`` returns the text prompts of all K classes and the image prompts (None if the method has none).
     Only float32 parameters whose shapes do not depend on the class names belong into its state dict, unless
-    the method is class-specific by definition.
+    the method is class-specific by definition; ``class_specific`` then says so.
     """
+
+    class_specific = False
 
     def forward(self) -> tuple[TextPrompts, ImagePrompts | None]:
         raise TypeError(f"{type(self).__name__} does not define forward()")
@@ -110,6 +114,7 @@ class PromptTrainer(CLIPTrainer):
     """Base of all prompt learners: cross-entropy on cosine logits, only the prompts are trained."""
 
     registered_name: ClassVar[str] = "prompt_learner"
+    loaded_extra: Mapping[str, Any] = MappingProxyType({})
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         """The method's prompts for these classes; drawn from torch's global generator, which is seeded."""
@@ -156,16 +161,31 @@ class PromptTrainer(CLIPTrainer):
             epoch: 1-based epoch; None loads ``model-best.pth.tar``.
 
         Raises:
-            CheckpointError: missing, damaged, or with prompts of another shape (named).
+            CheckpointError: missing, damaged, with prompts of another shape (named), or with class-specific
+                contexts of other classes.
         """
         if not directory:
+            LOG.info("No folder to load from (--model-dir): the prompts stay as they were initialized")
             return
-        name = f"model.pth.tar-{epoch}" if epoch else "model-best.pth.tar"
+        name = "model-best.pth.tar" if epoch is None else f"model.pth.tar-{epoch}"
         path = Path(directory) / self.registered_name / name
         if not path.is_file():
             present = sorted(p.name for p in path.parent.glob("model*.pth.tar*"))
             raise CheckpointError(f"No checkpoint {path}; there is {', '.join(present) or 'none in that folder'}.")
-        self.load_prompts(load_checkpoint(str(path))["state_dict"], path)
+        content = load_checkpoint(str(path))
+        self._check_classes(content.get("class_names"), path)
+        self.load_prompts(content["state_dict"], path)
+        self.loaded_extra = content.get("extra", {})
+
+    def _check_classes(self, trained: list[str] | None, path: Path) -> None:
+        """Refuse class-specific contexts of other classes; a checkpoint of Dassl does not name its classes."""
+        own = self.dm.dataset.classnames
+        if not self.model.prompt_learner.class_specific or trained in (None, own):
+            return
+        raise CheckpointError(
+            f"{path} holds class-specific contexts of the classes {_some(trained)}; they cannot be used for "
+            f"{_some(own)}. Evaluate the classes of the training run, or train shared contexts."
+        )
 
     def load_prompts(self, state: dict[str, Tensor], path: Path) -> None:
         """Strictly copy a state dict into the prompt learner, naming what does not fit."""
@@ -176,8 +196,12 @@ class PromptTrainer(CLIPTrainer):
             if value.shape != own[key].shape:
                 raise CheckpointError(
                     f"{path}: {key} has shape {tuple(value.shape)}, this run needs {tuple(own[key].shape)}. "
-                    "Prompt length, depth and backbone must be those of the training run; class-specific "
-                    "contexts cannot be used on other classes."
+                    "Prompt length, depth and backbone must be those of the training run."
                 )
         self.model.prompt_learner.load_state_dict(state)
 
+
+def _some(names: list[str]) -> str:
+    """At most three names, and how many more there are."""
+    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + more

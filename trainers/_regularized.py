@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from cpt_plugin import regularizers
 from cpt_plugin.hook import CPTHook, HookHandle
+
+LOG = logging.getLogger("cpt_plugin")
 
 
 class Regularized:
@@ -22,6 +25,8 @@ class Regularized:
     def before_train(self) -> None:
         parts = regularizers.build(self.regularizers, self.cfg)  # type: ignore[attr-defined]
         self.hook = CPTHook(regularizers=parts).attach(self)
+        for line in self.hook.describe():
+            LOG.info(line)
         super().before_train()  # type: ignore[misc]
 
     def after_train(self) -> None:
@@ -34,8 +39,8 @@ class Regularized:
 
     @property
     def cluster_hash(self) -> str:
-        """Hash of the class-shaped state of the regularizers; empty before training."""
-        return self.hook.digest if self.hook is not None else ""
+        """Hash of the class-shaped state of the regularizers; empty before training or loading."""
+        return self.hook.digest if self.hook is not None else self.loaded_extra.get("cluster_hash", "")  # type: ignore[attr-defined]
 
 
 def regularized(base: type, names: Sequence[str]) -> type:

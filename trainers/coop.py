@@ -23,6 +23,7 @@ class ContextPrompts(PromptLearner):
         self, clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str, class_specific: bool, position: str
     ) -> None:
         super().__init__()
+        self.class_specific = class_specific
         words = ctx_init.replace("_", " ").split()
         n_ctx = len(words) or n_ctx
         self.tokens = ClassTokens.build(clip, class_names, n_ctx, " ".join(words) or None, position)

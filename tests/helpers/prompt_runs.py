@@ -19,7 +19,7 @@ RESOLUTION = 16
 
 
 @functools.cache
-def _weights(folder: Path) -> Path:
+def weights(folder: Path) -> Path:
     path = folder / "tiny.pt"
     state = random_state(
         text_width=64, vision_width=64, text_layers=3, vision_layers=3, embed_dim=32, resolution=RESOLUTION,
@@ -33,7 +33,7 @@ def prepare(folder: Path) -> None:
     """Write images and CLIP weights into ``folder``, once."""
     if not (folder / "small").is_dir():
         write_images(folder)
-    _weights(folder)
+    weights(folder)
 
 
 def prompt_cfg(folder: Path, output: Path, trainer: str, *options: Any) -> Any:
@@ -45,7 +45,7 @@ def prompt_cfg(folder: Path, output: Path, trainer: str, *options: Any) -> Any:
         "OUTPUT_DIR": str(output),
         "SEED": 1,
         "TRAINER.NAME": trainer,
-        "MODEL.BACKBONE.NAME": str(_weights(folder)),
+        "MODEL.BACKBONE.NAME": str(weights(folder)),
         "INPUT.SIZE": (RESOLUTION, RESOLUTION),
         "INPUT.TRANSFORMS": ("random_resized_crop", "random_flip", "normalize"),
         "DATALOADER.TRAIN_X.BATCH_SIZE": 8,

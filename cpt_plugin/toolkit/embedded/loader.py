@@ -120,6 +120,12 @@ def batches(loader: DataLoader[Any], epoch: int = 0, start: int = 0) -> Iterator
         raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
 
 
+def release_workers(loader: Any) -> None:
+    """Ends a loader's persistent workers now; the garbage collector would wait 5 seconds for each of them."""
+    if getattr(loader, "_iterator", None) is not None:
+        loader._iterator = None
+
+
 class DataManager:
     """The data set of a configuration, its long tail, and its loaders.
 

@@ -15,7 +15,7 @@ import torch
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import TrainerBase
 from cpt_plugin.toolkit.embedded.config import resolve_seed, validate
-from cpt_plugin.toolkit.embedded.loader import DataManager, batches
+from cpt_plugin.toolkit.embedded.loader import DataManager, batches, release_workers
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY, LOGGER, Progress
 from cpt_plugin.toolkit.embedded.meters import AverageMeter, MetricMeter
 from cpt_plugin.toolkit.embedded.registry import build_evaluator
@@ -138,6 +138,7 @@ class SimpleTrainer(TrainerBase):
     def close(self) -> None:
         if self._progress is not None:
             self._progress.close()
+        release_workers(getattr(self, "train_loader_x", None))
         super().close()
 
     def elapsed(self) -> float:

@@ -1,0 +1,71 @@
+"""What several tests of trainers need: an overfit problem, and prompts away from their start."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cpt_plugin import toolkit
+from cpt_plugin.encoders import FrozenCLIP
+from trainers._base import PromptedCLIP, PromptLearner
+
+TRAINABLE = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT")
+
+
+def losses_of_overfitting(
+    clip: FrozenCLIP, learner: PromptLearner, classes: int, steps: int = 40
+) -> tuple[float, float]:
+    """Cross-entropy of one noise image a class before and after ``steps`` of Adam."""
+    model = PromptedCLIP(clip, learner)
+    images = torch.randn(classes, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+    optimizer = torch.optim.Adam(learner.parameters(), lr=0.02)
+    values = []
+    for _ in range(steps):
+        loss = F.cross_entropy(model(images), torch.arange(classes))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        values.append(loss.item())
+    return values[0], values[-1]
+
+
+def perturb(learner: nn.Module, scale: float = 0.05, seed: int = 9) -> None:
+    """Move all prompts off their start, where the rotation term's sign would be rounding noise."""
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in learner.parameters():
+            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+
+
+def saved(output: Path) -> dict[str, Any]:
+    """The final checkpoint of a run."""
+    (path,) = output.glob("*/model.pth.tar-*[0-9]")
+    return toolkit.load_checkpoint(str(path))
+
+
+def trained_part(output: Path) -> dict[str, Any]:
+    """Prompts, optimizer and scheduler of the final checkpoint, without what names the run."""
+    content = saved(output)
+    return {key: content[key] for key in ("state_dict", "optimizer", "scheduler", "epoch")}
+
+
+def text_features(trainer: Any) -> Tensor:
+    """(K, d) features of the learned class prompts."""
+    with torch.no_grad():
+        return trainer.model.text_encoder(trainer.model.prompt_learner()[0])
+
+
+def raises_at(step: int, original: Callable[..., Any], error: type[BaseException]) -> Callable[..., Any]:
+    """A ``forward_backward`` that raises before global step ``step``, as an interruption would."""
+
+    def forward_backward(self: Any, batch: Any) -> Any:
+        if self.epoch * self.num_batches + self.batch_idx == step:
+            raise error
+        return original(self, batch)
+
+    return forward_backward
