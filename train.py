@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import secrets
 import sys
 from typing import Any
@@ -54,11 +55,13 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     for path in (args.dataset_config_file, args.config_file):
         if path:
             merge_file(cfg, path)
-    resume = args.output_dir if args.resume == "." else args.resume
+    resume, opts = args.resume, args.opts
+    if len(opts) % 2 and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", resume):
+        resume, opts = ".", [resume, *opts]  # "--resume KEY VALUE": the parser took the key for the folder
     given = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
-        "RESUME": resume,
+        "RESUME": args.output_dir if resume == "." else resume,
         "SEED": args.seed if args.seed >= 0 else secrets.randbelow(2**32),
         "DATASET.SOURCE_DOMAINS": args.source_domains,
         "DATASET.TARGET_DOMAINS": args.target_domains,
@@ -68,7 +71,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
         "MODEL.HEAD.NAME": args.head,
     }
     merge_list(cfg, [part for key, value in given.items() if value not in ("", None) for part in (key, value)])
-    merge_list(cfg, args.opts)
+    merge_list(cfg, opts)
     cfg.freeze()
     return cfg
 

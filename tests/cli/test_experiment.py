@@ -1,0 +1,352 @@
+"""One run of the protocol: what it writes, and what it does when its folder is not empty."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpt_plugin import toolkit
+from cpt_plugin.cli.experiment import Experiment
+from cpt_plugin.errors import CheckpointError, ConfigError, DataError, RecordError
+from cpt_plugin.results import record as records
+from tests.helpers.checkpoints import identical
+from tests.helpers.tiny_world import BASE, COUNTS, NEW, TEST_IMAGES, TinyWorld, tiny_experiment, write_world
+from tests.trainers.problems import raises_at, saved
+from trainers._base import PromptTrainer
+
+VOLATILE = ("timings", "created", "losses", "git")
+METHODS = ("coop_cpt", "maple")
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    torch.set_num_threads(1)
+    return write_world(tmp_path_factory.mktemp("experiment"))
+
+
+@pytest.fixture(scope="module")
+def finished(root, tmp_path_factory):
+    """An undisturbed run of each method; nobody may change these folders."""
+    runs = {}
+    for method in (*METHODS, "zeroshot"):
+        experiment = tiny_experiment(root, tmp_path_factory.mktemp(method), method)
+        runs[method] = (experiment, experiment.execute())
+    return runs
+
+
+@pytest.fixture
+def no_step(monkeypatch):
+    """Training a step is an error."""
+
+    def forward_backward(self, batch):
+        raise AssertionError("a step was trained")
+
+    monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
+
+
+def interrupted(experiment, step, error=KeyboardInterrupt):
+    """Execute until just before a step."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptTrainer, "forward_backward", raises_at(step, PromptTrainer.forward_backward, error))
+        with pytest.raises(error):
+            experiment.execute()
+
+
+def lasting(record):
+    """A record without what differs from run to run."""
+    return {key: value for key, value in dataclasses.asdict(record).items() if key not in VOLATILE}
+
+
+def copy_run(experiment, output):
+    """The same experiment with its files in another output folder."""
+    copy = Experiment(experiment.method, experiment.seed, dataclasses.replace(experiment.arguments, output=output))
+    for path in experiment.folder.rglob("*"):
+        if path.is_file():
+            target = copy.folder / path.relative_to(experiment.folder)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(path.read_bytes())
+    return copy
+
+
+def with_opts(experiment, *opts, **changes):
+    arguments = dataclasses.replace(experiment.arguments, opts=(*experiment.arguments.opts, *opts), **changes)
+    return Experiment(experiment.method, experiment.seed, arguments)
+
+
+def content(folder):
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+# -- the record --------------------------------------------------------------------------------------------------
+
+
+def test_record_is_complete_and_is_the_one_on_disk(root, finished):
+    experiment, outcome = finished["coop_cpt"]
+    record = outcome.record
+    assert outcome.status == "new"
+    assert records.load(experiment.record_file) == record
+    assert (record.method, record.prompt_learner, record.regularizers) == ("coop_cpt", "coop", ("cpt",))
+    assert (record.dataset, record.seed, record.shots, record.class_order) == ("shapes", 1, 12, "label")
+    assert (record.tau, record.realized_tau) == (0.1, 1 / 12)
+    assert (record.toolkit, record.device, record.precision) == ("embedded", "cpu", "float32")
+    assert record.backbone.name == str(root / "tiny.pt")
+    assert set(record.losses) == {"loss", "acc", "loss_reg", "loss_etf", "loss_cc", "loss_rs"}
+    assert record.losses["loss_reg"] == pytest.approx(
+        sum(record.losses[f"loss_{part}"] for part in ("etf", "cc", "rs")), rel=1e-6
+    )
+    assert set(record.timings) == {"train", "new"}
+    assert min(record.timings.values()) > 0
+    assert len(record.cluster_hash) == len(record.config_hash) == len(record.split_hash.base) == 64
+    assert record.split_hash.base != record.split_hash.new
+    assert record.config["DATASET.IMBALANCE_TAU"] == 0.1
+    assert record.config["CPT.CLUSTER_SIZE"] == 2
+    assert {"torch", "numpy"} <= set(record.versions)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d.*", record.created)
+
+
+def test_classes_and_accuracies_fit_together(finished):
+    _, outcome = finished["maple"]
+    record = outcome.record
+    assert [c.name for c in record.per_class.base] == list(BASE)
+    assert [c.name for c in record.per_class.new] == list(NEW)
+    assert all(c.total == TEST_IMAGES for c in (*record.per_class.base, *record.per_class.new))
+    parts = (record.per_class.base, record.per_class.new)
+    base, new = (100 * sum(c.correct for c in part) / (TEST_IMAGES * len(part)) for part in parts)
+    assert (record.accuracy.base, record.accuracy.new) == pytest.approx((base, new))
+    assert pytest.approx(2 * base * new / (base + new) if base + new else 0) == record.accuracy.H
+
+
+def test_groups_follow_the_training_counts(root, finished):
+    experiment, outcome = finished["coop_cpt"]
+    assert toolkit.DataManager(experiment.config("base")).class_counts == COUNTS
+    groups, classes = outcome.record.groups, outcome.record.per_class.base
+    members = {"head": (0, 1), "mid": (2,), "tail": (3,), "many": (0,), "medium": (1,), "few": (2, 3)}
+    for name, labels in members.items():
+        mean = sum(100 * classes[label].correct / classes[label].total for label in labels) / len(labels)
+        assert groups[name].classes == len(labels)
+        assert groups[name].accuracy == pytest.approx(mean)
+    worst = min(100 * c.correct / c.total for c in classes)
+    assert outcome.record.worst_class.accuracy == pytest.approx(worst)
+
+
+def test_random_class_order_moves_the_groups_with_it(root, tmp_path):
+    experiment = tiny_experiment(root, tmp_path, "zeroshot", "DATASET.CLASS_ORDER", "random")
+    record = experiment.execute().record
+    counts = toolkit.DataManager(experiment.config("base")).class_counts
+    assert sorted(counts, reverse=True) == COUNTS
+    assert counts != COUNTS
+    few = [100 * c.correct / c.total for c, n in zip(record.per_class.base, counts, strict=True) if n <= 3]
+    assert record.groups["few"].accuracy == pytest.approx(sum(few) / len(few))
+
+
+def test_zero_shot_has_a_record_without_losses_and_clusters(finished):
+    _, outcome = finished["zeroshot"]
+    assert outcome.record.losses == {}
+    assert outcome.record.cluster_hash == ""
+    assert outcome.record.regularizers == ()
+
+
+def test_folder_names(root):
+    experiment = tiny_experiment(root, Path("/out"), "coop_cpt")
+    other = Experiment(experiment.method, 2, dataclasses.replace(experiment.arguments, dataset="shapes:triples:tint"))
+    assert experiment.folder == Path("/out/shapes/coop_cpt/tau0.1/seed1")
+    assert other.folder == Path("/out/shapes-triples-tint/coop_cpt/tau0.1/seed2")
+
+
+def test_log_has_what_the_field_s_parser_looks_for(finished):
+    """parse_test_res.py of CoOp: after the line "Finish training", "* accuracy: N%"."""
+    experiment, outcome = finished["coop_cpt"]
+    lines = (experiment.folder / "log.txt").read_text().splitlines()
+    after = lines[lines.index("Finish training") :]
+    for keyword in ("accuracy", "error", "macro_f1"):
+        found = [re.search(rf"\* {keyword}: ([\.\deE+-]+)%", line) for line in after]
+        assert len([match for match in found if match]) == 2, "base, then new"
+    first = next(match for line in after if (match := re.search(r"\* accuracy: ([\.\deE+-]+)%", line)))
+    assert float(first[1]) == pytest.approx(outcome.record.accuracy.base, abs=0.051)
+    step = r"epoch \[1/2\] batch \[\d/2\] time .* data .* loss \S+ \(\S+\) acc \S+ \(\S+\).* lr \S+ eta \d:\d\d:\d\d"
+    assert any(re.fullmatch(step, line) for line in lines)
+    assert any(line.startswith("Toolkit: embedded; coop_cpt, seed 1, 20 training images") for line in lines)
+    assert "=> result" in lines
+
+
+# -- finished, interrupted, half written ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", [*METHODS, "zeroshot"])
+def test_finished_run_is_skipped_and_nothing_is_touched(finished, no_step, method):
+    experiment, outcome = finished[method]
+    before = content(experiment.folder)
+    again = experiment.execute()
+    assert again.status == "finished before"
+    assert again.record == outcome.record
+    assert content(experiment.folder) == before
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+@pytest.mark.parametrize("method", METHODS)
+def test_interrupted_run_goes_on_and_ends_the_same(root, tmp_path, finished, method, step):
+    experiment = tiny_experiment(root, tmp_path, method)
+    interrupted(experiment, step)
+    assert not experiment.record_file.exists()
+    outcome = experiment.execute()
+    reference, wanted = finished[method]
+    assert outcome.status == "resumed"
+    assert lasting(outcome.record) == lasting(wanted.record)
+    assert outcome.record.losses == pytest.approx(wanted.record.losses)
+    assert identical(saved(experiment.folder), saved(reference.folder))
+    assert not list(experiment.folder.glob("resume/*"))
+
+
+def test_interrupted_before_the_first_state_starts_again(root, tmp_path, finished):
+    experiment = tiny_experiment(root, tmp_path, "maple")
+    interrupted(experiment, 0)
+    outcome = experiment.execute()
+    assert outcome.status == "new"
+    assert lasting(outcome.record) == lasting(finished["maple"][1].record)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_finished_training_without_a_record_is_only_evaluated(tmp_path, finished, no_step, method):
+    reference, wanted = finished[method]
+    experiment = copy_run(reference, tmp_path)
+    experiment.record_file.unlink()
+    outcome = experiment.execute()
+    assert outcome.status == "resumed"
+    assert lasting(outcome.record) == lasting(wanted.record)
+    assert outcome.record.losses == {}, "nothing was trained now"
+    assert "Training was finished before" in (experiment.folder / "log.txt").read_text()
+
+
+def test_damaged_final_checkpoint_is_set_aside_and_trained_again(tmp_path, finished):
+    reference, wanted = finished["maple"]
+    experiment = copy_run(reference, tmp_path)
+    experiment.record_file.unlink()
+    (path,) = experiment.folder.glob("*/model.pth.tar-2")
+    damaged = path.read_bytes()[:-1]
+    path.write_bytes(damaged)
+    outcome = experiment.execute()
+    assert outcome.status == "new"
+    assert lasting(outcome.record) == lasting(wanted.record)
+    assert path.with_name("model.pth.tar-2.corrupt").read_bytes() == damaged
+    assert identical(saved(experiment.folder), saved(reference.folder))
+
+
+def test_damaged_newest_state_falls_back_to_the_one_before(root, tmp_path, finished):
+    experiment = tiny_experiment(root, tmp_path, "coop_cpt")
+    interrupted(experiment, 3)
+    newest = max(experiment.folder.glob("resume/state-*"))
+    newest.write_bytes(newest.read_bytes()[:-100])
+    assert lasting(experiment.execute().record) == lasting(finished["coop_cpt"][1].record)
+
+
+def test_only_damaged_states_are_an_error_not_a_new_start(root, tmp_path):
+    experiment = tiny_experiment(root, tmp_path, "coop_cpt")
+    interrupted(experiment, 1)
+    for path in experiment.folder.glob("resume/state-*"):
+        path.write_bytes(b"")
+    with pytest.raises(CheckpointError, match="resume"):
+        experiment.execute()
+
+
+# -- another run in the same folder ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("opts", "message"),
+    [
+        (("OPTIM.LR", "0.5"), r"OPTIM\.LR: 0\.02 != 0\.5"),
+        (("CPT.WEIGHT_ETF", "1.0"), r"CPT\.WEIGHT_ETF: 0\.25 != 1\.0"),
+        (("TRAINER.COOP.CTX_INIT", "art", "OPTIM.LR", "0.5"), r'OPTIM\.LR: .*; TRAINER\.COOP\.CTX_INIT: .* != "art"'),
+    ],
+)
+def test_changed_configuration_is_refused_with_keys_and_both_values(finished, no_step, opts, message):
+    experiment, _ = finished["coop_cpt"]
+    before = content(experiment.folder)
+    with pytest.raises(ConfigError, match=message) as error:
+        with_opts(experiment, *opts).execute()
+    assert str(experiment.folder) in str(error.value)
+    assert "--output" in str(error.value)
+    assert content(experiment.folder) == before
+
+
+def test_changed_arguments_are_refused_too(finished):
+    experiment, _ = finished["coop_cpt"]
+    with pytest.raises(ConfigError, match=r"OPTIM\.MAX_EPOCH: 2 != 3"):
+        with_opts(experiment, epochs=3).execute()
+    with pytest.raises(ConfigError, match=r"DATASET\.NUM_SHOTS: 12 != 6"):
+        with_opts(experiment, shots=6).execute()
+
+
+def test_what_changes_no_result_may_change(finished):
+    experiment, outcome = finished["coop_cpt"]
+    again = with_opts(experiment, "TRAIN.PRINT_FREQ", "3", "DATALOADER.NUM_WORKERS", "2").execute()
+    assert again.record == outcome.record
+
+
+def test_changed_images_are_refused(tmp_path, finished):
+    """An image more: same configuration, other split."""
+    reference, _ = finished["zeroshot"]
+    moved = write_world(tmp_path / "data")
+    experiment = copy_run(reference, tmp_path / "output")
+    same = with_opts(experiment, root=moved)
+    assert same.execute().status == "finished before", "the data may move"
+    extra = moved / TinyWorld.dataset_dir / "test"
+    (extra / "0_99.png").write_bytes((extra / "0_00.png").read_bytes())
+    with pytest.raises(ConfigError, match=r"split_hash: '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"):
+        same.execute()
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"toolkit": "", "split_hash": 1, "config": []}', "\xff"])
+def test_damaged_run_file_is_named_with_the_remedy(tmp_path, finished, text):
+    experiment = copy_run(finished["zeroshot"][0], tmp_path)
+    path = experiment.folder / "run.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"{path} is damaged.*delete the folder"):
+        experiment.execute()
+
+
+def test_damaged_record_is_named(tmp_path, finished):
+    experiment = copy_run(finished["zeroshot"][0], tmp_path)
+    experiment.record_file.write_text(experiment.record_file.read_text()[:-5])
+    with pytest.raises(RecordError, match=str(experiment.record_file)):
+        experiment.execute()
+
+
+def test_a_setting_that_cannot_be_built_does_not_claim_the_folder(root, tmp_path):
+    """Corrected, the same command must run."""
+    experiment = tiny_experiment(root, tmp_path, "maple")
+    with pytest.raises(ConfigError, match=r"depth 9.*1\.\.3"):
+        with_opts(experiment, "TRAINER.MAPLE.PROMPT_DEPTH", "9").execute()
+    assert experiment.execute().status == "new"
+
+
+def test_class_specific_contexts_are_refused_before_training(root, tmp_path, no_step):
+    with pytest.raises(ConfigError, match="CSC True"):
+        tiny_experiment(root, tmp_path, "coop", "TRAINER.COOP.CSC", "True").execute()
+
+
+def test_unknown_key_names_the_nearest(root, tmp_path):
+    with pytest.raises(ConfigError, match=r"CPT\.WEIGHT_ETFF.*CPT\.WEIGHT_ETF'"):
+        tiny_experiment(root, tmp_path, "coop_cpt", "CPT.WEIGHT_ETFF", "1").execute()
+    assert not list(tmp_path.iterdir())
+
+
+def test_unreadable_image_is_named_and_the_run_goes_on_when_it_is_back(tmp_path, finished):
+    reference, wanted = finished["coop_cpt"]
+    moved = write_world(tmp_path / "data")
+    experiment = with_opts(reference, root=moved, output=tmp_path / "output")
+    victim = moved / TinyWorld.dataset_dir / "test" / "5_02.png"
+    intact = victim.read_bytes()
+    victim.write_bytes(b"no image")
+    with pytest.raises(DataError, match=str(victim)):
+        experiment.execute()
+    victim.write_bytes(intact)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PromptTrainer, "forward_backward", raises_at(0, PromptTrainer.forward_backward, AssertionError))
+        outcome = experiment.execute()
+    assert outcome.record.accuracy == wanted.record.accuracy
