@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import sys
 from typing import Any
 
 from cpt_plugin.toolkit import compat
@@ -23,15 +25,17 @@ from dassl.utils import (  # noqa: E402
     Registry,
     collect_env_info,
     count_num_param,
-    load_checkpoint,
     load_pretrained_weights,
     set_random_seed,
-    setup_logger,
 )
+from dassl.utils import load_checkpoint as _load_checkpoint  # noqa: E402
+from dassl.utils import setup_logger as _setup_logger  # noqa: E402
 
+from cpt_plugin.errors import CheckpointError  # noqa: E402
 from cpt_plugin.long_tail import long_tail_subset  # noqa: E402
 from cpt_plugin.toolkit.embedded.config import add_package_keys  # noqa: E402
 from cpt_plugin.toolkit.embedded.data import generate_fewshot_dataset, read_split  # noqa: E402
+from cpt_plugin.toolkit.embedded.logs import setup_logger as _log_to_console  # noqa: E402
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
 
 compat.repair_dassl()
@@ -74,6 +78,54 @@ def get_cfg_default() -> Any:
     cfg = _get_cfg_default()
     add_package_keys(cfg)
     return cfg
+
+
+def load_checkpoint(fpath: str) -> dict[str, Any]:
+    """Reads a checkpoint through Dassl; nothing in the file can run code unless the environment allows it.
+
+    Raises:
+        CheckpointError: the file is missing, damaged, or holds live objects as Dassl used to write them.
+    """
+    try:
+        return _load_checkpoint(fpath)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"Cannot read the checkpoint {fpath} ({reason}). It is missing, damaged, or from a Dassl that stored "
+            "its scheduler as a live object; such a file loads with TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1 set, "
+            "if you trust where it comes from."
+        ) from error
+
+
+class DasslLog:
+    """Dassl's copy of the standard output in ``<output>/log.txt``, with this package's log records in it.
+
+    :meth:`close` puts the standard output back. Dassl's own object would close it when it is deleted.
+    """
+
+    def __init__(self, output: str = "") -> None:
+        self._console = sys.stdout
+        _setup_logger(str(output) or None)
+        self._copy: Any = sys.stdout
+        self._records = _log_to_console()
+
+    def close(self) -> None:
+        """Stops logging; a second call does nothing."""
+        self._records.close()
+        if sys.stdout is self._copy and self._copy is not self._console:
+            sys.stdout = self._console
+            self._copy.flush()
+            self._copy.console = io.StringIO()
+            self._copy.close()
+
+
+def setup_logger(output: str = "", quiet: bool = False) -> DasslLog:
+    """Sends Dassl's lines and this package's log records to the console and, given a folder, to its log file.
+
+    As in Dassl the file is ``<output>/log.txt``, or one with the time in its name where that is taken; Dassl's
+    own lines cannot be kept off the console, so ``quiet`` changes nothing.
+    """
+    return DasslLog(output)
 
 
 def _build_long_tailed_dataset(cfg: Any) -> Any:
