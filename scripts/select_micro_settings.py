@@ -1,8 +1,8 @@
 """Choose the settings of configs/trainers/{CoOp,MaPLe}/micro.yaml on validation images, never on test images.
 
-Trains the plain prompt learners on other worlds than the default one, scores the harmonic mean of the accuracies
-on the *validation* images of base and of new classes, and writes every score and the choice to a log beside the
-configurations:
+Trains the plain prompt learners on other class sets in the default world's domain, scores the harmonic mean of
+the accuracies on the *validation* images of base and of new classes, and writes every score and the choice to a
+log beside the configurations:
 
     python scripts/select_micro_settings.py --root data --log configs/trainers/micro_selection.json
 
@@ -27,11 +27,11 @@ from cpt_plugin.cli.repository import config_file, default_cfg
 from cpt_plugin.results.provenance import utc_now, versions
 from cpt_plugin.results.stats import harmonic_mean
 
-WORLDS = ("texture_shape:rot", "color_shape:warp")
-TAUS = (1.0, 0.06)
-GRIDS = {
-    "CoOp": {"OPTIM.LR": (0.002, 0.01, 0.05), "OPTIM.MAX_EPOCH": (10, 20)},
-    "MaPLe": {"OPTIM.LR": (0.0035, 0.01, 0.03), "OPTIM.MAX_EPOCH": (5, 10)},
+WORLDS = ("texture_shape:tint", "color_texture:tint")
+TAUS = (0.25, 0.06)
+GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
+    "CoOp": {"OPTIM.LR": (0.002, 0.008, 0.02), "OPTIM.MAX_EPOCH": (10, 20)},
+    "MaPLe": {"OPTIM.LR": (0.002, 0.005, 0.02), "OPTIM.MAX_EPOCH": (10, 20)},
 }
 TIE = 0.1
 
@@ -57,7 +57,7 @@ def main() -> None:
                 for world in WORLDS
                 for tau in TAUS
             ]
-            scored.append({"settings": settings, "H": fmean(run["H"] for run in runs), "runs": runs})
+            scored.append({"settings": settings, "H": fmean(float(run["H"]) for run in runs), "runs": runs})
             print(f"{trainer} {settings}: H {scored[-1]['H']:.2f}", flush=True)
         log["trainers"][trainer] = {"chosen": choose(scored), "candidates": scored}
         atomic_write_text(arguments.log, json.dumps(log, indent=1) + "\n")

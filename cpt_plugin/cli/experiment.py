@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -239,10 +240,10 @@ def last_epoch_means(trainer: Any) -> dict[str, float]:
 
 @contextmanager
 def run_log(folder: Path) -> Iterator[None]:
-    """Send the package's log records to ``folder/log.txt`` for the length of a run."""
+    """Send the log to ``folder/log.txt`` for the length of a run; to the console too unless a bar is shown there."""
     from cpt_plugin import toolkit
 
-    handle = toolkit.setup_logger(str(folder))
+    handle = toolkit.setup_logger(str(folder), quiet=sys.stderr.isatty())
     try:
         yield
     finally:

@@ -64,16 +64,17 @@ class _ConsoleHandler(logging.Handler):
             print(text, flush=True)
 
 
-def setup_logger(output: str | Path | None = None) -> LogHandle:
+def setup_logger(output: str | Path | None = None, quiet: bool = False) -> LogHandle:
     """Sends the package's log records to the console and, given a folder, to ``<output>/log.txt`` (appended).
 
+    ``quiet`` leaves only warnings on the console, for runs that a bar and a summary tell enough about.
     A path that ends in ``.txt`` or ``.log`` is taken as the file itself. A run that is still logging is
     closed first, so two runs never mix. Standard output is not replaced.
     """
     global _active
     if _active is not None:
         _active.close()
-    handlers: list[logging.Handler] = [_ConsoleHandler()]
+    handlers: list[logging.Handler] = [_ConsoleHandler(logging.WARNING if quiet else logging.INFO)]
     if output:
         path = Path(output)
         path = path if path.suffix in (".txt", ".log") else path / "log.txt"

@@ -42,6 +42,10 @@ class MetricMeter:
     def __str__(self) -> str:
         return self._delimiter.join(f"{name} {m.val:.4f} ({m.avg:.4f})" for name, m in self.meters.items())
 
+    def brief(self, names: int = 2) -> str:
+        """Means of the first few quantities, short enough to stand behind a progress bar."""
+        return " ".join(f"{name} {meter.avg:.2f}" for name, meter in list(self.meters.items())[:names])
+
     def state_dict(self) -> dict[str, list[float]]:
         return {name: [m.val, m.sum, m.count] for name, m in self.meters.items()}
 

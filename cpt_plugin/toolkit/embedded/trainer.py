@@ -253,7 +253,7 @@ class TrainerX(SimpleTrainer):
     def _report(self, batch_time: AverageMeter, data_time: AverageMeter) -> None:
         frequency = self.cfg.TRAIN.PRINT_FREQ
         if self._progress is not None:
-            self._progress.update(f"epoch {self.epoch + 1}/{self.max_epoch} {self.losses}")
+            self._progress.update(f"epoch {self.epoch + 1}/{self.max_epoch} {self.losses.brief()}")
         if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
             left = (
                 self.num_batches - self.batch_idx - 1 + (self.max_epoch - self.epoch - 1) * self.num_batches
