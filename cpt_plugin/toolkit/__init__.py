@@ -23,7 +23,8 @@ def choose(environ: dict[str, str] | os._Environ[str] = os.environ) -> str:
     wanted = environ.get("CPT_TOOLKIT", "")
     if wanted and wanted not in _CHOICES:
         raise ConfigError(f"CPT_TOOLKIT={wanted!r} is not one of {', '.join(_CHOICES)}.")
-    present = importlib.util.find_spec("dassl") is not None
+    spec = importlib.util.find_spec("dassl")
+    present = spec is not None and spec.origin is not None  # a mere folder of that name has no origin
     if wanted == "dassl" and not present:
         raise ConfigError("CPT_TOOLKIT=dassl, but Dassl is not importable: put its folder on PYTHONPATH, or unset it.")
     return wanted or ("dassl" if present else "embedded")
@@ -32,8 +33,13 @@ def choose(environ: dict[str, str] | os._Environ[str] = os.environ) -> str:
 NAME = choose()
 
 if NAME == "dassl":
-    from cpt_plugin.toolkit.dassl import *  # noqa: F403
-    from cpt_plugin.toolkit.dassl import __all__ as _names
+    try:
+        from cpt_plugin.toolkit.dassl import *  # noqa: F403
+        from cpt_plugin.toolkit.dassl import __all__ as _names
+    except ImportError as error:
+        raise ConfigError(
+            f"Dassl is there but cannot be imported ({error}): install what it needs, or set CPT_TOOLKIT=embedded."
+        ) from error
 else:
     from cpt_plugin.toolkit.embedded import *  # type: ignore[assignment] # noqa: F403
     from cpt_plugin.toolkit.embedded import __all__ as _names
