@@ -1,0 +1,36 @@
+"""The micro configurations hold what the committed selection log says was chosen, on validation images of other worlds."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cpt_plugin.cli.repository import ROOT, config_file, default_cfg
+from datasets.shapes_world.worlds import parse_world
+from scripts.select_micro_settings import choose
+
+LOG = json.loads((ROOT / "configs" / "trainers" / "micro_selection.json").read_text())
+
+
+@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe"])
+def test_configuration_is_the_logged_choice(trainer):
+    cfg = default_cfg()
+    cfg.merge_from_file(config_file("trainers", trainer, "micro"))
+    chosen = LOG["trainers"][trainer]["chosen"]
+    assert {"OPTIM.LR": cfg.OPTIM.LR, "OPTIM.MAX_EPOCH": cfg.OPTIM.MAX_EPOCH} == chosen
+    assert chosen == choose(LOG["trainers"][trainer]["candidates"])
+
+
+def test_selection_saw_neither_test_images_nor_the_default_classes():
+    assert LOG["split"] == "val"
+    assert parse_world("").class_set not in {parse_world(world).class_set for world in LOG["worlds"]}
+
+
+def test_choice_prefers_fewer_epochs_on_a_tie():
+    scored = [
+        {"settings": {"OPTIM.MAX_EPOCH": 20}, "H": 50.05},
+        {"settings": {"OPTIM.MAX_EPOCH": 10}, "H": 50.0},
+        {"settings": {"OPTIM.MAX_EPOCH": 5}, "H": 49.0},
+    ]
+    assert choose(scored) == {"OPTIM.MAX_EPOCH": 10}
