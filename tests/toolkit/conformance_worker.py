@@ -203,8 +203,10 @@ def default_keys(folder: Path) -> Any:
 @case
 def merge_order(folder: Path) -> Any:
     """LR and PRINT_FREQ are in the data set's file, the method's file, and the options."""
-    chosen = ("OPTIM.LR", "TRAIN.PRINT_FREQ", "OPTIM.MAX_EPOCH", "INPUT.TRANSFORMS", "TRAINER.NAME", "SEED",
-              "MODEL.BACKBONE.NAME", "TRAINER.COOP.N_CTX", "CPT.WEIGHT_ETF", "DATASET.NUM_SHOTS", "MODEL.HEAD.NAME")  # fmt: skip
+    chosen = (
+        *("OPTIM.LR", "TRAIN.PRINT_FREQ", "OPTIM.MAX_EPOCH", "MODEL.BACKBONE.NAME", "INPUT.TRANSFORMS"),
+        *("TRAINER.NAME", "SEED", "TRAINER.COOP.N_CTX", "CPT.WEIGHT_ETF", "DATASET.NUM_SHOTS"),
+    )
     plain = flatten(config(folder)) | {"MODEL.BACKBONE.NAME": "file"}
     given = flatten(config(folder, "--backbone", "other", "OPTIM.LR", "1", "TRAINER.COOP.N_CTX", 5))
     refused = []
