@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cpt_plugin import toolkit
+from cpt_plugin.cli import experiment as experiment_module
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError, RecordError
 from cpt_plugin.results import record as records
@@ -134,14 +135,37 @@ def test_groups_follow_the_training_counts(root, finished):
     assert outcome.record.worst_class.accuracy == pytest.approx(worst)
 
 
-def test_random_class_order_moves_the_groups_with_it(root, tmp_path):
+def test_random_class_order_moves_the_groups_with_it(root, tmp_path, monkeypatch):
+    """Class c gets c of 4 test images right, so that every group has an accuracy of its own."""
+    monkeypatch.setattr(
+        experiment_module,
+        "class_results",
+        lambda trainer: [records.ClassResult(n, c, 4) for c, n in enumerate(trainer.dm.dataset.classnames)],
+    )
     experiment = tiny_experiment(root, tmp_path, "zeroshot", "DATASET.CLASS_ORDER", "random")
-    record = experiment.execute().record
+    groups = experiment.execute().record.groups
     counts = toolkit.DataManager(experiment.config("base")).class_counts
-    assert sorted(counts, reverse=True) == COUNTS
-    assert counts != COUNTS
-    few = [100 * c.correct / c.total for c, n in zip(record.per_class.base, counts, strict=True) if n <= 3]
-    assert record.groups["few"].accuracy == pytest.approx(sum(few) / len(few))
+    assert sorted(counts, reverse=True) == COUNTS != counts
+    first, second, third, fourth = (counts.index(count) for count in COUNTS)
+    members = {"head": (first, second), "mid": (third,), "tail": (fourth,), "few": (third, fourth), "many": (first,)}
+    for name, labels in members.items():
+        assert groups[name].accuracy == pytest.approx(sum(25 * label for label in labels) / len(labels))
+
+
+def test_both_halves_are_evaluated_with_the_trained_prompts(root, tmp_path, monkeypatch):
+    seen = []
+    evaluate = PromptTrainer.test
+
+    def test(self, split=None):
+        prompts = {key: value.clone() for key, value in self.model.prompt_learner.state_dict().items()}
+        seen.append((self.dm.dataset.classnames, prompts))
+        return evaluate(self, split)
+
+    monkeypatch.setattr(PromptTrainer, "test", test)
+    experiment = tiny_experiment(root, tmp_path, "maple_cpt")
+    experiment.execute()
+    assert [names for names, _ in seen] == [list(BASE), list(NEW)]
+    assert all(identical(prompts, saved(experiment.folder)["state_dict"]) for _, prompts in seen)
 
 
 def test_zero_shot_has_a_record_without_losses_and_clusters(finished):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 
 import pytest
@@ -69,9 +70,21 @@ def test_logits_are_scaled_cosines(folder, tmp_path):
         torch.testing.assert_close(trainer.model_inference(image), torch.tensor(expected), rtol=1e-5, atol=1e-4)
 
 
-def test_learning_rate_of_the_first_epoch_is_the_warm_up(folder, tmp_path):
-    trainer = build(folder, tmp_path, "CoOp")
-    assert trainer.get_current_lr() == 1e-5
+@pytest.mark.parametrize("name", ["CoOp", "MaPLeCPT"])
+def test_learning_rate_warms_up_then_follows_the_cosine(folder, tmp_path, monkeypatch, name):
+    """Epoch 1: 1e-5; epoch e >= 2 of T: lr / 2 (1 + cos(pi (e - 2) / T))."""
+    seen = {}
+    step = PromptTrainer.forward_backward
+
+    def forward_backward(self, batch):
+        seen.setdefault(self.epoch + 1, set()).add(self.get_current_lr())
+        return step(self, batch)
+
+    monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
+    run(folder, tmp_path, name, "OPTIM.MAX_EPOCH", 4)
+    cosine = {e: 0.01 * (1 + math.cos(math.pi * (e - 2) / 4)) for e in (2, 3, 4)}
+    assert {e: len(rates) for e, rates in seen.items()} == dict.fromkeys((1, 2, 3, 4), 1)
+    assert {e: rates.pop() for e, rates in seen.items()} == pytest.approx({1: 1e-5} | cosine)
 
 
 @pytest.mark.parametrize("precision", ["fp16", "amp", "amp_bf16"])
