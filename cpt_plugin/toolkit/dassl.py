@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import logging
 import sys
+from collections import Counter
 from typing import Any
 
 from cpt_plugin.toolkit import compat
@@ -12,8 +14,8 @@ from cpt_plugin.toolkit import compat
 compat.prepare_dassl()
 
 import dassl.data.data_manager as _data_manager  # noqa: E402
+import dassl.engine.trainer as _trainer  # noqa: E402
 from dassl.config import get_cfg_default as _get_cfg_default  # noqa: E402
-from dassl.data import DataManager  # noqa: E402
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset  # noqa: E402
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, build_trainer  # noqa: E402
 from dassl.engine.trainer import TrainerBase  # noqa: E402
@@ -34,7 +36,7 @@ from dassl.utils import setup_logger as _setup_logger  # noqa: E402
 from cpt_plugin.errors import CheckpointError  # noqa: E402
 from cpt_plugin.long_tail import long_tail_subset  # noqa: E402
 from cpt_plugin.toolkit.embedded.config import add_package_keys  # noqa: E402
-from cpt_plugin.toolkit.embedded.data import generate_fewshot_dataset, read_split  # noqa: E402
+from cpt_plugin.toolkit.embedded.data import generate_fewshot_dataset, read_split, split_hash  # noqa: E402
 from cpt_plugin.toolkit.embedded.logs import setup_logger as _log_to_console  # noqa: E402
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
 
@@ -80,6 +82,55 @@ def get_cfg_default() -> Any:
     return cfg
 
 
+class DataManager(_data_manager.DataManager):
+    """Dassl's, plus what records of runs need."""
+
+    def __init__(self, cfg: Any, *args: Any, **kwargs: Any) -> None:
+        super().__init__(cfg, *args, **kwargs)
+        self._root = cfg.DATASET.ROOT
+
+    @functools.cached_property
+    def class_counts(self) -> list[int]:
+        """Training images of each class, by label."""
+        counts = Counter(item.label for item in self.dataset.train_x)
+        return [counts[label] for label in range(self.num_classes)]
+
+    @functools.cached_property
+    def split_hash(self) -> str:
+        """SHA-256 of all items after every selection."""
+        return split_hash(self.dataset, self._root)
+
+
+def _class_counts(evaluator: Any) -> list[tuple[int, int]]:
+    """(correct, total) of every class of the last evaluation, by label."""
+    total = Counter(evaluator._y_true)
+    pairs = zip(evaluator._y_true, evaluator._y_pred, strict=True)
+    correct = Counter(truth for truth, predicted in pairs if truth == predicted)
+    size = 1 + max([*total, *(evaluator._lab2cname or ())], default=-1)
+    return [(correct[label], total[label]) for label in range(size)]
+
+
+def _keep_losses(run_epoch: Any) -> Any:
+    """Leaves the meters of the last epoch in ``trainer.losses``; Dassl drops them."""
+
+    @functools.wraps(run_epoch)
+    def run_and_keep(self: Any) -> None:
+        original, made = _trainer.MetricMeter, []
+
+        def make(*args: Any, **kwargs: Any) -> Any:
+            made.append(original(*args, **kwargs))
+            return made[-1]
+
+        _trainer.MetricMeter = make
+        try:
+            run_epoch(self)
+        finally:
+            _trainer.MetricMeter = original
+            self.losses = made[0] if made else original()
+
+    return run_and_keep
+
+
 def load_checkpoint(fpath: str) -> dict[str, Any]:
     """Reads a checkpoint through Dassl; nothing in the file can run code unless the environment allows it.
 
@@ -112,7 +163,8 @@ class DasslLog:
     def close(self) -> None:
         """Stops logging; a second call does nothing."""
         self._records.close()
-        if sys.stdout is self._copy and self._copy is not self._console:
+        in_place = sys.stdout is self._copy
+        if in_place and self._copy is not self._console:
             sys.stdout = self._console
             self._copy.flush()
             self._copy.console = io.StringIO()
@@ -141,3 +193,7 @@ def _build_long_tailed_dataset(cfg: Any) -> Any:
 
 
 _data_manager.build_dataset = _build_long_tailed_dataset
+_trainer.DataManager = DataManager
+TrainerX.run_epoch = _keep_losses(TrainerX.run_epoch)
+SimpleTrainer.losses = _trainer.MetricMeter()
+Classification.class_counts = _class_counts

@@ -18,7 +18,8 @@ from typing import Any
 
 import pytest
 
-from tests.toolkit.conformance_worker import CASES, EPOCHS, TRAINERS, write_data
+from tests.toolkit import conformance_parts, conformance_runs  # noqa: F401 (their import fills CASES)
+from tests.toolkit.conformance_setup import CASES, EPOCHS, TRAINERS, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
 EQUAL = ("registries", "merge_order", "optimizers", "few_shot_draws", "long_tails", "transforms", "evaluator",
@@ -143,6 +144,16 @@ def test_zero_shot(embedded: dict[str, Any], dassl: dict[str, Any]) -> None:
         assert theirs[f"{which} False"] == theirs[f"{which} True"]
         assert len(ours[f"{which} False"]) == 1
         assert float(ours[f"{which} False"][0][2]) == pytest.approx(ours[f"{which} logits"][0], abs=0.06)
+
+
+def test_records_of_the_main_job(embedded: dict[str, Any], dassl: dict[str, Any]) -> None:
+    """Same images, same clusters, same zero-shot accuracy of the micro model; only the toolkit's name differs."""
+    ours, theirs = embedded["records"], dassl["records"]
+    for method in ("zeroshot", "coop_cpt"):
+        assert theirs[method] == {**ours[method], "toolkit": "dassl"}
+    assert ours["zeroshot"]["accuracy"][0] > 20
+    assert ours["coop_cpt"]["losses"] == ["acc", "loss", "loss_cc", "loss_etf", "loss_reg", "loss_rs"]
+    assert all(ours["coop_cpt"]["hashes"])
 
 
 @pytest.mark.parametrize("trainer", TRAINERS)
