@@ -28,6 +28,14 @@ class Precision:
     use_scaler: bool
     note: str
 
+    @property
+    def name(self) -> str:
+        """What runs: "fp32", "fp16", "amp" or "amp_bf16", which on a CPU is not what was asked for."""
+        kind = self.autocast or self.dtype
+        if self.autocast is None:
+            return {torch.float16: "fp16"}.get(kind, "fp32")
+        return "amp" if kind == torch.float16 else "amp_bf16"
+
     def context(self, device: torch.device | str) -> AbstractContextManager[object]:
         """Context manager in which a forward pass runs."""
         if self.autocast is None:

@@ -79,10 +79,12 @@ def train(cfg: Any) -> Any:
 
 
 def fingerprint(output: Path) -> str:
-    """SHA-256 over all tensors and numbers of the final checkpoint: prompts, optimizer, scheduler, extras."""
+    """SHA-256 over all tensors and numbers of the final checkpoint: prompts, optimizer, scheduler, extras; the time it took is left out."""
     (path,) = output.glob("*/model.pth.tar-*[0-9]")
     digest = hashlib.sha256()
-    _feed(digest, toolkit.load_checkpoint(str(path)))
+    content = toolkit.load_checkpoint(str(path))
+    del content["elapsed"]
+    _feed(digest, content)
     return digest.hexdigest()
 
 

@@ -73,9 +73,7 @@ def collect_state(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
         "models": {name: trainer.model_state(name) for name in names},
         "optimizers": {name: optims[name].state_dict() for name in names if optims[name] is not None},
         "schedulers": {name: scheds[name].state_dict() for name in names if scheds[name] is not None},
-        "meters": trainer.losses.state_dict(),
         "best_result": float(trainer.best_result),
-        "elapsed": trainer.elapsed(),
         "rng": rng_state(),
         "trainer": trainer.resume_extra(),
     }
@@ -106,9 +104,9 @@ def resume_run(trainer: Any, directory: Path) -> tuple[int, int, float, Path | N
     """
     files = ResumeFolder(directory).newest_first()
     if not files:
-        _load_finished(trainer, directory)
+        elapsed = _load_finished(trainer, directory)
         LOGGER.info(f"Resumed from the finished run in {directory} (epoch {trainer.max_epoch}, batch 0)")
-        return trainer.max_epoch, 0, 0.0, None
+        return trainer.max_epoch, 0, elapsed, None
     path, state = latest_good(files)
     _check(trainer, state, path)
     restore_state(trainer, state)
@@ -116,7 +114,8 @@ def resume_run(trainer: Any, directory: Path) -> tuple[int, int, float, Path | N
     return state["epoch"], state["batch"], state["elapsed"], path
 
 
-def _load_finished(trainer: Any, directory: Path) -> None:
+def _load_finished(trainer: Any, directory: Path) -> float:
+    """Loads the last models of a finished run with its meters; returns the seconds that it trained."""
     names = trainer.get_model_names()
     try:
         paths = {name: find_model(directory / name, trainer.max_epoch) for name in names}
@@ -124,10 +123,14 @@ def _load_finished(trainer: Any, directory: Path) -> None:
         raise CheckpointError(
             f"{directory} holds nothing to resume; leave RESUME empty (no --resume) to start from scratch"
         ) from error
+    elapsed = 0.0
     for name, path in paths.items():
         content = load_checkpoint(path)
         _check(trainer, content, path)
         trainer.load_model_state(name, content["state_dict"])
+        trainer.losses.load_state_dict(content["meters"])
+        elapsed = content["elapsed"]
+    return elapsed
 
 
 def _check(trainer: Any, saved: Mapping[str, Any], path: Path) -> None:

@@ -48,6 +48,7 @@ class SimpleTrainer(TrainerBase):
         self.losses = MetricMeter()
         self.num_batches = 0
         self._start_batch = 0
+        self.train_seconds = 0.0
         self._time_start = time.monotonic()
         self._last_save = self._time_start
         self._resume = ResumeFolder(self.output_dir)
@@ -125,6 +126,7 @@ class SimpleTrainer(TrainerBase):
         if self._progress is not None:
             self._progress.close()
         LOGGER.info("Finish training")
+        self.train_seconds = self.elapsed()
         if not self.cfg.TEST.NO_TEST:
             if self.cfg.TEST.FINAL_MODEL == "best_val":
                 LOGGER.info("Deploy the model with the best val performance")
@@ -201,7 +203,12 @@ class SimpleTrainer(TrainerBase):
             self.scaler.load_state_dict(saved["scaler"])  # type: ignore[attr-defined]
 
     def checkpoint_header(self) -> dict[str, Any]:
-        return {**super().checkpoint_header(), **run_identity(self)}
+        return {
+            **super().checkpoint_header(),
+            **run_identity(self),
+            "meters": self.losses.state_dict(),
+            "elapsed": self.elapsed(),
+        }
 
     def save_state(self, epoch: int, batch: int) -> None:
         """Writes the state to go on from batch ``batch`` of epoch ``epoch`` (both from 0)."""
