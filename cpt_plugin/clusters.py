@@ -66,14 +66,14 @@ class SemanticClusters:
         Args:
             frozen_text: (K, d) features of any length; computed in float32.
             class_names: K distinct names.
-            num_clusters: M, at most K. None or 0: max(1, ceil(K / cluster_size)).
+            num_clusters: M, 1 to K. None: max(1, ceil(K / cluster_size)).
             cluster_size: mean number of classes of a cluster aimed at when M is not given.
             seed: seed of the k-means alone, 0 .. 2^31 - 1.
             spherical: keep the centroids at unit length during the iterations.
 
         Raises:
-            ClusterError: the features are not (K, d), not finite or not one a name; names repeat; M > K; a
-                number is out of range; or FAISS is missing.
+            ClusterError: the features are not (K, d), not finite or not one a name; names repeat; M < 1 or
+                M > K; a number is out of range; or FAISS is missing.
 
         Source: CPT (CVPR 2026), algorithm step 1; M, restarts and row order are ours.
         """
@@ -135,15 +135,15 @@ def _checked_features(frozen_text: Tensor, names: tuple[str, ...]) -> np.ndarray
 
 
 def _number_of_clusters(num_classes: int, num_clusters: int | None, cluster_size: int) -> int:
-    for number in (num_clusters or 0, cluster_size):
+    for number in (1 if num_clusters is None else num_clusters, cluster_size):
         if not isinstance(number, int):
             raise ClusterError(f"the number and the size of clusters are whole numbers, got {number!r}")
-    if not num_clusters:
+    if num_clusters is None:
         if cluster_size < 1:
             raise ClusterError(f"the cluster size {cluster_size} is below 1")
         return max(1, -(-num_classes // cluster_size))
     if num_clusters < 1:
-        raise ClusterError(f"{num_clusters} clusters asked for; use 1 or more, or 0 to use cluster_size")
+        raise ClusterError(f"{num_clusters} clusters asked for; use 1 or more, or None to use cluster_size")
     if num_clusters > num_classes:
         raise ClusterError(f"{num_clusters} clusters asked for but there are only {num_classes} classes")
     return num_clusters

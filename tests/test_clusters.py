@@ -58,8 +58,7 @@ def test_clusters_are_numbered_in_order_of_class_name() -> None:
 def test_number_of_clusters_follows_the_cluster_size(classes: int, size: int, expected: int) -> None:
     features = torch.randn(classes, 8, generator=torch.Generator().manual_seed(0))
     names = [str(i) for i in range(classes)]
-    for automatic in (None, 0):
-        assert SemanticClusters.fit(features, names, automatic, size).num_clusters == expected
+    assert SemanticClusters.fit(features, names, None, size).num_clusters == expected
 
 
 @st.composite
@@ -217,6 +216,7 @@ ONES = torch.eye(3)
     ("features", "names", "options", "message"),
     [
         (ONES, ["a", "b", "c"], {"num_clusters": 4}, "4 clusters asked for but there are only 3 classes"),
+        (ONES, ["a", "b", "c"], {"num_clusters": 0}, "0 clusters asked for; use 1 or more, or None"),
         (ONES, ["a", "b", "c"], {"num_clusters": -1}, "-1 clusters asked for"),
         (ONES, ["a", "b", "c"], {"cluster_size": 0}, "cluster size 0 is below 1"),
         (ONES, ["a", "b", "c"], {"num_clusters": 1.5}, "whole numbers, got 1.5"),

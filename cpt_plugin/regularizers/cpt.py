@@ -37,8 +37,8 @@ class CPT(Regularizer):
         cluster_size: classes per cluster aimed at; M = max(1, ceil(K / cluster_size)).
         num_clusters: M; 0 derives it from cluster_size.
         cluster_seed: seed of the k-means, independent of the training seed.
-        template: sentence for the frozen text features, read by whoever encodes them; "" is the data set's
-            own.
+        template: sentence for the frozen text features; CPTHook hands it to the trainer that encodes them.
+            "" is the data set's own.
 
     Raises:
         ConfigError: a setting is out of range.
@@ -109,7 +109,7 @@ class CPT(Regularizer):
         self.clusters = self._buckets = None
         if self.weights["etf"] > 0:
             self.clusters = SemanticClusters.fit(
-                frozen_text, class_names, self.num_clusters, self.cluster_size, self.cluster_seed
+                frozen_text, class_names, self.num_clusters or None, self.cluster_size, self.cluster_seed
             )
             self._buckets = ClusterBuckets.from_assignment(self.clusters.assignment)
 
