@@ -90,6 +90,7 @@ def is_scalar_loss(output: Any) -> bool:
 
 
 def describe_output(output: Any) -> str:
+    """Says what a model returned, for error messages: a tensor's shape and gradient, else its type."""
     if isinstance(output, Tensor):
         return f"a tensor of shape {tuple(output.shape)} with requires_grad={output.requires_grad}"
     return f"a {type(output).__name__}"

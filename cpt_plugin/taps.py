@@ -65,6 +65,7 @@ class Taps:
         self._without_gradient: set[str] = set()
 
     def install(self) -> None:
+        """Put forward hooks on the model and its two encoders; they do nothing outside :meth:`armed`."""
         model = self._model
         for kind in ("text", "image"):
             encoder = getattr(model, f"{kind}_encoder")
@@ -75,6 +76,7 @@ class Taps:
         self._handles.append(model.register_forward_hook(_Tap(model, self._after_model)))
 
     def remove(self) -> None:
+        """Take these hooks off again, and no others; a second call does nothing."""
         while self._handles:
             self._handles.pop().remove()
 

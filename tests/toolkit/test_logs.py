@@ -8,6 +8,7 @@ import sys
 
 import pytest
 
+from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.logs import (
     FILE_ONLY,
     LOGGER,
@@ -53,6 +54,14 @@ def test_a_second_run_appends_to_its_own_file_only(tmp_path, capsys):
     assert (tmp_path / "a" / "log.txt").read_text() == "first\nthird\n"
     assert (tmp_path / "b" / "log.txt").read_text() == "second\n"
     assert capsys.readouterr().out == "first\nsecond\nthird\n"
+    assert list(LOGGER.handlers) == before
+
+
+def test_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    before = list(LOGGER.handlers)
+    with pytest.raises(ConfigError, match=rf"cannot write the log {tmp_path}/file/run/log.txt: Not a directory"):
+        setup_logger(tmp_path / "file" / "run")
     assert list(LOGGER.handlers) == before
 
 

@@ -281,3 +281,47 @@ def test_elapsed_time_goes_on(image_root, tmp_path):
     resumed = start(image_root, tmp_path, "RESUME", str(tmp_path))
     assert run(resumed)
     assert resumed.elapsed() > 1000
+
+
+# -- finished work is never written over -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [(), ("TEST.FINAL_MODEL", "best_val"), ("TRAIN.CHECKPOINT_FREQ", 1)])
+def test_finished_run_is_not_trained_over(image_root, tmp_path, options):
+    assert run(start(image_root, tmp_path, *options))
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*.pth.tar*")}
+    with pytest.raises(CheckpointError, match=r"holds this run, finished.*--resume.*another --output-dir"):
+        start(image_root, tmp_path, *options).train()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*.pth.tar*")} == files
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (("OPTIM.LR", 0.5), r"OPTIM\.LR: 0\.05 != 0\.5"),
+        (("OPTIM.MAX_EPOCH", 5), r"OPTIM\.MAX_EPOCH: 3 != 5"),
+        (("DATASET.SUBSAMPLE_CLASSES", "base"), r"SUBSAMPLE_CLASSES.*split hash.*class names"),
+    ],
+)
+def test_another_run_is_not_trained_over(image_root, tmp_path, options, part):
+    assert run(start(image_root, tmp_path))
+    with pytest.raises(CheckpointError, match=rf"write over the models in {tmp_path}.*{part}"):
+        start(image_root, tmp_path, *options).train()
+
+
+def test_best_model_of_another_run_is_not_trained_over(image_root, tmp_path):
+    options = ("TEST.FINAL_MODEL", "best_val")
+    assert run(start(image_root, tmp_path, *options))
+    (tmp_path / "net" / "model.pth.tar-3").unlink()
+    with pytest.raises(CheckpointError, match=r"model-best\.pth\.tar.*OPTIM\.LR"):
+        start(image_root, tmp_path, *options, "OPTIM.LR", 0.5).train()
+
+
+def test_unfinished_models_of_the_same_run_without_states_may_be_replaced(image_root, tmp_path, whole):
+    """What a kill between the first models and the first state leaves: training again gives the same ones."""
+    options = ("TRAIN.CHECKPOINT_FREQ", 1, "TEST.FINAL_MODEL", "best_val")
+    assert not run(start(image_root, tmp_path, *options, kill_at=12))
+    ResumeFolder(tmp_path).remove()
+    trainer = start(image_root, tmp_path, *options)
+    assert run(trainer)
+    assert trainer.start_epoch == 0

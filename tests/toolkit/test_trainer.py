@@ -254,13 +254,35 @@ def test_data_set_without_training_images_is_for_evaluation_only(image_root, tmp
         trainer.train()
 
 
-def test_missing_validation_set_falls_back_to_the_test_set(image_root, tmp_path):
+class WithoutValidation(SmallTrainer):
+    def build_data_loader(self):
+        super().build_data_loader()
+        self.val_loader = None
+
+
+def test_validation_never_takes_test_images(image_root, tmp_path):
     trainer = SmallTrainer(small_cfg(image_root, tmp_path))
     trainer.test("val")
     assert sum(total for _, total in trainer.evaluator.class_counts()) == 8
-    trainer.val_loader = None
-    trainer.test("val")
-    assert sum(total for _, total in trainer.evaluator.class_counts()) == 12
+    without = WithoutValidation(small_cfg(image_root, tmp_path))
+    with pytest.raises(ConfigError, match="SmallShapes has none"):
+        without.test("val")
+    without.test()
+    assert sum(total for _, total in without.evaluator.class_counts()) == 12
+
+
+@pytest.mark.parametrize("option", [("TEST.FINAL_MODEL", "best_val"), ("TEST.SPLIT", "val")])
+def test_selection_without_validation_images_is_refused_before_training(image_root, tmp_path, option):
+    trainer = WithoutValidation(small_cfg(image_root, tmp_path, *option))
+    with pytest.raises(ConfigError, match=f"{' '.join(option)} needs validation images"):
+        trainer.train()
+    assert not list(tmp_path.rglob("*.pth.tar*"))
+    WithoutValidation(small_cfg(image_root, tmp_path, *option, "TEST.NO_TEST", True)).train()
+
+
+def test_public_methods_of_the_base_say_what_they_do():
+    public = [value for name, value in vars(engine.TrainerBase).items() if not name.startswith("_")]
+    assert [method.__name__ for method in public if callable(method) and not method.__doc__] == []
 
 
 def test_evaluation_is_repeatable_and_in_eval_mode(image_root, tmp_path):

@@ -56,12 +56,22 @@ class TrainerBase:
         return chosen
 
     def set_model_mode(self, mode: str = "train", names: str | Sequence[str] | None = None) -> None:
+        """Switches the named models (default: all) to training, or to evaluation.
+
+        Raises:
+            ConfigError: the mode is not train, test or eval, or a name is not registered.
+        """
         if mode not in ("train", "test", "eval"):
             raise ConfigError(f"the mode of a model is train, test or eval, not {mode!r}")
         for name in self.get_model_names(names):
             self._models[name].train(mode == "train")
 
     def update_lr(self, names: str | Sequence[str] | None = None) -> None:
+        """Steps the schedulers of the named models (default: all); call it once an epoch, after the last batch.
+
+        Raises:
+            ConfigError: a name is not registered.
+        """
         for name in self.get_model_names(names):
             if self._scheds[name] is not None:
                 self._scheds[name].step()
@@ -97,18 +107,24 @@ class TrainerBase:
     def reseed(self, stream: str, *counters: int) -> None:
         """Called before each epoch, step and evaluated batch, to seed the global generators."""
 
-    def before_train(self) -> None: ...
+    def before_train(self) -> None:
+        """Called once before the first epoch; does nothing here."""
 
-    def before_epoch(self) -> None: ...
+    def before_epoch(self) -> None:
+        """Called before each epoch; does nothing here."""
 
-    def after_epoch(self) -> None: ...
+    def after_epoch(self) -> None:
+        """Called after each epoch; does nothing here."""
 
-    def after_train(self) -> None: ...
+    def after_train(self) -> None:
+        """Called once after the last epoch; does nothing here."""
 
     def run_epoch(self) -> None:
+        """Trains one epoch; a subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} does not define run_epoch()")
 
     def forward_backward(self, batch: Any) -> dict[str, Any] | None:
+        """Trains one step on a batch and returns the values to be logged; a subclass defines it."""
         raise NotImplementedError(f"{type(self).__name__} does not define forward_backward()")
 
     def close(self) -> None:
@@ -144,21 +160,41 @@ class TrainerBase:
         )
 
     def model_zero_grad(self, names: str | Sequence[str] | None = None) -> None:
+        """Clears the gradients that the optimizers of the named models (default: all) act on.
+
+        Raises:
+            ConfigError: a name is not registered.
+        """
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].zero_grad()
 
     def model_backward(self, loss: torch.Tensor) -> None:
+        """Back-propagates a scalar loss; gradients add to those that are there.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
         self.detect_anomaly(loss)
         loss.backward()
 
     def model_update(self, names: str | Sequence[str] | None = None) -> None:
+        """Steps the optimizers of the named models (default: all), without looking at the gradients.
+
+        Raises:
+            ConfigError: a name is not registered.
+        """
         for name in self.get_model_names(names):
             if self._optims[name] is not None:
                 self._optims[name].step()
 
     def model_backward_and_update(self, loss: torch.Tensor, names: str | Sequence[str] | None = None) -> None:
-        """Zeroes gradients, back-propagates and steps; updates nothing if loss or gradient is not finite."""
+        """Zeroes gradients, back-propagates and steps; updates nothing if loss or gradient is not finite.
+
+        Raises:
+            TrainingError: the loss or a gradient is not finite.
+            ConfigError: a name is not registered.
+        """
         self.model_zero_grad(names)
         self.model_backward(loss)
         self.check_gradients(names)
@@ -245,17 +281,28 @@ class TrainerBase:
     # -- curves --------------------------------------------------------------------------------------------
 
     def init_writer(self, log_dir: str | Path, purge_step: int | None = None) -> None:
+        """Opens TensorBoard's event files in ``log_dir`` unless they are open; does without where it is absent.
+
+        ``purge_step`` is, on a resume, the step from which earlier curves are overwritten.
+        """
         if self._writer is None:
             self._writer = summary_writer(log_dir, purge_step)
 
     def close_writer(self) -> None:
+        """Closes the event files; a second call does nothing."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
     def write_scalar(self, tag: str, scalar_value: float, global_step: int | None = None) -> None:
+        """Adds a point to the curve ``tag``; does nothing while no event file is open."""
         if self._writer is not None:
             self._writer.add_scalar(tag, scalar_value, global_step)
+
+
+def saved_epochs(folder: Path) -> dict[int, Path]:
+    """Returns the files ``model.pth.tar-<epoch>`` of a registered model's folder by epoch (from 1)."""
+    return {int(p.name.rsplit("-", 1)[1]): p for p in folder.glob("model.pth.tar-*") if p.name[14:].isdigit()}
 
 
 def find_model(folder: Path, epoch: int | None = None) -> Path:
@@ -264,9 +311,7 @@ def find_model(folder: Path, epoch: int | None = None) -> Path:
     Raises:
         CheckpointError: there is none; the message lists what the folder holds.
     """
-    epochs = {
-        int(p.name.rsplit("-", 1)[1]): p for p in folder.glob("model.pth.tar-*") if p.name[14:].isdigit()
-    }
+    epochs = saved_epochs(folder)
     if epoch is not None and epoch in epochs:
         return epochs[epoch]
     if epoch is None and (folder / BEST_NAME).is_file():

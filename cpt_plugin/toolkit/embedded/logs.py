@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from cpt_plugin.errors import ConfigError
+
 LOGGER = logging.getLogger("cpt_plugin")
 FILE_ONLY = {"file_only": True}
 _PACKAGES = ("torch", "torchvision", "numpy", "pillow", "faiss-cpu", "yacs", "clip-anytorch", "dassl")
@@ -70,6 +72,9 @@ def setup_logger(output: str | Path | None = None, quiet: bool = False) -> LogHa
     ``quiet`` leaves only warnings on the console, for runs that a bar and a summary tell enough about.
     A path that ends in ``.txt`` or ``.log`` is taken as the file itself. A run that is still logging is
     closed first, so two runs never mix. Standard output is not replaced.
+
+    Raises:
+        ConfigError: the file or its folder cannot be written.
     """
     global _active
     if _active is not None:
@@ -78,12 +83,21 @@ def setup_logger(output: str | Path | None = None, quiet: bool = False) -> LogHa
     if output:
         path = Path(output)
         path = path if path.suffix in (".txt", ".log") else path / "log.txt"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handlers.append(logging.FileHandler(path, encoding="utf-8"))
+        handlers.append(_file_handler(path))
     for handler in handlers:
         handler.setFormatter(_PlainFormatter("%(message)s"))
     _active = LogHandle(handlers)
     return _active
+
+
+def _file_handler(path: Path) -> logging.Handler:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write the log {path}: {error.strerror or error}; choose another output folder (--output-dir)"
+        ) from error
 
 
 def collect_env_info() -> str:

@@ -11,7 +11,7 @@ import torch
 
 from cpt_plugin.config_identity import config_hash, differences, hashed_part
 from cpt_plugin.errors import CheckpointError
-from cpt_plugin.toolkit.embedded.base import find_model
+from cpt_plugin.toolkit.embedded.base import BEST_NAME, find_model, saved_epochs
 from cpt_plugin.toolkit.embedded.checkpoint import latest_good, load_checkpoint, save_checkpoint
 from cpt_plugin.toolkit.embedded.logs import LOGGER
 from cpt_plugin.toolkit.embedded.rng import rng_state, set_rng_state
@@ -112,6 +112,35 @@ def resume_run(trainer: Any, directory: Path) -> tuple[int, int, float, Path | N
     restore_state(trainer, state)
     LOGGER.info(f"Resumed from {path} (epoch {state['epoch']}, batch {state['batch']})")
     return state["epoch"], state["batch"], state["elapsed"], path
+
+
+def refuse_overwriting(trainer: Any, directory: Path) -> None:
+    """Looks whether training from scratch would replace models in ``directory`` that are worth keeping.
+
+    Unfinished models of the very same run (killed before its first state) would come out the same, so they may
+    be replaced.
+
+    Raises:
+        CheckpointError: the models are those of a finished run, or of another one; names what differs.
+    """
+    finished = []
+    for name in trainer.get_model_names():
+        epochs = saved_epochs(directory / name)
+        last = epochs[max(epochs)] if epochs else directory / name / BEST_NAME
+        if not last.is_file():
+            continue
+        content = load_checkpoint(last)
+        try:
+            _check(trainer, content, last)
+        except CheckpointError as error:
+            raise CheckpointError(f"training would write over the models in {directory}: {error}") from error
+        if trainer.max_epoch in epochs:
+            finished.append(name)
+    if finished and finished == trainer.get_model_names():
+        raise CheckpointError(
+            f"{directory} holds this run, finished; evaluate it (--eval-only --model-dir), test it again "
+            "(--resume), choose another --output-dir, or delete that folder to train again"
+        )
 
 
 def _load_finished(trainer: Any, directory: Path) -> float:

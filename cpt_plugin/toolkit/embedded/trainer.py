@@ -19,7 +19,13 @@ from cpt_plugin.toolkit.embedded.loader import DataManager, batches, release_wor
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY, LOGGER, Progress
 from cpt_plugin.toolkit.embedded.meters import AverageMeter, MetricMeter
 from cpt_plugin.toolkit.embedded.registry import build_evaluator
-from cpt_plugin.toolkit.embedded.resume import ResumeFolder, collect_state, resume_run, run_identity
+from cpt_plugin.toolkit.embedded.resume import (
+    ResumeFolder,
+    collect_state,
+    refuse_overwriting,
+    resume_run,
+    run_identity,
+)
 from cpt_plugin.toolkit.embedded.rng import derive_seed, set_random_seed
 
 
@@ -87,12 +93,18 @@ class SimpleTrainer(TrainerBase):
 
         Raises:
             DataError: there is nothing to train on.
-            CheckpointError: there is nothing (fitting) to resume, or an interrupted run would be overwritten.
+            ConfigError: validation images are needed (best_val, TEST.SPLIT val) and there are none.
+            CheckpointError: there is nothing (fitting) to resume, or models of an interrupted, a finished or
+                another run would be overwritten.
         """
         if self.train_loader_x is None:
             raise DataError(
                 f"{self.cfg.DATASET.NAME} has no training images; it can only be evaluated (--eval-only)"
             )
+        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+            self._require_validation("TEST.FINAL_MODEL best_val")
+        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.SPLIT == "val":
+            self._require_validation("TEST.SPLIT val")
         self.num_batches = len(self.train_loader_x)
         self._time_start = self._last_save = time.monotonic()
         if self.cfg.RESUME:
@@ -102,6 +114,8 @@ class SimpleTrainer(TrainerBase):
                 f"{self.output_dir} holds an interrupted run; resume it (--resume), choose another "
                 f"--output-dir, or delete {self._resume.path} to start again"
             )
+        else:
+            refuse_overwriting(self, Path(self.output_dir))
         done = self.start_epoch * self.num_batches + self._start_batch
         self.init_writer(Path(self.output_dir) / "tensorboard", purge_step=done or None)
         self._progress = Progress(self.max_epoch * self.num_batches, initial=done, description="train")
@@ -149,14 +163,19 @@ class SimpleTrainer(TrainerBase):
 
     @torch.no_grad()
     def test(self, split: str | None = None) -> float:
-        """Evaluates on ``split`` (default ``TEST.SPLIT``; val falls back to test), returns the accuracy in %.
+        """Evaluates on ``split`` (default ``TEST.SPLIT``), returns the accuracy in %.
 
         All results stay in ``self.results``, the evaluator's counts in ``self.evaluator``.
+
+        Raises:
+            ConfigError: ``split`` is val and there are no validation images; Dassl would take test images.
+            DataError: there are no test images.
         """
         self.set_model_mode("eval")
         self.evaluator.reset()
-        wanted = split or self.cfg.TEST.SPLIT
-        split = "val" if wanted == "val" and self.val_loader is not None else "test"
+        split = "val" if (split or self.cfg.TEST.SPLIT) == "val" else "test"
+        if split == "val":
+            self._require_validation("evaluation on val")
         loader = self.val_loader if split == "val" else self.test_loader
         if loader is None:
             raise DataError(f"{self.cfg.DATASET.NAME} has no {split} images")
@@ -172,6 +191,13 @@ class SimpleTrainer(TrainerBase):
         for key, value in self.results.items():
             self.write_scalar(f"{split}/{key}", value, self.epoch)
         return next(iter(self.results.values()))
+
+    def _require_validation(self, reason: str) -> None:
+        if self.val_loader is None:
+            raise ConfigError(
+                f"{reason} needs validation images, and {self.cfg.DATASET.NAME} has none; set TEST.FINAL_MODEL "
+                "last_step and TEST.SPLIT test, so that nothing is chosen on test images"
+            )
 
     def model_inference(self, input: Any) -> torch.Tensor:
         return self.model(input)
