@@ -6,22 +6,19 @@ Nothing here imports torch or a trainer: names are checked before anything is in
 from __future__ import annotations
 
 import ast
-import difflib
-import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib import import_module
 from itertools import combinations
 from pathlib import Path
-from types import ModuleType
 
+from cpt_plugin import worlds
+from cpt_plugin._names import nearest
 from cpt_plugin.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
 ZEROSHOT = "zeroshot"
 DPC = "dpc"
-EMBEDDED_WORLD = "shapes"
+EMBEDDED_WORLD = worlds.DATASET_NAME
 _MARKS = ("trainers", "configs/datasets", "cpt_plugin/methods.py")
 ALIASES = {
     "dpc": "coop_dpc",
@@ -156,49 +153,16 @@ def parse_dataset(text: str, repository: Path | None = None) -> str:
 
     Raises ConfigError, on one line, with the names that exist and the nearest one.
     """
-    repository = repository or find_repository()
     if is_embedded(text):
-        worlds = load_worlds(repository)
-        class_set = text.split(":")[1:2]
-        if class_set and class_set[0] not in worlds.DEFAULT_DOMAINS:
-            raise ConfigError(_unknown_class_set(text, class_set[0], list(worlds.DEFAULT_DOMAINS)))
+        for class_set in text.split(":")[1:2]:  # here a domain alone, shapes:outline, would be ambiguous
+            worlds.check_class_set(class_set, text)
         world = worlds.parse_world(text)
-        return EMBEDDED_WORLD if world == worlds.parse_world("") else str(world.name)
+        return EMBEDDED_WORLD if world == worlds.parse_world("") else world.name
     names = dataset_names(repository)
     if text in names:
         return text
-    world_form = f"{EMBEDDED_WORLD}[:CLASSSET[:DOMAIN]]"
-    possible = ", ".join([world_form, *names[1:]])
+    possible = ", ".join([worlds.WORLD_FORM, *names[1:]])
     raise ConfigError(f"unknown data set '{text}'; nearest: '{nearest(text, names)}'; possible: {possible}")
-
-
-def load_worlds(repository: Path | None = None) -> ModuleType:
-    """The module that names the embedded worlds; it needs the standard library only.
-
-    It is imported past `datasets/__init__.py`, which registers all data sets and thereby loads torch, and
-    beside any other package named `datasets`. Raises ConfigError when the clone is incomplete.
-    """
-    return _load_worlds((repository or find_repository()) / "datasets")
-
-
-@cache
-def _load_worlds(folder: Path) -> ModuleType:
-    stand_in = ModuleType("datasets")
-    stand_in.__path__ = [str(folder)]
-    others = _take_out("datasets")
-    sys.modules["datasets"] = stand_in
-    try:
-        return import_module("datasets.shapes_world.worlds")
-    except ModuleNotFoundError as error:
-        raise ConfigError(f"the embedded world in {folder} cannot be loaded ({error})") from error
-    finally:
-        _take_out("datasets")
-        sys.modules.update(others)
-
-
-def _take_out(package: str) -> dict[str, ModuleType]:
-    names = [name for name in sys.modules if name == package or name.startswith(f"{package}.")]
-    return {name: sys.modules.pop(name) for name in names}
 
 
 def describe_parts(repository: Path | None = None) -> list[Part]:
@@ -215,13 +179,6 @@ def first_line(path: Path) -> str:
     """First line of a Python file's module documentation, read without importing it."""
     documentation = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
     return documentation.splitlines()[0] if documentation else ""
-
-
-def nearest(text: str, names: Iterable[str]) -> str:
-    """The name most like `text`, ignoring case; the empty string when there are no names."""
-    by_key = {name.lower(): name for name in names}
-    matches = difflib.get_close_matches(text.lower(), by_key, n=1, cutoff=0.0)
-    return by_key[matches[0]] if matches else ""
 
 
 def _stems(folder: Path, suffix: str) -> list[str]:
@@ -277,11 +234,4 @@ def _unknown_method(text: str, name: str, learners: list[str], known: list[str],
         f"{stated}; nearest: '{nearest(name, _combinations(learners, known, dpc))}'; "
         f"a method is LEARNER{second}[_REGULARIZER...] with learners {', '.join(learners) or '(none)'}"
         f" and regularizers {', '.join(known) or '(none)'}"
-    )
-
-
-def _unknown_class_set(text: str, class_set: str, known: list[str]) -> str:
-    return (
-        f"unknown class set '{class_set}' in '{text}'; nearest: '{nearest(class_set, known)}'; "
-        f"possible: {EMBEDDED_WORLD}[:CLASSSET[:DOMAIN]] with class sets {', '.join(known)}"
     )

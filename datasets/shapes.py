@@ -6,24 +6,28 @@ from pathlib import Path
 from typing import Any
 
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase, Datum
+from cpt_plugin.worlds import parse_world
 from datasets._few_shot import few_shot
-from datasets.shapes_world.store import ensure_world, read_split
-from datasets.shapes_world.worlds import parse_world
+from datasets.shapes_world.store import content_hash, ensure_world, read_split
 
 
 @DATASET_REGISTRY.register()
 class Shapes(DatasetBase):
     """One drawn world: ``DATASET.WORLD`` is ``CLASSSET[:DOMAIN]``, empty for the default.
 
+    Attributes:
+        content_hash: SHA-256 of all pixels of the world; the split hash depends on it.
+
     Raises:
         ConfigError: the world is unknown.
-        DataError: its folder is damaged or cannot be written.
+        DataError: its folder is damaged or cannot be written, or an image in it was changed.
     """
 
     def __init__(self, cfg: Any) -> None:
         self.world = parse_world(cfg.DATASET.WORLD)
         self.dataset_dir = str(ensure_world(Path(cfg.DATASET.ROOT).expanduser().absolute(), self.world))
         folder = Path(self.dataset_dir)
+        self.content_hash = content_hash(folder)
         train, val, test = (
             [
                 Datum(impath=str(folder / path), label=label, domain=0, classname=name)

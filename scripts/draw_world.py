@@ -11,8 +11,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from PIL import Image, ImageDraw
 
 from cpt_plugin.errors import CPTError
+from cpt_plugin.worlds import parse_world
+from datasets.shapes_world.class_sets import class_set
 from datasets.shapes_world.draw import draw_world
-from datasets.shapes_world.worlds import parse_world
 
 LABEL_WIDTH, SCALE = 190, 2
 
@@ -29,19 +30,20 @@ def main() -> int:
     except CPTError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    classes = class_set(world.class_set)
     images, labels = draw_world(world, "val", arguments.per_class)
     cell = images.shape[-1] * SCALE
-    size = (LABEL_WIDTH + cell * arguments.per_class, cell * len(world.classes))
+    size = (LABEL_WIDTH + cell * arguments.per_class, cell * len(classes))
     sheet = Image.new("RGB", size, "white")
     pen = ImageDraw.Draw(sheet)
-    for row, spec in enumerate(world.classes):
+    for row, spec in enumerate(classes):
         pen.text((6, row * cell + cell // 2 - 6), spec.name, fill="black")
         for column, image in enumerate(images[labels == row]):
             picture = Image.fromarray(image.permute(1, 2, 0).numpy())
             picture = picture.resize((cell, cell), Image.Resampling.NEAREST)
             sheet.paste(picture, (LABEL_WIDTH + column * cell, row * cell))
     sheet.save(arguments.out)
-    print(f"{world.name}: {len(world.classes)} classes, {arguments.out}")
+    print(f"{world.name}: {len(classes)} classes, {arguments.out}")
     return 0
 
 

@@ -34,11 +34,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.worlds import NAMED_WORLDS, parse_world
 from datasets.shapes_world.captions import UNMENTIONED, Caption, CaptionWriter, caption_words
 from datasets.shapes_world.render import Scene, render
 from datasets.shapes_world.seeds import drawing_seed
 from datasets.shapes_world.vocabulary import COLORS, SHAPES, STYLES, TEXTURES
-from datasets.shapes_world.worlds import NAMED_WORLDS, parse_world
 
 ATTRIBUTES = (len(SHAPES), len(TEXTURES), len(COLORS), len(STYLES))
 HEAD_WEIGHTS = (1.0, 1.0, 1.0, 0.3)

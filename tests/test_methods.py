@@ -1,15 +1,13 @@
 from __future__ import annotations
 
 import string
-import sys
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt_plugin import methods
+from cpt_plugin import methods, worlds
 from cpt_plugin.errors import ConfigError
 from tests.helpers.repositories import LEARNERS, REGULARIZERS, make_repository
 
@@ -130,7 +128,6 @@ def test_data_set_names(repository):
 
 
 def test_worlds_have_one_spelling_each():
-    worlds = methods.load_worlds(ROOT)
     default = worlds.parse_world("")
     assert methods.parse_dataset("shapes", ROOT) == "shapes"
     assert methods.parse_dataset(f"shapes:{default.class_set}", ROOT) == "shapes"
@@ -139,16 +136,6 @@ def test_worlds_have_one_spelling_each():
     assert len(names) == len(worlds.NAMED_WORLDS) >= 8
     for name in names:
         assert methods.parse_dataset(name, ROOT) == name
-
-
-def test_worlds_are_named_without_torch_and_beside_another_package_of_that_name(monkeypatch):
-    methods._load_worlds.cache_clear()
-    other = ModuleType("datasets")
-    monkeypatch.setitem(sys.modules, "datasets", other)
-    monkeypatch.setitem(sys.modules, "torch", None)
-    assert methods.parse_dataset("shapes", ROOT) == "shapes"
-    assert sys.modules["datasets"] is other
-    assert "datasets.shapes_world" not in sys.modules
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from cpt_plugin import worlds
 from cpt_plugin.cli.materials import LAYOUTS
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.methods import (
@@ -13,7 +14,6 @@ from cpt_plugin.methods import (
     describe_parts,
     find_repository,
     has_dpc,
-    load_worlds,
     parse_method,
 )
 
@@ -32,10 +32,9 @@ def lines(repository: Path | None = None) -> Iterator[str]:
         layout = LAYOUTS.get(name)
         yield f"  {name:<18} {', '.join(layout.images) if layout else name} below --root"
     yield "embedded worlds (drawn by the program, no download; `shapes` is the first):"
-    worlds = load_worlds(repository)
     default = worlds.parse_world("")
     for world in sorted(worlds.NAMED_WORLDS, key=lambda world: world != default):
-        yield f"  {world.name:<28} {len(world.classes)} classes, half base, half new"
+        yield f"  {world.name:<28} {world.num_classes} classes, half base, half new"
 
 
 def alias_is_here(alias: str, repository: Path) -> bool:

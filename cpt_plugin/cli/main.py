@@ -5,9 +5,9 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
 from cpt_plugin.errors import ConfigError, CPTError
-from cpt_plugin.methods import nearest
 
 _PROGRAM = "python -m cpt_plugin"
 _USAGE = f"""\

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin import openai_weights
+from cpt_plugin._names import nearest
 from cpt_plugin.errors import ConfigError, DataError
-from cpt_plugin.methods import nearest
 
 MICRO = "micro"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import io
 import json
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin import openai_weights
+from cpt_plugin._names import nearest
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
 from cpt_plugin.encoders.precision import resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
@@ -81,10 +81,9 @@ def _find(name: str, root: str | Path | None) -> Path:
         return path
     if path.suffix in (".pt", ".pth", ".npz"):
         raise DataError(f"weights file {path} does not exist")
-    nearest = difflib.get_close_matches(name, available_models(), n=1)
-    hint = f"; did you mean {nearest[0]}" if nearest else ""
+    known = available_models()
     raise ConfigError(
-        f"unknown CLIP model {name!r}{hint}; known: {', '.join(available_models())}, or a file's path"
+        f"unknown CLIP model {name!r}; nearest: {nearest(name, known)!r}; known: {', '.join(known)}, or a file's path"
     )
 
 

@@ -34,13 +34,13 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from cpt_plugin._names import hint
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.regularizers.base import (
     REGISTRY,
     FeatureBatch,
     Parts,
     Regularizer,
-    nearest,
     register,
     total,
 )
@@ -73,7 +73,7 @@ def build(names: Iterable[str], cfg: Mapping[str, Any]) -> list[Regularizer]:
     wanted = list(names)
     for name in wanted:
         if name not in known:
-            raise ConfigError(f"unknown regularizer {name!r}{nearest(name, known)}")
+            raise ConfigError(f"unknown regularizer {name!r}; {hint(name, known)}")
         if wanted.count(name) > 1:
             raise ConfigError(f"regularizer {name!r} is given {wanted.count(name)} times; name it once")
     nodes = {name: known[name].config_node for name in sorted(wanted)}

@@ -6,13 +6,13 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import reduce
 from operator import add
 from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor
 
+from cpt_plugin._names import hint
 from cpt_plugin.errors import ConfigError
 
 Parts = dict[str, Tensor]
@@ -67,7 +67,7 @@ class Regularizer(ABC):
         settings = cls.defaults()
         for key in node:
             if key not in settings:
-                raise ConfigError(f"{cls.config_node}.{key} is unknown{nearest(key, settings)}")
+                raise ConfigError(f"{cls.config_node}.{key} is unknown; {hint(key, settings)}")
             settings[key] = _typed(f"{cls.config_node}.{key}", node[key], settings[key])
         return cls(**{key.lower(): value for key, value in settings.items()})
 
@@ -95,12 +95,6 @@ class Regularizer(ABC):
 def total(parts: Parts, like: Tensor) -> Tensor:
     """Return the sum of the parts, a scalar 0 on the device of `like` when there is none."""
     return reduce(add, parts.values()) if parts else like.new_zeros(())
-
-
-def nearest(name: str, known: Mapping[str, Any]) -> str:
-    """Return the end of an error message that offers the nearest known name."""
-    match = get_close_matches(name, known, n=1)
-    return f"; did you mean {match[0]}?" if match else f"; known are {', '.join(sorted(known))}"
 
 
 R = TypeVar("R", bound=type[Regularizer])

@@ -1,5 +1,5 @@
 """The embedded benchmark: a drawn world of textured, colored shapes.
 
-Only :mod:`render` and :mod:`geometry` need torch; every other module uses the standard library alone, so that
-a command line can be checked before anything is installed.
+The names of its worlds are in :mod:`cpt_plugin.worlds`; here is what they mean. Only :mod:`render`,
+:mod:`geometry` and :mod:`draw` need torch.
 """

@@ -77,7 +77,6 @@ _MAKERS = {
     "shapes": _shapes,
     "colors": _colors,
 }
-CLASS_SETS: tuple[str, ...] = tuple(_MAKERS)
 
 
 def _halves_cover(classes: list[ClassSpec]) -> bool:
@@ -91,7 +90,7 @@ def class_set(name: str) -> tuple[ClassSpec, ...]:
     """Return the classes of a set in label order.
 
     Raises:
-        KeyError: the set is unknown (:mod:`worlds` checks names and says which is nearest).
+        KeyError: the set is unknown (:mod:`cpt_plugin.worlds` checks names and says which is nearest).
     """
     classes = _MAKERS[name]()
     order = random.Random(_ORDER_SEED)

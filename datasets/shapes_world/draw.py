@@ -5,11 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from datasets.shapes_world.class_sets import ClassSpec
+from cpt_plugin.worlds import World
+from datasets.shapes_world.class_sets import ClassSpec, class_set
+from datasets.shapes_world.domains import DOMAINS
 from datasets.shapes_world.render import IMAGE_SIZE, Scene, render
 from datasets.shapes_world.seeds import drawing_seed
 from datasets.shapes_world.vocabulary import COLORS, SHAPES, STYLES, TEXTURES
-from datasets.shapes_world.worlds import World
 
 _CHUNK = 512
 
@@ -21,12 +22,13 @@ def draw_world(world: World, purpose: str, per_class: int) -> tuple[Tensor, Tens
         uint8 images (K * per_class, 3, 32, 32) and int64 labels, class after class in label order. The images
         are clean in style; attributes that a class leaves free are uniform.
     """
-    labels = torch.arange(len(world.classes)).repeat_interleave(per_class)
+    classes = class_set(world.class_set)
+    labels = torch.arange(len(classes)).repeat_interleave(per_class)
     images = []
     for chunk, part in enumerate(labels.split(_CHUNK)):
         generator = torch.Generator().manual_seed(drawing_seed(purpose, world.name, per_class, chunk))
-        scene = _scene([world.classes[label] for label in part.tolist()], generator)
-        drawn = render(scene, generator, world.render_parameters, IMAGE_SIZE)
+        scene = _scene([classes[label] for label in part.tolist()], generator)
+        drawn = render(scene, generator, DOMAINS[world.domain], IMAGE_SIZE)
         images.append((drawn * 255).round().to(torch.uint8))
     return torch.cat(images), labels
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpt_plugin.worlds import World
+from datasets.shapes_world.class_sets import class_set
 from datasets.shapes_world.draw import draw_world
-from datasets.shapes_world.worlds import World
 from micro_clip.model import MicroClip, Tokenizer
 
 TEMPLATE = "a photo of a {}."
@@ -32,7 +33,7 @@ def zero_shot(
 ) -> dict[str, float]:
     """Return macro accuracy in percent within the base and within the new half, and the mean cosines."""
     images, labels = draw_world(world, purpose, per_class)
-    text = text_features(model, tokenizer, [spec.name for spec in world.classes])
+    text = text_features(model, tokenizer, [spec.name for spec in class_set(world.class_set)])
     image = image_features(model, images)
     middle = (len(text) + 1) // 2
     result = {}

@@ -12,9 +12,11 @@ pytest.importorskip("torch", reason="the toolkit needs torch")
 
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit import DATASET_REGISTRY, get_cfg_default
+from cpt_plugin.toolkit.embedded.data import split_hash
+from cpt_plugin.worlds import parse_world
 from datasets.shapes import Shapes
 from datasets.shapes_world import store
-from datasets.shapes_world.worlds import parse_world
+from datasets.shapes_world.class_sets import class_set
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def build(
 
 def test_shots_classes_and_names(root: Path) -> None:
     dataset = build(root)
-    names = [spec.name for spec in parse_world("colors:clean").classes]
+    names = [spec.name for spec in class_set("colors")]
     assert dataset.classnames == names
     assert Counter(item.label for item in dataset.train_x) == dict.fromkeys(range(12), 4)
     assert Counter(item.label for item in dataset.val) == dict.fromkeys(range(12), 4)
@@ -56,7 +58,7 @@ def test_the_draw_is_that_of_random_random_class_after_class_train_then_val(root
     folder = root / "shapes" / "colors-clean"
     dice, expected = random.Random(5), []
     for part, pool in (("train", 6), ("val", 5)):
-        for spec in parse_world("colors:clean").classes:
+        for spec in class_set("colors"):
             files = [folder / part / spec.name.replace(" ", "_") / f"{i:03d}.png" for i in range(pool)]
             expected.append(dice.sample(files, 3))
     drawn = [Path(item.impath) for item in [*dataset.train_x, *dataset.val]]
@@ -83,6 +85,14 @@ def test_the_default_world_has_enough_classes(root: Path) -> None:
     assert parse_world("").folder in dataset.dataset_dir
 
 
+def test_other_pixels_under_the_same_names_are_another_split(root: Path) -> None:
+    dataset = build(root)
+    before = split_hash(dataset, root)
+    assert dataset.content_hash == store.content_hash(Path(dataset.dataset_dir))
+    dataset.content_hash = "other pixels"
+    assert split_hash(dataset, root) != before
+
+
 def test_an_unknown_world_is_refused(root: Path) -> None:
-    with pytest.raises(ConfigError, match="did you mean 'colors'"):
+    with pytest.raises(ConfigError, match="nearest: 'colors'"):
         build(root, world="colrs")

@@ -1,4 +1,4 @@
-"""The drawn world: determinism, disjoint draws, class sets, parsing, and whole-or-nothing folders on disk."""
+"""The drawn world: determinism, disjoint draws, class sets, captions."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import json
 import random
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from cpt_plugin.errors import ConfigError, DataError
-from datasets.shapes_world import store
+from cpt_plugin import worlds
+from cpt_plugin.worlds import CLASS_SETS, World
 from datasets.shapes_world.captions import (
     STYLE_TEMPLATES,
     TEMPLATES,
@@ -25,23 +23,17 @@ from datasets.shapes_world.captions import (
     CaptionWriter,
     caption_words,
 )
-from datasets.shapes_world.class_sets import CLASS_SETS, class_set
+from datasets.shapes_world.class_sets import _MAKERS, class_set
 from datasets.shapes_world.domains import DOMAINS
 from datasets.shapes_world.draw import draw_world
 from datasets.shapes_world.geometry import SIGNED_DISTANCES
 from datasets.shapes_world.render import Scene, hsv_to_rgb, render
 from datasets.shapes_world.seeds import SEED_RANGES, drawing_seed
 from datasets.shapes_world.vocabulary import COLOR_HSV, COLORS, SHAPES, STYLES, TEXTURES, attribute_words
-from datasets.shapes_world.worlds import DEFAULT_DOMAINS, NAMED_WORLDS, World, parse_world
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ASSETS = REPOSITORY / "cpt_plugin" / "assets"
 SMALL = World("colors", "clean")
-
-
-@pytest.fixture
-def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "IMAGES_PER_CLASS", {"train": 2, "val": 1, "test": 2})
 
 
 def one_scene(
@@ -137,10 +129,17 @@ class TestClassSets:
         assert halves[0] == halves[1]
         assert {spec.name for spec in classes[:middle]}.isdisjoint(spec.name for spec in classes[middle:])
 
+    def test_sets_are_those_that_can_be_named_in_the_sizes_that_are_listed(self) -> None:
+        assert {name: len(class_set(name)) for name in _MAKERS} == CLASS_SETS
+        assert list(_MAKERS) == list(CLASS_SETS)
+
+    def test_domains_are_those_that_can_be_named(self) -> None:
+        assert tuple(DOMAINS) == worlds.DOMAINS
+
     def test_order_is_the_same_in_another_process(self) -> None:
         code = (
-            "from cpt_plugin.methods import load_worlds;"
-            "print([spec.name for spec in load_worlds().parse_world('triples').classes])"
+            "from datasets.shapes_world.class_sets import class_set;"
+            "print([spec.name for spec in class_set('triples')])"
         )
         printed = subprocess.run(
             [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
@@ -172,146 +171,3 @@ class TestCaptions:
         for name in CLASS_SETS:
             for spec in class_set(name):
                 assert set(spec.name.split()) <= trained
-
-
-class TestParsing:
-    def test_short_and_long_forms(self) -> None:
-        default = World("triples", DEFAULT_DOMAINS["triples"])
-        assert parse_world("") == parse_world("shapes") == parse_world("triples") == default
-        warped = World("color_shape", "warp")
-        assert parse_world("shapes:color_shape:warp") == parse_world("color_shape:warp") == warped
-        assert parse_world("shapes:shapes").class_set == "shapes"
-        assert parse_world("shapes:shapes:rot") == parse_world("shapes:rot") == World("shapes", "rot")
-
-    def test_names_round_trip_and_at_least_eight_worlds_are_named(self) -> None:
-        assert len({world.name for world in NAMED_WORLDS}) == len(NAMED_WORLDS) >= 8
-        assert default_is_named()
-        for world in NAMED_WORLDS:
-            assert parse_world(world.name) == world
-
-    @pytest.mark.parametrize(
-        ("text", "near"),
-        [("shapes:tripels", "triples"), ("texture-shape:clean", "texture_shape"), ("triples:tnit", "tint")],
-    )
-    def test_a_wrong_name_is_answered_with_the_nearest(self, text: str, near: str) -> None:
-        with pytest.raises(ConfigError, match=f"did you mean '{near}'"):
-            parse_world(text)
-
-    def test_too_many_parts(self) -> None:
-        with pytest.raises(ConfigError, match="too many parts"):
-            parse_world("shapes:triples:clean:more")
-
-    def test_parsing_needs_the_standard_library_only(self) -> None:
-        code = (
-            "import sys; from cpt_plugin.methods import load_worlds;"
-            "load_worlds().parse_world('triples').classes;"
-            "heavy = {'torch', 'numpy', 'PIL'} & sys.modules.keys(); sys.exit(str(heavy) if heavy else 0)"
-        )
-        subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, check=True)
-
-
-def default_is_named() -> bool:
-    return parse_world("") in NAMED_WORLDS
-
-
-@pytest.mark.usefixtures("few_images")
-class TestStore:
-    def test_draws_once_and_reads_back_the_same_pixels(self, tmp_path: Path) -> None:
-        folder = store.ensure_world(tmp_path, SMALL)
-        assert folder == tmp_path / "shapes" / "colors-clean"
-        split = store.read_split(folder)
-        assert {part: len(rows) for part, rows in split.items()} == {"train": 24, "val": 12, "test": 24}
-        images, labels = draw_world(SMALL, "test", 2)
-        for (path, label, name), image, expected in zip(split["test"], images, labels.tolist(), strict=True):
-            assert (label, name) == (expected, SMALL.classes[expected].name)
-            stored = np.asarray(Image.open(folder / path))
-            np.testing.assert_array_equal(stored, image.permute(1, 2, 0).numpy())
-        times = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-        assert store.ensure_world(tmp_path, SMALL) == folder
-        assert times == {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-    def test_two_draws_have_equal_manifests(self, tmp_path: Path) -> None:
-        folders = [store.ensure_world(tmp_path / name, SMALL) for name in ("a", "b")]
-        first, second = ((folder / store.MANIFEST_FILE).read_bytes() for folder in folders)
-        assert first == second
-        assert len(json.loads(first)["pixels_sha256"]) == 64
-
-    def test_an_interrupted_draw_leaves_nothing_behind(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        saved = Image.Image.save
-        count = 0
-
-        def fail_late(self: Image.Image, *args: object, **options: object) -> None:
-            nonlocal count
-            count += 1
-            if count == 30:
-                raise KeyboardInterrupt
-            saved(self, *args, **options)  # type: ignore[arg-type]
-
-        monkeypatch.setattr(Image.Image, "save", fail_late)
-        with pytest.raises(KeyboardInterrupt):
-            store.ensure_world(tmp_path, SMALL)
-        assert count == 30
-        assert list((tmp_path / "shapes").iterdir()) == []
-
-    def test_a_killed_draw_is_never_used(self, tmp_path: Path) -> None:
-        code = (
-            "import os, sys; from datasets.shapes_world import store;"
-            "from datasets.shapes_world.worlds import World;"
-            "store._publish = lambda draft, final: os._exit(9);"
-            "store.IMAGES_PER_CLASS = {'train': 1, 'val': 1, 'test': 1};"
-            "store.ensure_world(sys.argv[1], World('colors', 'clean'))"
-        )
-        done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=REPOSITORY, check=False)
-        assert done.returncode == 9
-        (draft,) = (tmp_path / "shapes").iterdir()
-        assert draft.name.startswith(".colors-clean.partial-")
-        folder = store.ensure_world(tmp_path, SMALL)
-        assert len(store.read_split(folder)["train"]) == 24
-
-    def test_two_draws_at_once_do_not_break_each_other(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        barrier, publish = threading.Barrier(2, timeout=60), store._publish
-
-        def publish_together(draft: Path, final: Path) -> None:
-            barrier.wait()
-            publish(draft, final)
-
-        monkeypatch.setattr(store, "_publish", publish_together)
-        folders: list[Path] = []
-        threads = [
-            threading.Thread(target=lambda: folders.append(store.ensure_world(tmp_path, SMALL)))
-            for _ in range(2)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-        assert folders == [tmp_path / "shapes" / "colors-clean"] * 2
-        assert list((tmp_path / "shapes").iterdir()) == folders[:1]
-        assert len(list(folders[0].rglob("*.png"))) == 60
-
-    @pytest.mark.parametrize("damage", ["manifest", "split", "version", "empty"])
-    def test_a_damaged_folder_is_refused_with_the_remedy(self, tmp_path: Path, damage: str) -> None:
-        folder = store.world_folder(tmp_path, SMALL)
-        if damage == "empty":
-            folder.mkdir(parents=True)
-        else:
-            store.ensure_world(tmp_path, SMALL)
-            manifest = folder / store.MANIFEST_FILE
-            if damage == "manifest":
-                manifest.unlink()
-            elif damage == "split":
-                (folder / store.SPLIT_FILE).write_text("{}")
-            else:
-                text = manifest.read_text()
-                manifest.write_text(text.replace('"drawing_version": 1', '"drawing_version": 0'))
-        with pytest.raises(DataError, match=r"delete .*colors-clean, it is drawn afresh"):
-            store.ensure_world(tmp_path, SMALL)
-
-    def test_a_folder_that_cannot_be_written_is_named(self, tmp_path: Path) -> None:
-        (tmp_path / "shapes").write_text("a file in the way")
-        with pytest.raises(DataError, match="give a writable"):
-            store.ensure_world(tmp_path, SMALL)

@@ -174,7 +174,7 @@ def test_absent_openai_weights_say_what_to_put_where(no_cache: Path, tmp_path: P
 
 def test_unknown_names_get_the_nearest_one() -> None:
     with pytest.raises(
-        ConfigError, match="unknown CLIP model 'ViT-B16'; did you mean ViT-B/16; known: micro"
+        ConfigError, match="unknown CLIP model 'ViT-B16'; nearest: 'ViT-B/16'; known: micro"
     ):
         load_clip("ViT-B16")
     with pytest.raises(DataError, match=r"weights file nowhere\.pt does not exist"):

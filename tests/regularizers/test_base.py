@@ -36,7 +36,7 @@ def test_from_config_reads_a_yacs_node() -> None:
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        ({"WEIGHT_ETV": 1.0}, "CPT.WEIGHT_ETV is unknown; did you mean WEIGHT_ETF"),
+        ({"WEIGHT_ETV": 1.0}, "CPT.WEIGHT_ETV is unknown; did you mean 'WEIGHT_ETF'"),
         ({"WEIGHT_ETF": "1"}, "CPT.WEIGHT_ETF must be float, got str '1'"),
         ({"WEIGHT_ETF": True}, "CPT.WEIGHT_ETF must be float, got bool True"),
         ({"CLUSTER_SIZE": 2.5}, "CPT.CLUSTER_SIZE must be int, got float 2.5"),

@@ -1,4 +1,4 @@
-"""The micro configurations hold what the committed selection log says was chosen, on validation images of other worlds."""
+"""The micro configurations hold what the selection log says was chosen, on validation images of other worlds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import pytest
 
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg
-from datasets.shapes_world.worlds import parse_world
+from cpt_plugin.worlds import parse_world
 from scripts.select_micro_settings import choose
 
 LOG = json.loads((ROOT / "configs" / "trainers" / "micro_selection.json").read_text())
@@ -18,7 +18,7 @@ def test_configuration_is_the_logged_choice(trainer):
     cfg = default_cfg()
     cfg.merge_from_file(config_file("trainers", trainer, "micro"))
     chosen = LOG["trainers"][trainer]["chosen"]
-    assert {"OPTIM.LR": cfg.OPTIM.LR, "OPTIM.MAX_EPOCH": cfg.OPTIM.MAX_EPOCH} == chosen
+    assert chosen == {"OPTIM.LR": cfg.OPTIM.LR, "OPTIM.MAX_EPOCH": cfg.OPTIM.MAX_EPOCH}
     assert chosen == choose(LOG["trainers"][trainer]["candidates"])
 
 

@@ -156,3 +156,14 @@ def test_split_hash_follows_content_not_place_or_order(root, tmp_path_factory):
     assert split_hash(DatasetBase(items(root, range(5))[::-1], test=items(root, [0])), root) == reference
     assert split_hash(DatasetBase(items(root, range(5))[:-1], test=items(root, [0])), root) != reference
     assert split_hash(DatasetBase(items(root, range(5)), val=items(root, [0])), root) != reference
+
+
+def test_split_hash_takes_in_the_images_of_a_data_set_that_knows_their_hash(root):
+    dataset = DatasetBase(items(root, range(5)))
+    hashes = [split_hash(dataset, root)]
+    for content in ("a", "b"):
+        dataset.content_hash = content
+        hashes.append(split_hash(dataset, root))
+    assert len(set(hashes)) == 3
+    del dataset.content_hash
+    assert split_hash(dataset, root) == hashes[0]

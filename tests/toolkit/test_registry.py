@@ -43,5 +43,5 @@ def test_unknown_name_suggests_the_nearest():
         registry.get("CooP")
     assert isinstance(caught.value, KeyError)
     assert not str(caught.value).startswith('"')
-    with pytest.raises(ConfigError, match="known names: CoOp"):
+    with pytest.raises(ConfigError, match="known: CoOp"):
         registry.get("xyzzy")

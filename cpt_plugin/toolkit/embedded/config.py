@@ -6,17 +6,17 @@ import ast
 import math
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import yaml
 from yacs.config import CfgNode
 
+from cpt_plugin._names import nearest
+from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.config_identity import flatten
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.defaults import DEFAULTS, PACKAGE_KEYS
-from cpt_plugin.toolkit.embedded.rng import MAX_SEED
 
 
 class Config(CfgNode):
@@ -63,7 +63,7 @@ def _merge(cfg: CfgNode, pairs: Iterable[tuple[str, Any]], where: str) -> None:
         if isinstance(node, CfgNode) and name not in node and node.is_new_allowed():
             dict.__setitem__(node, name, _decode(value))
         elif not isinstance(node, CfgNode) or name not in node:
-            raise ConfigError(f"unknown key {key!r} in {where}; {_nearest(key, flatten(cfg))}")
+            raise ConfigError(f"unknown key {key!r} in {where}; {_near_key(key, flatten(cfg))}")
         else:
             dict.__setitem__(node, name, _coerce(node[name], value, key, where))
 
@@ -162,13 +162,12 @@ def _read_yaml(path: Path) -> dict[str, Any]:
     return content
 
 
-def _nearest(key: str, known: Iterable[str]) -> str:
+def _near_key(key: str, known: Iterable[str]) -> str:
     names = list(known)
-    near = get_close_matches(key.upper(), names, n=1, cutoff=0.6)
-    if not near:
-        last = key.upper().rsplit(".", 1)[-1]
-        near = [name for name in names if name.rsplit(".", 1)[-1] == last]
-    return f"did you mean {near[0]!r}?" if near else "see get_cfg_default() for the known keys"
+    last = key.upper().rsplit(".", 1)[-1]
+    same_end = (name for name in names if name.rsplit(".", 1)[-1] == last)
+    near = nearest(key, names, cutoff=0.6) or next(same_end, "")
+    return f"did you mean {near!r}?" if near else "see get_cfg_default() for the known keys"
 
 
 def _decode(value: Any) -> Any:

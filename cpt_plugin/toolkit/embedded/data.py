@@ -218,13 +218,16 @@ def save_split(
 def split_hash(dataset: Any, root: str | Path) -> str:
     """Returns the SHA-256 (hex) of the sorted (path, label, class name) of train, val and test.
 
-    Paths are relative to ``root`` where they lie in it, so the hash does not change when the data move.
+    Paths are relative to ``root`` where they lie in it, so the hash does not change when the data move. A data
+    set that knows a hash of its images has it in ``content_hash``; it is taken in.
     """
     base = Path(root).expanduser().absolute()
-    rows = {
+    rows: dict[str, Any] = {
         part: sorted([_relative(item.impath, base), item.label, item.classname] for item in items or ())
         for part, items in (("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test))
     }
+    if content := getattr(dataset, "content_hash", ""):
+        rows["content"] = content
     return hashlib.sha256(json.dumps(rows, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 

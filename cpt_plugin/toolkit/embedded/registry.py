@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Any, TypeVar, overload
 
+from cpt_plugin._names import hint
 from cpt_plugin.errors import ConfigError
 
 T = TypeVar("T")
@@ -56,13 +56,7 @@ class Registry:
         """
         if name in self._entries:
             return self._entries[name]
-        known = self.registered_names()
-        by_lower = {entry.lower(): entry for entry in known}
-        near = get_close_matches(name.lower(), by_lower, n=1)
-        hint = (
-            f"did you mean {by_lower[near[0]]!r}?" if near else f"known names: {', '.join(known) or 'none'}"
-        )
-        raise RegistryError(f"{self._name} has no {name!r}; {hint}")
+        raise RegistryError(f"{self._name} has no {name!r}; {hint(name, self.registered_names())}")
 
     def registered_names(self) -> list[str]:
         return list(self._entries)

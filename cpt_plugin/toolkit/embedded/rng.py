@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-MAX_SEED = 2**32 - 1
-
 
 def derive_seed(seed: int, stream: str, *counters: int) -> int:
     """Returns a 63-bit seed that depends on the run's seed, the name of a stream and a position in it."""

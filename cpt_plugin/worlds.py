@@ -1,23 +1,37 @@
-"""Named worlds: a class set drawn in a domain, and the parsing of ``shapes[:CLASSSET[:DOMAIN]]``."""
+"""Names of the embedded worlds: class sets with their sizes, domains, and ``shapes[:CLASSSET[:DOMAIN]]``.
+
+Standard library only, so that a command line can be checked before anything is installed. What the names mean
+is defined where the worlds are drawn, in the repository's ``datasets/shapes_world``.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from difflib import get_close_matches
 
+from cpt_plugin._names import nearest
 from cpt_plugin.errors import ConfigError
-from datasets.shapes_world.class_sets import CLASS_SETS, ClassSpec, class_set
-from datasets.shapes_world.domains import DOMAINS, Domain
 
 DATASET_NAME = "shapes"
+CLASS_SETS: dict[str, int] = {
+    "triples": 48,
+    "texture_shape": 48,
+    "color_shape": 48,
+    "color_texture": 48,
+    "shapes": 16,
+    "colors": 12,
+}
+"""Number of classes of each class set."""
+DOMAINS = ("clean", "shift", "lowfi", "warp", "outline", "tint", "rot", "dim", "crowd")
 DEFAULT_CLASS_SET = "triples"
 DEFAULT_DOMAINS: dict[str, str] = dict.fromkeys(CLASS_SETS, "clean") | {"triples": "tint"}
 """The domain of a class set when none is given."""
+WORLD_FORM = f"{DATASET_NAME}[:CLASSSET[:DOMAIN]]"
 
 
 @dataclass(frozen=True)
 class World:
-    """A class set and a domain."""
+    """A class set drawn in a domain."""
 
     class_set: str
     domain: str
@@ -33,14 +47,9 @@ class World:
         return f"{DATASET_NAME}:{self.class_set}:{self.domain}"
 
     @property
-    def classes(self) -> tuple[ClassSpec, ...]:
-        """Its classes in label order."""
-        return class_set(self.class_set)
-
-    @property
-    def render_parameters(self) -> Domain:
-        """The render parameters of its domain."""
-        return DOMAINS[self.domain]
+    def num_classes(self) -> int:
+        """Number of its classes, base and new."""
+        return CLASS_SETS[self.class_set]
 
 
 NAMED_WORLDS: tuple[World, ...] = (
@@ -75,15 +84,25 @@ def parse_world(text: str) -> World:
     if parts and parts[0] == DATASET_NAME and not bare_shapes:
         parts = parts[1:]
     if len(parts) > 2:
-        raise ConfigError(f"world {text!r} has too many parts: write {DATASET_NAME}[:CLASSSET[:DOMAIN]]")
-    chosen = _known(parts[0], CLASS_SETS, "class set", text) if parts else DEFAULT_CLASS_SET
-    domain = _known(parts[1], tuple(DOMAINS), "domain", text) if len(parts) == 2 else DEFAULT_DOMAINS[chosen]
+        raise ConfigError(f"world {text!r} has too many parts: write {WORLD_FORM}")
+    chosen = check_class_set(parts[0], text) if parts else DEFAULT_CLASS_SET
+    domain = _known(parts[1], DOMAINS, "domain", text) if len(parts) == 2 else DEFAULT_DOMAINS[chosen]
     return World(chosen, domain)
 
 
-def _known(name: str, choices: tuple[str, ...], kind: str, text: str) -> str:
+def check_class_set(name: str, text: str) -> str:
+    """Return the name of a class set; ``text`` is what was written.
+
+    Raises:
+        ConfigError: there is no such class set.
+    """
+    return _known(name, CLASS_SETS, "class set", text)
+
+
+def _known(name: str, choices: Collection[str], kind: str, text: str) -> str:
     if name in choices:
         return name
-    near = get_close_matches(name, choices, n=1, cutoff=0.4)
-    hint = f", did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(f"unknown {kind} {name!r} in world {text!r}{hint} Known: {', '.join(choices)}")
+    raise ConfigError(
+        f"unknown {kind} {name!r} in {text!r}; nearest: {nearest(name, choices)!r}; "
+        f"possible: {WORLD_FORM} with class sets {', '.join(CLASS_SETS)} and domains {', '.join(DOMAINS)}"
+    )
