@@ -137,7 +137,7 @@ def cosine_within_clusters(text, assignment):
 def text_after(folder, method, *opts):
     """Text features of the base classes before and after a short training."""
     words = (method, "shapes", "0.25", "--seeds", "1", "--shots", "8", "--epochs", "4")
-    words = (*words, "DATALOADER.TRAIN_X.BATCH_SIZE", "16", "TEST.NO_TEST", "True", *opts)
+    words = (*words, "DATALOADER.TRAIN_X.BATCH_SIZE", "16", *opts)
     args = arguments(folder / method / "-".join(opts), *words)
     toolkit.set_random_seed(1)
     trainer = toolkit.build_trainer(Experiment(args.method, 1, args).config("base"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import MICRO, check_backbone, check_images
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
@@ -21,6 +22,7 @@ from cpt_plugin.methods import (
     parse_dataset,
     parse_method,
     parse_tau,
+    regularizers,
 )
 
 CALLED_FROM = "CPT_CALLED_FROM"
@@ -34,7 +36,13 @@ _OWNED_KEYS = {
     "DATASET.NUM_SHOTS": "--shots",
     "DATASET.IMBALANCE_TAU": "TAU",
     "DATASET.SUBSAMPLE_CLASSES": "the protocol (base, then new)",
+    "DATASET.MAX_PER_CLASS": "--shots",
+    "DATASET.WORLD": "DATASET (shapes:CLASSSET:DOMAIN)",
     "MODEL.BACKBONE.NAME": "--backbone",
+    "OPTIM.MAX_EPOCH": "--epochs",
+    "RESUME": "what the output folder holds",
+    "TEST.NO_TEST": "the protocol (both halves are tested)",
+    "TEST.SPLIT": "the protocol (test images)",
     "TRAINER.NAME": "METHOD",
 }
 _EXAMPLES = """\
@@ -138,17 +146,19 @@ def parse_arguments(
         tau=parse_tau(given.tau),
         seeds=parse_seeds(given.seeds),
         shots=_count("--shots", given.shots),
-        backbone=given.backbone or (MICRO if embedded else "ViT-B/16"),
+        backbone=_backbone(given.backbone, embedded),
         root=_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
         output=_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else _count("--epochs", given.epochs),
         baseline=given.baseline,
-        opts=parse_opts(given.opts),
+        opts=parse_opts(given.opts, repository),
     )
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
     if not embedded:
         check_images(dataset, arguments.root)
+        if arguments.backbone == MICRO:
+            raise ConfigError(f"--backbone {MICRO} knows the drawn world only; give another one for '{dataset}'")
     check_backbone(arguments.backbone)
     return arguments
 
@@ -165,10 +175,10 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     return seeds
 
 
-def parse_opts(words: Sequence[str]) -> tuple[str, ...]:
-    """Check `[opts] KEY VALUE ...`; whether the keys exist is known only once the configuration is loaded.
+def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[str, ...]:
+    """Check `[opts] KEY VALUE ...`; values and a method's own keys are checked once the configuration is assembled.
 
-    Raises ConfigError for a word that is no key, a key without a value or a key that has its own argument.
+    Raises ConfigError for a word that is no key, an unknown key, one without a value or with its own argument.
     """
     pairs = tuple(words[1:] if words[:1] == ["opts"] else words)
     for key in pairs[::2]:
@@ -178,6 +188,7 @@ def parse_opts(words: Sequence[str]) -> tuple[str, ...]:
             )
         if key in _OWNED_KEYS:
             raise ConfigError(f"{key} is set by {_OWNED_KEYS[key]}, not as a configuration key")
+        check_key(key, regularizers(repository))
     if len(pairs) % 2:
         raise ConfigError(f"configuration key {pairs[-1]} has no value: keys and values come in pairs")
     return pairs
@@ -187,6 +198,13 @@ def _count(name: str, text: str) -> int:
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise ConfigError(f"{name} is '{text}', but must be a whole number of at least 1")
     return int(text)
+
+
+def _backbone(given: str | None, embedded: bool) -> str:
+    """Name of a model, or the absolute path of a weights file."""
+    name = given or (MICRO if embedded else "ViT-B/16")
+    path = _folder(name, name)
+    return str(path) if path.is_file() else name
 
 
 def _folder(given: str | None, default: str | Path) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import sys
@@ -14,16 +15,17 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli.arguments import RunArguments
-from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
-from cpt_plugin.config_identity import config_hash, differences, hashed_part
-from cpt_plugin.errors import CheckpointError, ConfigError
-from cpt_plugin.methods import ZEROSHOT, Method, is_embedded
+from cpt_plugin.cli.repository import ROOT
+from cpt_plugin.cli.settings import assemble, identity_of
+from cpt_plugin.config_identity import config_hash, differences
+from cpt_plugin.errors import CheckpointError, ConfigError, DataError
+from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.results import record as records
 from cpt_plugin.results.groups import group_accuracies, worst_class
 from cpt_plugin.results.provenance import git_state, utc_now, versions
 
 LOG = logging.getLogger("cpt_plugin")
-FALLBACK_BACKBONE = "vit_b16"
+FILE_ONLY = {"file_only": True}
 
 
 @dataclass(frozen=True)
@@ -47,72 +49,92 @@ class Experiment:
     def folder(self) -> Path:
         """``<output>/<dataset>/<method>/tau<tau>/seed<seed>``; colons of a world's name become dashes."""
         a = self.arguments
-        return a.output / a.dataset.replace(":", "-") / self.method.name / f"tau{a.tau:g}" / f"seed{self.seed}"
+        return a.folder / self.method.name / f"tau{a.tau:g}" / f"seed{self.seed}"
 
     @property
     def record_file(self) -> Path:
         return self.folder / "record.json"
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether the folder holds an unfinished run that this one will continue."""
+        return not self.record_file.is_file() and (self._states() != [] or self._final_models() != [])
 
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.
 
         Raises:
             ConfigError: the folder holds a run with another configuration or other images (keys named).
+            DataError: another process works on this run, or the folder cannot be written.
             CPTError: anything else that ends the run; what is finished stays on disk.
         """
-        from cpt_plugin import toolkit
-
         started = time.monotonic()
-        base_cfg = self.config("base")
-        data = toolkit.DataManager(base_cfg)
-        identity = {"toolkit": toolkit.NAME, "split_hash": data.split_hash, "config": hashed_part(base_cfg)}
-        self._check_identity(identity)
-        if self.record_file.is_file():
-            return Outcome(records.load(self.record_file), "finished before", time.monotonic() - started)
-        with run_log(self.folder):
-            status, record = self._run(base_cfg, identity)
-        records.save(record, self.record_file)
+        self.config("base")
+        try:
+            with only_process(self.folder):
+                status, record = self._execute()
+        except OSError as error:
+            raise DataError(f"{error.filename or self.folder}: {error.strerror or error}") from error
         return Outcome(record, status, time.monotonic() - started)
 
     def config(self, classes: str) -> Any:
-        """Frozen configuration of this run for ``base`` or ``new`` classes."""
-        from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
-
-        a = self.arguments
-        cfg = default_cfg()
-        dataset, _, world = a.dataset.partition(":")
-        merge_file(cfg, config_file("datasets", dataset))
-        merge_file(cfg, config_file("trainers", self._base_trainer(), self._backbone_config()))
-        own = {
-            "SEED": self.seed,
-            "OUTPUT_DIR": str(self.folder),
-            "DATASET.ROOT": str(a.root),
-            "DATASET.NUM_SHOTS": a.shots,
-            "DATASET.MAX_PER_CLASS": a.shots,
-            "DATASET.IMBALANCE_TAU": a.tau,
-            "DATASET.SUBSAMPLE_CLASSES": classes,
-            "MODEL.BACKBONE.NAME": a.backbone,
-            "TRAINER.NAME": load_trainers().trainer_name(self.method.prompt_learner, self.method.regularizers),
-            "VERBOSE": False,
-        }
-        if is_embedded(a.dataset):
-            own["DATASET.WORLD"] = world
-        if a.epochs is not None:
-            own["OPTIM.MAX_EPOCH"] = a.epochs
-        merge_list(cfg, [part for pair in own.items() for part in pair])
-        merge_list(cfg, a.opts)
-        if classes == "base" and any(self.folder.glob("resume/state-*")):
+        """Frozen configuration of this run for ``base`` or ``new`` classes; resumes what is there."""
+        cfg = assemble(self.method, self.seed, self.arguments, self.folder, classes)
+        if classes == "base" and (self._states() or self._final_models()):
             cfg.RESUME = str(self.folder)
         cfg.freeze()
         return cfg
 
-    def _base_trainer(self) -> str:
-        return load_trainers().trainer_name(self.method.prompt_learner)
+    def _execute(self) -> tuple[str, records.RunRecord]:
+        from cpt_plugin import toolkit
 
-    def _backbone_config(self) -> str:
-        slug = self.arguments.backbone.lower().replace("/", "").replace("-", "_")
-        folder = ROOT / "configs" / "trainers" / self._base_trainer()
-        return slug if (folder / f"{slug}.yaml").is_file() else FALLBACK_BACKBONE
+        self._set_damaged_models_aside()
+        cfg = self.config("base")
+        split_hash = toolkit.DataManager(cfg).split_hash
+        identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
+        self._check_identity(identity)
+        if self.record_file.is_file():
+            return "finished before", records.load(self.record_file)
+        atomic_write_text(self._identity_file, json.dumps(identity, indent=1, sort_keys=True) + "\n")
+        try:
+            record = self._train_and_test(cfg)
+        except BaseException:
+            if not (self._states() or self._final_models()):
+                self._identity_file.unlink(missing_ok=True)
+            raise
+        records.save(record, self.record_file)
+        return ("resumed" if cfg.RESUME else "new"), record
+
+    def _states(self) -> list[Path]:
+        from cpt_plugin.toolkit.embedded.resume import ResumeFolder
+
+        return ResumeFolder(self.folder).newest_first()
+
+    def _final_models(self) -> list[Path]:
+        """Checkpoints of the last epoch, which is the highest one there is once the states are gone."""
+        if self._states():
+            return []
+        return sorted(self.folder.glob("*/model.pth.tar-*[0-9]"))
+
+    def _set_damaged_models_aside(self) -> None:
+        """Rename damaged final models, so that training goes on from a state or starts anew, and says so.
+
+        Raises:
+            CheckpointError: only damaged states are left.
+        """
+        from cpt_plugin.toolkit import load_checkpoint
+
+        for path in self._final_models():
+            try:
+                load_checkpoint(str(path))
+            except CheckpointError as error:
+                LOG.warning(f"Training again: {error}")
+                path.rename(path.with_name(f"{path.name}.corrupt"))
+        damaged = sorted(self.folder.glob("resume/*.corrupt*"))
+        if damaged and not (self._states() or self._final_models() or self.record_file.is_file()):
+            raise CheckpointError(
+                f"All states of this run are damaged ({damaged[-1]}): delete {self.folder} to start it again."
+            )
 
     @property
     def _identity_file(self) -> Path:
@@ -125,8 +147,11 @@ class Experiment:
             return
         try:
             theirs = json.loads(path.read_text(encoding="utf-8"))
-            changed = [f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
-                       for key in ("toolkit", "split_hash") if theirs[key] != mine[key]]
+            changed = [
+                f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
+                for key in ("toolkit", "split_hash")
+                if theirs[key] != mine[key]
+            ]
             changed += differences(theirs["config"], mine["config"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ConfigError(f"{path} is damaged ({error!r}): delete the folder {self.folder} to run anew.") from error
@@ -136,43 +161,33 @@ class Experiment:
                 "Give another --output, or delete that folder."
             )
 
-    def _run(self, base_cfg: Any, identity: dict[str, Any]) -> tuple[str, records.RunRecord]:
+    def _train_and_test(self, cfg: Any) -> records.RunRecord:
+        """Train (or resume) and test the base classes, test the new classes with the same prompts."""
         from cpt_plugin import toolkit
 
-        toolkit.set_random_seed(self.seed)
-        trainer = toolkit.build_trainer(base_cfg)
-        check_evaluable_on_new_classes(trainer)
-        atomic_write_text(self._identity_file, json.dumps(identity, indent=1, sort_keys=True) + "\n")
-        LOG.info(f"Toolkit: {toolkit.NAME}; {self.method.name}, seed {self.seed}, "
-                 f"{len(trainer.dm.dataset.train_x)} training images")
-        clock = time.monotonic()
-        status = self._train(trainer)
-        timings = {"train": time.monotonic() - clock}
-        base = class_results(trainer)
-        clock = time.monotonic()
-        toolkit.set_random_seed(self.seed)
-        new_trainer = toolkit.build_trainer(self.config("new"))
-        if self.method.prompt_learner != ZEROSHOT:
-            new_trainer.load_model(str(self.folder), epoch=trainer.max_epoch)
-        new_trainer.test()
-        timings["new"] = time.monotonic() - clock
-        return status, self._record(trainer, base, new_trainer, timings)
-
-    def _train(self, trainer: Any) -> str:
-        """Train and evaluate the base classes, or evaluate a training that was finished before."""
-        final = self.folder / getattr(trainer, "registered_name", "") / f"model.pth.tar-{trainer.max_epoch}"
-        if final.is_file():
-            try:
-                trainer.load_model(str(self.folder), epoch=trainer.max_epoch)
-            except CheckpointError as error:
-                LOG.warning(f"Training again: {error}")
-                final.rename(final.with_name(final.name + ".corrupt"))
-            else:
-                LOG.info(f"Training was finished before ({final.name}); evaluating")
-                trainer.test()
-                return "resumed"
-        trainer.train()
-        return "resumed" if trainer.cfg.RESUME else "new"
+        with run_log(self.folder):
+            LOG.info(f"** Config **\n{cfg}\n** System info **\n{toolkit.collect_env_info()}\n", extra=FILE_ONLY)
+            toolkit.set_random_seed(self.seed)
+            trainer = toolkit.build_trainer(cfg)
+            check_evaluable_on_new_classes(trainer)
+            LOG.info(
+                f"Toolkit: {toolkit.NAME}; {self.method.name}, seed {self.seed}, "
+                f"{len(trainer.dm.dataset.train_x)} training images of the base classes"
+            )
+            clock = time.monotonic()
+            trainer.train()
+            timings = {"train": getattr(trainer, "train_seconds", time.monotonic() - clock)}
+            base = class_results(trainer)
+        with run_log(self.folder / "new"):
+            toolkit.set_random_seed(self.seed)
+            new_trainer = toolkit.build_trainer(self.config("new"))
+            if self.method.prompt_learner != ZEROSHOT:
+                best = cfg.TEST.FINAL_MODEL == "best_val"
+                new_trainer.load_model(str(self.folder), epoch=None if best else trainer.max_epoch)
+            LOG.info("Testing the new classes")
+            new_trainer.test()
+        timings["total"] = time.monotonic() - clock
+        return self._record(trainer, base, new_trainer, timings)
 
     def _record(
         self, trainer: Any, base: list[records.ClassResult], new_trainer: Any, timings: dict[str, float]
@@ -185,7 +200,7 @@ class Experiment:
         tested = [(c.correct, c.total) for c in base]
         ranks = class_ranks(dm.num_classes, cfg.DATASET.CLASS_ORDER, self.seed)
         counts = [n for n in dm.class_counts if n]
-        config = hashed_part(cfg)
+        config = identity_of(self.method, cfg)
         return records.RunRecord(
             method=self.method.name,
             prompt_learner=self.method.prompt_learner,
@@ -212,7 +227,7 @@ class Experiment:
             versions=versions(),
             git=git_state(ROOT),
             device=str(trainer.device),
-            precision=str(trainer.precision.dtype).removeprefix("torch."),
+            precision=trainer.precision.name,
             created=utc_now(),
         )
 
@@ -234,8 +249,24 @@ def class_results(trainer: Any) -> list[records.ClassResult]:
 
 
 def last_epoch_means(trainer: Any) -> dict[str, float]:
-    """Mean of every logged quantity over the last training epoch; empty when nothing was trained now."""
-    return {name: meter.avg for name, meter in trainer.losses.meters.items()}
+    """Mean of the loss and its parts over the last training epoch; empty for zero-shot."""
+    return {name: meter.avg for name, meter in trainer.losses.meters.items() if name.startswith("loss")}
+
+
+@contextmanager
+def only_process(folder: Path) -> Iterator[None]:
+    """Hold the run's folder for this process.
+
+    Raises:
+        DataError: another process holds it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise DataError(f"another process is working on {folder}: wait for it, or give another --output") from error
+        yield
 
 
 @contextmanager

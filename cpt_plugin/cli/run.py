@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 class Run(Protocol):
     """One run that trains, evaluates base and new classes, and writes its record (or finds it written)."""
 
+    @property
+    def is_begun(self) -> bool: ...
+
     def execute(self) -> Outcome: ...
 
 
@@ -80,9 +83,11 @@ def _execute(
     status = 0
     for position, (method, seed) in enumerate(plan, start=1):
         place = f"[{position}/{len(plan)}]"
-        _say(f"{place} {method.name} {args.dataset} tau {args.tau:g} seed {seed} ...")
         try:
-            outcome = make_run(method, seed, args).execute()
+            one = make_run(method, seed, args)
+            going_on = " (going on with the unfinished run)" if one.is_begun else ""
+            _say(f"{place} {method.name} {args.dataset} tau {args.tau:g} seed {seed} ...{going_on}")
+            outcome = one.execute()
         except ConfigError as error:
             return records, report(error)
         except CPTError as error:

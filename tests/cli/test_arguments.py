@@ -105,12 +105,42 @@ def test_defaults(monkeypatch):
 
 def test_everything_given_in_any_order():
     words = (
-        "--seeds 4,0 coop_cpt --epochs 3 shapes 0.06 --shots 8 --no-baseline OPTIM.LR 0.1 --output /x A.B -1"
+        "--seeds 4,0 coop_cpt --epochs 3 shapes 0.06 --shots 8 --no-baseline OPTIM.LR 0.1 --output /x CPT.CLUSTER_SEED -1"
     )
     args = parse_arguments(words.split())
     assert (args.seeds, args.epochs, args.shots, args.baseline) == ((4, 0), 3, 8, False)
-    assert args.opts == ("OPTIM.LR", "0.1", "A.B", "-1")
+    assert args.opts == ("OPTIM.LR", "0.1", "CPT.CLUSTER_SEED", "-1")
     assert args.folder == Path("/x/shapes")
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ("OPTIM.LRR", "nearest: 'OPTIM.LR'"),
+        ("CPTT.WEIGHT_ETF", "unknown configuration key 'CPTT.WEIGHT_ETF'"),
+        ("TEST.NO_TEST", "set by the protocol"),
+        ("TEST.SPLIT", "set by the protocol"),
+        ("DATASET.WORLD", "set by DATASET"),
+        ("OPTIM.MAX_EPOCH", "set by --epochs"),
+        ("RESUME", "what the output folder holds"),
+    ],
+)
+def test_keys_that_are_unknown_or_would_falsify_a_record_are_refused(key, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_arguments(["coop", "shapes", "1", key, "1"])
+
+
+def test_weights_file_counts_from_where_the_command_was_typed(tmp_path, monkeypatch):
+    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    (tmp_path / "own.npz").touch()
+    assert parse_arguments(["coop", "shapes", "1", "--backbone", "own.npz"]).backbone == str(tmp_path / "own.npz")
+
+
+def test_micro_model_is_refused_for_photographs(tmp_path):
+    (tmp_path / "eurosat" / "2750").mkdir(parents=True)
+    (tmp_path / "eurosat" / "split_zhou_EuroSAT.json").touch()
+    with pytest.raises(ConfigError, match="drawn world only"):
+        parse_arguments(["coop", "eurosat", "1", "--root", str(tmp_path), "--backbone", "micro"])
 
 
 def test_relative_folders_count_from_where_the_command_was_typed(tmp_path, monkeypatch):

@@ -11,7 +11,7 @@ from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Outcome
 from cpt_plugin.cli.main import main
 from cpt_plugin.errors import ConfigError, TrainingError
-from tests.results.conftest import _make_record as make_record
+from tests.helpers.records import make_record
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -37,6 +37,8 @@ class FakeRuns:
         runs = self
 
         class Fake:
+            is_begun = False
+
             def execute(self):
                 if (method.name, seed) in runs.failures:
                     raise runs.failures[method.name, seed]

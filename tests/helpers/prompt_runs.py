@@ -79,7 +79,7 @@ def train(cfg: Any) -> Any:
 
 
 def fingerprint(output: Path) -> str:
-    """SHA-256 over all tensors and numbers of the final checkpoint: prompts, optimizer, scheduler, extras; the time it took is left out."""
+    """SHA-256 over all tensors and numbers of the final checkpoint but the time it took."""
     (path,) = output.glob("*/model.pth.tar-*[0-9]")
     digest = hashlib.sha256()
     content = toolkit.load_checkpoint(str(path))

@@ -1,0 +1,87 @@
+"""The configuration of one run, assembled from files and arguments, and the part of it that the run reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from cpt_plugin.cli.arguments import RunArguments
+from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
+from cpt_plugin.config_identity import hashed_part
+from cpt_plugin.methods import ZEROSHOT, Method, is_embedded
+
+FALLBACK_BACKBONE = "vit_b16"
+MICRO_BACKBONE = "micro"
+
+
+def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, classes: str) -> Any:
+    """Configuration of a run on the ``base`` or ``new`` classes, not yet frozen.
+
+    Merged in this order: defaults, yaml of the data set, yaml of the trainer, the command's arguments, its
+    ``KEY VALUE`` pairs. Pairs that this method does not read (another method's node, a learning rate for
+    zero-shot) are checked, then left out, so that baselines are shared between commands.
+
+    Raises:
+        ConfigError: an unknown key, or a value of a wrong type.
+    """
+    from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
+
+    trainers = load_trainers()
+    cfg = default_cfg()
+    dataset, _, world = arguments.dataset.partition(":")
+    merge_file(cfg, config_file("datasets", dataset))
+    merge_file(cfg, config_file("trainers", *_trainer_file(method, arguments)))
+    own: dict[str, Any] = {
+        "SEED": seed,
+        "OUTPUT_DIR": str(folder if classes == "base" else folder / classes),
+        "DATASET.ROOT": str(arguments.root),
+        "DATASET.NUM_SHOTS": arguments.shots,
+        "DATASET.MAX_PER_CLASS": arguments.shots,
+        "DATASET.IMBALANCE_TAU": arguments.tau,
+        "DATASET.SUBSAMPLE_CLASSES": classes,
+        "MODEL.BACKBONE.NAME": arguments.backbone,
+        "TRAINER.NAME": trainers.trainer_name(method.prompt_learner, method.regularizers),
+        "VERBOSE": False,
+    }
+    if is_embedded(arguments.dataset):
+        own["DATASET.WORLD"] = world
+    if arguments.epochs is not None:
+        own["OPTIM.MAX_EPOCH"] = arguments.epochs
+    merge_list(cfg.clone(), arguments.opts)
+    pairs = [*own.items(), *zip(arguments.opts[::2], arguments.opts[1::2], strict=True)]
+    merge_list(cfg, [part for key, value in pairs if reads(method, key) for part in (key, value)])
+    return cfg
+
+
+def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
+    """The flat configuration that decides a run's result: keys that the method reads, paths and talk left out."""
+    return {key: value for key, value in hashed_part(cfg).items() if reads(method, key)}
+
+
+def reads(method: Method, key: str) -> bool:
+    """Whether a method's result can depend on a configuration key."""
+    from cpt_plugin import regularizers
+
+    trainers = load_trainers()
+    top, _, rest = key.partition(".")
+    added = _nodes(regularizers.available(), method.regularizers)
+    if top in _nodes(regularizers.available()):
+        return top in added
+    if top == "TRAINER" and rest != "NAME":
+        return rest.partition(".")[0] in _nodes(trainers.PROMPT_LEARNERS, (method.prompt_learner,))
+    return method.prompt_learner != ZEROSHOT or (top not in ("OPTIM", "TRAIN") and key != "TEST.FINAL_MODEL")
+
+
+def _nodes(classes: dict[str, Any], names: Iterable[str] | None = None) -> set[str]:
+    return {classes[name].config_node for name in (classes if names is None else names)}
+
+
+def _trainer_file(method: Method, arguments: RunArguments) -> tuple[str, str]:
+    """Folder and stem of the trainer's yaml: the backbone's own, else that of the micro model or of ViT-B/16."""
+    trainer = load_trainers().trainer_name(method.prompt_learner)
+    slug = arguments.backbone.lower().replace("/", "").replace("-", "_")
+    if not (ROOT / "configs" / "trainers" / trainer / f"{slug}.yaml").is_file():
+        weights_file = Path(arguments.backbone).is_file()
+        slug = MICRO_BACKBONE if weights_file and is_embedded(arguments.dataset) else FALLBACK_BACKBONE
+    return trainer, slug
