@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from cpt_plugin._names import some
 from cpt_plugin.config_identity import config_hash, differences, hashed_part
 from cpt_plugin.errors import CheckpointError
 from cpt_plugin.toolkit.embedded.base import BEST_NAME, find_model, saved_epochs
@@ -198,8 +199,4 @@ def _differing_names(saved: Sequence[str], own: Sequence[str]) -> str:
     if sorted(saved) == sorted(own):
         return "the same ones in another order"
     gone, come = sorted({*saved} - {*own}), sorted({*own} - {*saved})
-    return f"saved for {len(saved)} ({_some(gone)} not here), now {len(own)} ({_some(come)} not there)"
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "") if names else "none"
+    return f"saved for {len(saved)} ({some(gone)} not here), now {len(own)} ({some(come)} not there)"

@@ -1,0 +1,68 @@
+"""Synthetic records."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cpt_plugin.config_identity import config_hash
+from cpt_plugin.long_tail import class_ranks, shot_counts
+from cpt_plugin.results.groups import group_accuracies, worst_class
+from cpt_plugin.results.record import (
+    Accuracy,
+    Backbone,
+    ClassResult,
+    ClassResults,
+    GitState,
+    RunRecord,
+    SplitHashes,
+)
+
+
+def make_record(
+    name: str = "maple",
+    seed: int = 1,
+    *,
+    correct: tuple[int, ...] = (9, 8, 7, 6, 5, 4),
+    new_correct: tuple[int, ...] = (6, 5, 4),
+    tau: float = 0.25,
+    config: dict[str, Any] | None = None,
+    **changes: Any,
+) -> RunRecord:
+    """Build a valid record of the method ``name``; keyword arguments replace fields."""
+    learner, *added = name.split("_")
+    base = tuple(ClassResult(f"base {index}", hits, 10) for index, hits in enumerate(correct))
+    new = tuple(ClassResult(f"new {index}", hits, 10) for index, hits in enumerate(new_correct))
+    tested = [(result.correct, result.total) for result in base]
+    counts = shot_counts(len(base), tau)
+    full_config = {"SEED": seed, "OUTPUT_DIR": f"output/seed{seed}", "OPTIM.LR": 0.002, "OPTIM.NAME": "sgd"}
+    full_config |= {"TRAINER.NAME": name, **(config or {})}
+    values: dict[str, Any] = {
+        "method": name,
+        "prompt_learner": learner,
+        "regularizers": tuple(added),
+        "dataset": "shapes",
+        "tau": tau,
+        "realized_tau": min(counts) / max(counts),
+        "class_order": "label",
+        "shots": 16,
+        "seed": seed,
+        "protocol": "base_to_new",
+        "toolkit": "embedded",
+        "backbone": Backbone("micro", "ab" * 32),
+        "accuracy": Accuracy.from_classes(base, new),
+        "groups": group_accuracies(tested, counts, class_ranks(len(base))),
+        "worst_class": worst_class([result.name for result in base], tested),
+        "per_class": ClassResults(base, new),
+        "losses": {"ce": 0.5} | dict.fromkeys(added, 0.25),
+        "timings": {"train": 12.5},
+        "config": full_config,
+        "config_hash": config_hash(full_config),
+        "split_hash": SplitHashes(f"base split {seed}", "new split"),
+        "cluster_hash": "",
+        "versions": {"torch": "2.13.0"},
+        "git": GitState("0" * 40, False),
+        "device": "cpu",
+        "precision": "fp32",
+        "created": "2026-01-01T00:00:00+00:00",
+    }
+    return RunRecord(**(values | changes))
