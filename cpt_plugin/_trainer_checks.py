@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import weakref
 from collections.abc import Sequence
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpt_plugin.errors import HookError
+from cpt_plugin.errors import ConfigError, HookError
 
 attached_models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
 
@@ -47,17 +48,49 @@ def check_trainer(trainer: Any) -> None:
             )
 
 
-def resolve_frozen_text(trainer: Any, given: Tensor | None) -> Tensor:
-    """(K, d) frozen text features: the given ones, else the trainer's own."""
+def shared_template(regularizers: Sequence[Any]) -> str:
+    """The sentence that the regularizers want the frozen text features of; "" is the data set's own.
+
+    Raises ConfigError if they want different ones.
+    """
+    wanted = {r.name: r.template for r in regularizers if getattr(r, "template", None) is not None}
+    if len({*wanted.values()}) > 1:
+        named = ", ".join(f"{name} {template!r}" for name, template in wanted.items())
+        raise ConfigError(f"The regularizers want frozen text features of different templates ({named}): give one.")
+    return next(iter(wanted.values()), "")
+
+
+def resolve_frozen_text(trainer: Any, given: Tensor | None, template: str = "") -> Tensor:
+    """(K, d) frozen text features: the given ones, else the trainer's own, of a template if one is wanted.
+
+    Raises ConfigError for a template beside given features, HookError if the trainer cannot provide them.
+    """
     if given is not None:
+        if template:
+            raise ConfigError(
+                f"frozen_text and the template {template!r} were both given: encode the class names in that template "
+                "yourself and leave template out, or leave frozen_text out."
+            )
         return given.detach()
     if not hasattr(trainer, "frozen_text_features"):
         raise HookError(
             f"{type(trainer).__name__} has no method frozen_text_features(): give CPTHook(frozen_text=...), "
             "the (K, d) features of the class names from the CLIP text encoder without learned prompts."
         )
+    if template and not _takes_template(trainer.frozen_text_features):
+        raise HookError(
+            f"{type(trainer).__name__}.frozen_text_features() takes no template, so {template!r} would be ignored: "
+            "give the method a parameter `template`, or encode the class names yourself and give "
+            "CPTHook(frozen_text=...) instead."
+        )
     with torch.no_grad():
-        return trainer.frozen_text_features().detach()
+        options = {"template": template} if template else {}
+        return trainer.frozen_text_features(**options).detach()
+
+
+def _takes_template(method: Any) -> bool:
+    parameters = inspect.signature(method).parameters.values()
+    return any(p.name == "template" or p.kind is p.VAR_KEYWORD for p in parameters)
 
 
 def resolve_class_names(trainer: Any, given: Sequence[str] | None) -> list[str]:

@@ -16,6 +16,7 @@ from cpt_plugin._trainer_checks import (
     check_trainer,
     resolve_class_names,
     resolve_frozen_text,
+    shared_template,
 )
 from cpt_plugin.attach import Attachment, OutputScale, attach_loss
 from cpt_plugin.errors import ConfigError, HookError, TrainingError
@@ -27,7 +28,8 @@ class CPTHook:
     """Regularizers waiting for a trainer; one hook serves one trainer at a time.
 
     regularizers: the parts to add; default: CPT, with its options as keywords (``weight_etf=0.25, ...``).
-    frozen_text: (K, d) features of the frozen text encoder, default ``trainer.frozen_text_features()``.
+    frozen_text: (K, d) features of the frozen text encoder, default ``trainer.frozen_text_features()``, or of
+    the regularizers' ``template`` where they name one: ``trainer.frozen_text_features(template=...)``.
     class_names: K names in the order of the labels, default ``trainer.dm.dataset.classnames``.
     accumulation: what the trainer divides its loss by, needed only if it accumulates gradients over several
     steps and its model returns logits or a tuple; for a model that returns its loss the divisor is seen by
@@ -65,7 +67,8 @@ class CPTHook:
         ``model.text_encoder`` and ``model.image_encoder``. With all weights 0 nothing is changed, read or
         drawn, and ``handle.active`` is False.
 
-        Raises HookError, with the reason and a remedy, if the trainer cannot be regularized.
+        Raises HookError, with the reason and a remedy, if the trainer cannot be regularized; ConfigError if the
+        regularizers name different templates, or one beside given ``frozen_text``.
         """
         regularizers = [regularizer for regularizer in self._regularizers if regularizer.active]
         if not regularizers:
@@ -73,7 +76,7 @@ class CPTHook:
         if self._handle is not None and self._handle.active:
             raise HookError("This CPTHook is attached already: detach() its handle, or make another CPTHook.")
         check_trainer(trainer)
-        frozen_text = resolve_frozen_text(trainer, self._frozen_text)
+        frozen_text = resolve_frozen_text(trainer, self._frozen_text, shared_template(regularizers))
         class_names = resolve_class_names(trainer, self._class_names)
         check_frozen_text(frozen_text, class_names)
         for regularizer in regularizers:

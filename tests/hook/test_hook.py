@@ -225,3 +225,33 @@ def test_trainer_and_graph_are_freed():
     del trainer
     gc.collect()
     assert dead() is None
+
+
+class TemplateTrainer(CoOpTrainer):
+    """Its frozen features depend on the template."""
+
+    def frozen_text_features(self, template="own"):
+        return super().frozen_text_features() * len(template)
+
+
+class OpenTrainer(CoOpTrainer):
+    def frozen_text_features(self, **options):
+        return super().frozen_text_features() * len(options.get("template", "own"))
+
+
+@pytest.mark.parametrize("trainer_class", [TemplateTrainer, OpenTrainer])
+@pytest.mark.parametrize("template", ["", "a longer {}."])
+def test_template_is_handed_to_the_trainer(trainer_class, template):
+    trainer, regularizer = trainer_class(), ToyRegularizer()
+    regularizer.template = template
+    CPTHook(regularizers=[regularizer]).attach(trainer)
+    own = CoOpTrainer().frozen_text_features()
+    assert torch.equal(regularizer.frozen_text, own * len(template or "own"))
+
+
+def test_template_is_an_option_of_cpt_and_needs_no_say_of_other_regularizers():
+    trainer, other = TemplateTrainer(), ToyRegularizer()
+    CPTHook(regularizers=[*build(["cpt"], {"CPT": {"TEMPLATE": "a longer {}."}}), other]).attach(trainer)
+    assert torch.equal(other.frozen_text, CoOpTrainer().frozen_text_features() * len("a longer {}."))
+    alone = CPTHook(template="a {}.").attach(TemplateTrainer())
+    assert alone.active

@@ -97,6 +97,24 @@ class TestAtAttach:
         with pytest.raises(HookError, match=r"no method frozen_text_features.*give CPTHook\(frozen_text="):
             hook().attach(CoOpTrainer())
 
+    def test_different_templates(self):
+        named = [ToyRegularizer(), ToyRegularizer()]
+        for regularizer, name, template in zip(named, ("a", "b"), ("", "one {}."), strict=True):
+            regularizer.name, regularizer.template = name, template
+        with pytest.raises(ConfigError, match=r"different templates \(a '', b 'one \{\}\.'\): give one"):
+            CPTHook(regularizers=named).attach(CoOpTrainer())
+        named[0].weight = 0
+        with pytest.raises(HookError, match="takes no template"):
+            CPTHook(regularizers=named).attach(CoOpTrainer())
+
+    def test_template_beside_given_features(self):
+        with pytest.raises(ConfigError, match=r"frozen_text and the template 'one \{\}\.' were both given"):
+            CPTHook(template="one {}.", frozen_text=torch.ones(CLASSES, WIDTH)).attach(CoOpTrainer())
+
+    def test_template_that_the_trainer_cannot_take(self):
+        with pytest.raises(HookError, match=r"takes no template, so 'one \{\}\.' would be ignored.*frozen_text="):
+            CPTHook(template="one {}.").attach(CoOpTrainer())
+
     def test_no_class_names(self):
         trainer = CoOpTrainer()
         trainer.dm = None
