@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpt_plugin.config_identity import differences, hashed_part
 from cpt_plugin.encoders import (
     FrozenCLIP,
     ImageEncoder,
@@ -70,6 +71,28 @@ class CLIPTrainer(TrainerX):
     defaults: ClassVar[dict[str, Any]] = {}
     trainable: ClassVar[bool] = True
 
+    def check_cfg(self, cfg: Any) -> None:
+        """Refuse settings that would change nothing here.
+
+        Raises:
+            ConfigError: naming the key.
+        """
+        if cfg.DATALOADER.K_TRANSFORMS > 1 or cfg.DATALOADER.RETURN_IMG0:
+            raise ConfigError(
+                f"{type(self).__name__} reads one view of an image: set DATALOADER.K_TRANSFORMS 1 and "
+                "DATALOADER.RETURN_IMG0 False."
+            )
+        if not cfg.MODEL.BACKBONE.PRETRAINED:
+            raise ConfigError("Prompts need a pretrained CLIP: MODEL.BACKBONE.PRETRAINED must be True.")
+        if cfg.MODEL.INIT_WEIGHTS and not self.trainable:
+            raise ConfigError(f"{type(self).__name__} has no prompts to load MODEL.INIT_WEIGHTS into: leave it empty.")
+
+    def build_data_loader(self) -> None:
+        super().build_data_loader()
+        for key in ("SOURCE_DOMAINS", "TARGET_DOMAINS"):
+            if self.cfg.DATASET[key] and not self.dm.dataset.domains:
+                LOG.warning(f"DATASET.{key} changes nothing: the data set {self.cfg.DATASET.NAME} has no domains")
+
     @property
     def options(self) -> Any:
         """This trainer's own configuration node, e.g. ``cfg.TRAINER.COOP``."""
@@ -91,19 +114,25 @@ class CLIPTrainer(TrainerX):
         return clip
 
     @torch.no_grad()
-    def frozen_text_features(self) -> Tensor:
-        """(K, d) un-normalised features of the class names in the template, without learned prompts.
+    def frozen_text_features(self, template: str | None = None) -> Tensor:
+        """(K, d) un-normalised features of the class names in a template, without learned prompts.
 
-        The template is ``CPT.TEMPLATE``: empty for the data set's own, ``ensemble`` for the mean of the unit
-        features over CLIP's seven templates, or any sentence with ``{}``.
+        They are computed as the prompted ones are, in the same precision, and given in float32 or wider.
+
+        Args:
+            template: None or empty for the data set's own, ``ensemble`` for the mean of the unit features over
+                CLIP's seven templates, or any sentence with ``{}``.
+
+        Raises:
+            ConfigError: the template does not hold ``{}`` once, or a text is too long.
         """
         encoder, names = TextEncoder(self.clip), self.dm.dataset.classnames
-        wanted = self.cfg.CPT.TEMPLATE or single_template(self.cfg.DATASET.NAME)
+        wanted = template or single_template(self.cfg.DATASET.NAME)
         sentences = ENSEMBLE if wanted == "ensemble" else (wanted,)
-        features = [
-            encoder.encode_ids(tokenize(fill_template(sentence, names), self.clip))
-            for sentence in sentences
-        ]
+        ids = [tokenize(fill_template(sentence, names), self.clip) for sentence in sentences]
+        with self.precision.context(self.device):
+            encoded = [encoder.encode_ids(i) for i in ids]
+        features = [f.float() if f.element_size() < 4 else f for f in encoded]
         return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
 
     def checkpoint_extra(self) -> dict[str, Any]:
@@ -114,6 +143,8 @@ class PromptTrainer(CLIPTrainer):
     """Base of all prompt learners: cross-entropy on cosine logits, only the prompts are trained."""
 
     registered_name: ClassVar[str] = "prompt_learner"
+    neutral_options: ClassVar[frozenset[str]] = frozenset({"PREC"})
+    """Keys of the own node that do not change what trained prompts mean."""
     loaded_extra: Mapping[str, Any] = MappingProxyType({})
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
@@ -124,10 +155,14 @@ class PromptTrainer(CLIPTrainer):
         self.clip = self.load_frozen_clip(self.options.PREC)
         prompts = self.build_prompt_learner(self.clip, self.dm.dataset.classnames)
         self.model = PromptedCLIP(self.clip, prompts).to(self.device)
+        if self.cfg.MODEL.INIT_WEIGHTS:
+            self._load_file(Path(self.cfg.MODEL.INIT_WEIGHTS))
+            LOG.info(f"Prompts start from {self.cfg.MODEL.INIT_WEIGHTS}")
         self.optim = build_optimizer(prompts, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
         self.register_model(self.registered_name, prompts, self.optim, self.sched)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.use_scaler else None
+        self.skipped_steps = 0
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
@@ -137,14 +172,35 @@ class PromptTrainer(CLIPTrainer):
         if self.scaler is None:
             self.model_backward_and_update(loss)
         else:
-            self.optim.zero_grad()
-            self.detect_anomaly(loss)
-            self.scaler.scale(loss).backward()
-            self.scaler.step(self.optim)
-            self.scaler.update()
+            self._scaled_step(self.scaler, loss)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
+
+    def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
+        """Step under a loss scale; gradients that overflow skip the step, which is counted, and lower the scale."""
+        self.optim.zero_grad()
+        self.detect_anomaly(loss)
+        scaler.scale(loss).backward()
+        scaler.step(self.optim)
+        before = scaler.get_scale()
+        scaler.update()
+        self.skipped_steps += scaler.get_scale() < before
+
+    def after_train(self) -> None:
+        if self.skipped_steps:
+            LOG.warning(
+                f"{self.skipped_steps} of {self.max_epoch * self.num_batches} steps were skipped: a gradient was not "
+                "finite under the loss scale (PREC amp)"
+            )
+        super().after_train()
+
+    def resume_extra(self) -> dict[str, Any]:
+        return {**super().resume_extra(), "skipped_steps": self.skipped_steps}
+
+    def load_resume_extra(self, saved: dict[str, Any]) -> None:
+        super().load_resume_extra(saved)
+        self.skipped_steps = saved.get("skipped_steps", 0)
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)
@@ -161,8 +217,8 @@ class PromptTrainer(CLIPTrainer):
             epoch: 1-based epoch; None loads ``model-best.pth.tar``.
 
         Raises:
-            CheckpointError: missing, damaged, with prompts of another shape (named), or with class-specific
-                contexts of other classes.
+            CheckpointError: missing, damaged, with prompts of another shape or meaning (named), trained on other
+                CLIP weights, or with class-specific contexts of other classes.
         """
         if not directory:
             LOG.info("No folder to load from (--model-dir): the prompts stay as they were initialized")
@@ -172,10 +228,37 @@ class PromptTrainer(CLIPTrainer):
         if not path.is_file():
             present = sorted(p.name for p in path.parent.glob("model*.pth.tar*"))
             raise CheckpointError(f"No checkpoint {path}; there is {', '.join(present) or 'none in that folder'}.")
+        self.loaded_extra = self._load_file(path).get("extra", {})
+
+    def _load_file(self, path: Path) -> dict[str, Any]:
+        """Copy the prompts of a checkpoint that fits into the prompt learner; returns all that it holds."""
         content = load_checkpoint(str(path))
+        if not isinstance(content.get("state_dict"), Mapping):
+            raise CheckpointError(f"{path} holds no prompts (state_dict): give a checkpoint of {type(self).__name__}.")
         self._check_classes(content.get("class_names"), path)
+        self._check_meaning(content.get("extra") or {}, content.get("config") or {}, path)
         self.load_prompts(content["state_dict"], path)
-        self.loaded_extra = content.get("extra", {})
+        return content
+
+    def _check_meaning(self, extra: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
+        """Refuse prompts of other CLIP weights or settings; a checkpoint of Dassl names neither."""
+        digest = extra.get("backbone_sha256")
+        if digest is None or not config:
+            LOG.info(f"{path} does not name the CLIP weights and settings of its prompts; only shapes are checked")
+        if digest not in (None, self.clip.digest):
+            raise CheckpointError(
+                f"{path}: its prompts were trained on other CLIP weights ({extra.get('backbone')}, SHA-256 "
+                f"{digest[:12]}) than those here ({self.clip.name}, {self.clip.digest[:12]}): give that model "
+                "(MODEL.BACKBONE.NAME)."
+            )
+        node = f"TRAINER.{self.config_node}."
+        own = hashed_part({node + key: self.options[key] for key in {*self.options} - self.neutral_options})
+        saved = {key: config.get(key, value) for key, value in own.items()}
+        if changed := differences(saved, own):
+            raise CheckpointError(
+                f"{path}: its prompts were trained with other settings (saved != here): {'; '.join(changed)}. "
+                "Give those of the training run."
+            )
 
     def _check_classes(self, trained: list[str] | None, path: Path) -> None:
         """Refuse class-specific contexts of other classes; a checkpoint of Dassl does not name its classes."""

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextPrompts
+from cpt_plugin.errors import ConfigError
 from trainers._base import PromptLearner, PromptTrainer
-from trainers._prompts import random_vectors
+from trainers._prompts import context_words, random_vectors
 from trainers._registry import prompt_learner
 
 
@@ -24,7 +25,7 @@ class ContextPrompts(PromptLearner):
     ) -> None:
         super().__init__()
         self.class_specific = class_specific
-        words = ctx_init.replace("_", " ").split()
+        words = context_words(ctx_init)
         n_ctx = len(words) or n_ctx
         self.tokens = ClassTokens.build(clip, class_names, n_ctx, " ".join(words) or None, position)
         classes = (len(class_names),) if class_specific else ()
@@ -43,6 +44,7 @@ class CoOp(PromptTrainer):
     """Context Optimization: only the context vectors train, with cross-entropy."""
 
     config_node = "COOP"
+    neutral_options = PromptTrainer.neutral_options | {"CTX_INIT"}
     defaults: ClassVar[dict[str, Any]] = {
         "N_CTX": 16,
         "CSC": False,
@@ -50,6 +52,21 @@ class CoOp(PromptTrainer):
         "PREC": "fp16",
         "CLASS_TOKEN_POSITION": "end",
     }
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Refuse a length that the initial words contradict.
+
+        Raises:
+            ConfigError: as in the base class, or N_CTX is not the number of CTX_INIT's words.
+        """
+        super().check_cfg(cfg)
+        node = cfg.TRAINER[self.config_node]
+        words = context_words(node.CTX_INIT)
+        if words and len(words) != node.N_CTX:
+            raise ConfigError(
+                f"TRAINER.COOP.N_CTX is {node.N_CTX}, but CTX_INIT {node.CTX_INIT!r} has {len(words)} words: set N_CTX "
+                f"{len(words)}, or leave CTX_INIT empty for {node.N_CTX} random vectors."
+            )
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options

@@ -9,7 +9,7 @@ from torch import nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
 from trainers._base import PromptLearner, PromptTrainer
-from trainers._prompts import random_vectors
+from trainers._prompts import context_words, random_vectors
 from trainers._registry import prompt_learner
 
 
@@ -24,7 +24,7 @@ class MultiModalPrompts(PromptLearner):
     def __init__(self, clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str, depth: int) -> None:
         super().__init__()
         clip.check_depth(text=depth, vision=depth)
-        words = ctx_init.replace("_", " ").split()
+        words = context_words(ctx_init)
         prefix = " ".join(words) if 1 <= n_ctx <= len(words) else None
         self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix)
         self.ctx = nn.Parameter(

@@ -14,6 +14,7 @@ from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from tests.helpers.checkpoints import identical
 from tests.helpers.prompt_runs import fingerprint, prompt_cfg, train, weights
 from tests.helpers.tiny_world import BASE, NEW, TinyWorld
+from tests.trainers.loading import rewritten
 from tests.trainers.problems import TRAINABLE, raises_at, saved
 from trainers._base import PromptTrainer
 
@@ -97,14 +98,12 @@ def test_half_precision_on_a_cpu_is_fp32_and_says_so(folder, tmp_path, precision
 
 
 def test_frozen_features_of_the_ensemble_are_the_mean_of_unit_features(folder, tmp_path):
-    trainer = build(folder, tmp_path, "CoOpCPT", "CPT.TEMPLATE", "ensemble")
-    ensemble = trainer.frozen_text_features()
+    trainer = build(folder, tmp_path, "CoOpCPT")
+    ensemble = trainer.frozen_text_features("ensemble")
     single = []
     for sentence in ("itap of a {}.", "a bad photo of the {}.", "a origami {}.", "a photo of the large {}.",
                      "a {} in a video game.", "art of the {}.", "a photo of the small {}."):  # fmt: skip
-        trainer.cfg.defrost()
-        trainer.cfg.CPT.TEMPLATE = sentence
-        features = trainer.frozen_text_features()
+        features = trainer.frozen_text_features(sentence)
         single.append(features / features.norm(dim=1, keepdim=True))
     torch.testing.assert_close(ensemble, sum(single) / 7)
 
@@ -212,9 +211,11 @@ def test_damaged_checkpoint_is_refused(folder, tmp_path, base_runs, damage):
     ],
 )
 def test_prompts_of_another_shape_are_refused_by_name(folder, tmp_path, base_runs, name, options, message):
+    """In a checkpoint that, like Dassl's, does not say how its prompts were trained."""
     trainer = build(folder, tmp_path, name, *NEW_CLASSES, *options)
+    path = rewritten(base_runs[name], tmp_path, lambda content: content.pop("config"))
     with pytest.raises(CheckpointError, match=message):
-        trainer.load_model(str(base_runs[name]), epoch=2)
+        trainer.load_model(str(path), epoch=2)
 
 
 # -- resume ----------------------------------------------------------------------------------------------------

@@ -5,11 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cpt_plugin.cli.repository import config_file, default_cfg
 from cpt_plugin.encoders import TextEncoder, tokenize
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.toolkit import build_trainer
+from tests.helpers.prompt_runs import prompt_cfg
 from tests.helpers.tiny_clip import tiny_clip
 from tests.trainers.problems import losses_of_overfitting, perturb
-from trainers.coop import ContextPrompts
+from trainers.coop import ContextPrompts, CoOp
 
 NAMES = ["red square", "dog", "very_long name"]
 SENTENCES = {
@@ -42,6 +45,22 @@ def test_random_contexts_have_coops_spread(clip):
     context = prompts(clip, n_ctx=16, class_specific=True).ctx
     assert context.std().item() == pytest.approx(0.02, rel=0.05)
     assert abs(context.mean().item()) < 0.001
+
+
+@pytest.mark.parametrize("words", ["a photo of a", "a_photo_of_a"])
+def test_length_that_the_words_contradict_is_refused(folder, tmp_path, words):
+    options = ("TRAINER.COOP.CTX_INIT", words, "TRAINER.COOP.N_CTX")
+    with pytest.raises(ConfigError, match=r"N_CTX is 16, but CTX_INIT .* has 4 words: set N_CTX 4, or leave CTX_INIT"):
+        build_trainer(prompt_cfg(folder, tmp_path, "CoOp", *options, 16))
+    assert build_trainer(prompt_cfg(folder, tmp_path, "CoOp", *options, 4)).model.prompt_learner.ctx.shape == (4, 64)
+
+
+@pytest.mark.parametrize("name", ["micro", "vit_b16"])
+def test_shipped_settings_agree_with_their_words(name):
+    cfg = default_cfg()
+    CoOp.check_cfg(CoOp.__new__(CoOp), cfg)
+    cfg.merge_from_file(config_file("trainers", "CoOp", name))
+    CoOp.check_cfg(CoOp.__new__(CoOp), cfg)
 
 
 @pytest.mark.parametrize("position", SENTENCES)

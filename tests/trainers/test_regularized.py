@@ -14,6 +14,7 @@ from tests.helpers.prompt_runs import prompt_cfg, train
 from tests.helpers.tiny_clip import tiny_clip
 from tests.trainers.problems import perturb, saved, text_features, trained_part
 from trainers import _base
+from trainers._base import CLIPTrainer
 from trainers._regularized import Regularized
 
 NO_WEIGHTS = ("CPT.WEIGHT_ETF", 0.0, "CPT.WEIGHT_CC", 0.0, "CPT.WEIGHT_RS", 0.0)
@@ -84,6 +85,21 @@ def test_after_training_nothing_of_the_hook_is_left(folder, tmp_path, name, capl
     clusters = SemanticClusters.fit(frozen, trainer.dm.dataset.classnames, cluster_size=2)
     assert trainer.hook.regularizers[0].digest() == clusters.digest
     assert saved(tmp_path)["extra"]["cluster_hash"] == trainer.cluster_hash == trainer.hook.digest != ""
+
+
+def test_template_of_the_regularizer_is_that_of_its_frozen_features(folder, tmp_path, monkeypatch):
+    wanted, original = [], CLIPTrainer.frozen_text_features
+
+    def frozen_text_features(self, template=None):
+        wanted.append(template)
+        return original(self, template)
+
+    monkeypatch.setattr(CLIPTrainer, "frozen_text_features", frozen_text_features)
+    for template in ("", "a drawing of a {}."):
+        two_epochs(folder, tmp_path / (template or "own"), "CoOpCPT", "CPT.TEMPLATE", template)
+    assert wanted == [None, "a drawing of a {}."]
+    prompts = [saved(tmp_path / name)["state_dict"]["ctx"] for name in ("own", "a drawing of a {}.")]
+    assert not torch.equal(*prompts)
 
 
 def regularizer_by_hand(text, image, labels, frozen, assignment):
