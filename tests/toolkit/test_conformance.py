@@ -152,7 +152,7 @@ def test_records_of_the_main_job(embedded: dict[str, Any], dassl: dict[str, Any]
     for method in ("zeroshot", "coop_cpt"):
         assert theirs[method] == {**ours[method], "toolkit": "dassl"}
     assert ours["zeroshot"]["accuracy"][0] > 20
-    assert ours["coop_cpt"]["losses"] == ["acc", "loss", "loss_cc", "loss_etf", "loss_reg", "loss_rs"]
+    assert {"loss", "loss_cc", "loss_etf", "loss_rs"} <= set(ours["coop_cpt"]["losses"])
     assert all(ours["coop_cpt"]["hashes"])
 
 
