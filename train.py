@@ -6,7 +6,8 @@
 
     python train.py ... --eval-only --model-dir output/x --load-epoch 20 DATASET.SUBSAMPLE_CLASSES new
 
-It resumes only with ``--resume``. CPT_TOOLKIT=dassl|embedded picks the engine.
+It resumes only with ``--resume``, and never trains over finished work. CPT_TOOLKIT=dassl|embedded picks the engine.
+Exit status: 0, or 2 for wrong input and failures that were foreseen, or 130 for Ctrl-C.
 """
 
 from __future__ import annotations
@@ -16,18 +17,24 @@ import logging
 import re
 import secrets
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from cpt_plugin.errors import CPTError
+from cpt_plugin._seeds import MAX_SEED
+from cpt_plugin.errors import ConfigError, CPTError
 
 LOG = logging.getLogger("cpt_plugin")
+OUTPUT_FOLDER = object()
+"""What ``--resume`` without a folder means: whatever OUTPUT_DIR turns out to be."""
 
 
 def parser() -> argparse.ArgumentParser:
+    """The options of the CoOp family; everything after them is KEY VALUE ..."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--root", default="", help="data folder")
     p.add_argument("--output-dir", default="", help="folder of log.txt, checkpoints and TensorBoard files")
-    p.add_argument("--resume", nargs="?", const=".", default="", metavar="DIR",
+    p.add_argument("--resume", nargs="?", const=OUTPUT_FOLDER, default="", metavar="DIR",
                    help="continue an interrupted run from DIR (default: the output folder)")
     p.add_argument("--seed", type=int, default=-1, help="0 to 2^32-1; a negative one is drawn and logged")
     p.add_argument("--source-domains", nargs="+", help="source domains for domain adaptation or generalization")
@@ -47,22 +54,28 @@ def parser() -> argparse.ArgumentParser:
 
 
 def setup_cfg(args: argparse.Namespace) -> Any:
-    """Merge defaults, data set yaml, trainer yaml, arguments and overrides, in this order."""
+    """Merge defaults, data set yaml, trainer yaml, arguments and overrides, in this order; frozen.
+
+    Raises:
+        ConfigError: a file is missing or malformed, or a key, a value or the seed is wrong.
+    """
     from cpt_plugin.cli.repository import default_cfg
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
     cfg = default_cfg()
-    for path in (args.dataset_config_file, args.config_file):
+    for option, path in (("--dataset-config-file", args.dataset_config_file), ("--config-file", args.config_file)):
+        if path and not Path(path).is_file():
+            raise ConfigError(f"{option}: there is no file {path}")
         if path:
             merge_file(cfg, path)
     resume, opts = args.resume, args.opts
-    if len(opts) % 2 and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", resume):
-        resume, opts = ".", [resume, *opts]  # "--resume KEY VALUE": the parser took the key for the folder
+    if isinstance(resume, str) and len(opts) % 2 and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", resume):
+        resume, opts = OUTPUT_FOLDER, [resume, *opts]  # "--resume KEY VALUE": the parser took the key for the folder
     given = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
-        "RESUME": args.output_dir if resume == "." else resume,
-        "SEED": args.seed if args.seed >= 0 else secrets.randbelow(2**32),
+        "RESUME": "" if resume is OUTPUT_FOLDER else resume,
+        "SEED": args.seed if args.seed >= 0 else None,
         "DATASET.SOURCE_DOMAINS": args.source_domains,
         "DATASET.TARGET_DOMAINS": args.target_domains,
         "INPUT.TRANSFORMS": args.transforms,
@@ -72,14 +85,50 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     }
     merge_list(cfg, [part for key, value in given.items() if value not in ("", None) for part in (key, value)])
     merge_list(cfg, opts)
+    if resume is OUTPUT_FOLDER and "RESUME" not in opts[::2]:
+        cfg.RESUME = _output_folder(cfg)
+    if cfg.SEED > MAX_SEED:
+        raise ConfigError(f"--seed {cfg.SEED} is outside 0 .. {MAX_SEED}")
+    if cfg.SEED < 0:
+        cfg.SEED = secrets.randbelow(MAX_SEED + 1)
     cfg.freeze()
     return cfg
 
 
-def main(args: argparse.Namespace) -> None:
+def _output_folder(cfg: Any) -> str:
+    if not cfg.OUTPUT_DIR:
+        raise ConfigError("--resume needs the folder of the run: give --output-dir, or --resume DIR")
+    return cfg.OUTPUT_DIR
+
+
+def check(args: argparse.Namespace, cfg: Any) -> None:
+    """Look at what can be known to be wrong before anything is written.
+
+    Raises:
+        ConfigError: no data set, no or an unknown trainer, or nothing to evaluate.
+    """
     from cpt_plugin import toolkit
 
-    cfg = setup_cfg(args)
+    if not cfg.DATASET.NAME:
+        raise ConfigError("no data set is named: give --dataset-config-file FILE, or DATASET.NAME NAME at the end")
+    if not cfg.TRAINER.NAME:
+        known = ", ".join(toolkit.TRAINER_REGISTRY.registered_names())
+        raise ConfigError(f"no trainer is named: give --trainer NAME, one of {known}")
+    try:
+        trainer = toolkit.TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
+    except KeyError as error:
+        raise ConfigError(f"--trainer {cfg.TRAINER.NAME}: {error}") from error
+    if args.eval_only and not args.model_dir and getattr(trainer, "trainable", True):
+        raise ConfigError(
+            f"--eval-only needs the folder of a training of {cfg.TRAINER.NAME}: give --model-dir DIR and --load-epoch N"
+        )
+
+
+def run(args: argparse.Namespace, cfg: Any) -> None:
+    """Train, or evaluate a trained model, as a configuration says."""
+    from cpt_plugin import toolkit
+
+    check(args, cfg)
     toolkit.set_random_seed(cfg.SEED)
     log = toolkit.setup_logger(cfg.OUTPUT_DIR)
     try:
@@ -96,8 +145,37 @@ def main(args: argparse.Namespace) -> None:
             log.close()
 
 
-if __name__ == "__main__":
+def main(args: argparse.Namespace) -> None:
+    """Do what parsed arguments ask for.
+
+    Raises:
+        CPTError: the input is wrong, or the run failed in a way that was foreseen.
+    """
+    run(args, setup_cfg(args))
+
+
+def cli(words: Sequence[str] | None = None) -> int:
+    """The command; returns its exit status after a line on stderr where it is not 0."""
+    args = parser().parse_args(words)
+    cfg = None
     try:
-        main(parser().parse_args())
+        cfg = setup_cfg(args)
+        run(args, cfg)
     except CPTError as error:
-        sys.exit(f"train.py: {error}")
+        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\ntrain.py: interrupted{'' if cfg is None or args.eval_only else _how_to_go_on(cfg)}", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _how_to_go_on(cfg: Any) -> str:
+    folder = Path(cfg.OUTPUT_DIR)
+    if any(folder.glob("resume/state-*")) or any(folder.glob("*/checkpoint")):
+        return f"; to go on, give the same command with --resume {folder} --seed {cfg.SEED} among its options"
+    return "; nothing was saved yet: the same command starts again"
+
+
+if __name__ == "__main__":
+    sys.exit(cli())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -113,6 +114,44 @@ def test_resume_folder_may_be_named(root, tmp_path):
     assert configured(root, tmp_path).RESUME == ""
 
 
+def test_resume_without_a_folder_is_that_of_the_merged_configuration(root, tmp_path, monkeypatch):
+    def parsed(*given):
+        return command.setup_cfg(command.parser().parse_args([*given]))
+
+    assert parsed("--resume").RESUME == parsed().OUTPUT_DIR == "./output"
+    assert parsed("--resume", "--seed", "1", "OUTPUT_DIR", "elsewhere").RESUME == "elsewhere"
+    assert parsed("--resume", "OUTPUT_DIR", "elsewhere").RESUME == "elsewhere"
+    assert parsed("--resume", "--seed", "1", "RESUME", "there").RESUME == "there"
+    assert parsed("--output-dir", "x", "--resume", ".").RESUME == ".", "the current folder, as it says"
+    with pytest.raises(ConfigError, match="give --output-dir, or --resume DIR"):
+        parsed("--resume", "--seed", "1", "OUTPUT_DIR", "")
+
+
+def test_resume_alone_goes_on_instead_of_starting_anew(root, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = words(root, "output")
+    del given[given.index("--output-dir") : given.index("--output-dir") + 2]
+    with pytest.MonkeyPatch.context() as patch:
+        stopped = raises_at(7, PromptTrainer.forward_backward, KeyboardInterrupt)
+        patch.setattr(PromptTrainer, "forward_backward", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            command.main(command.parser().parse_args(given))
+    command.main(command.parser().parse_args(["--resume", *given]))
+    assert "Resumed from output/resume/state-000000007" in (tmp_path / "output" / "log.txt").read_text()
+
+
+def test_finished_training_is_not_written_over(root, tmp_path):
+    call(root, tmp_path)
+    (path,) = tmp_path.rglob("model.pth.tar-2")
+    before = path.read_bytes()
+    with pytest.raises(CheckpointError, match="holds this run, finished"):
+        call(root, tmp_path)
+    with pytest.raises(CheckpointError, match=r"write over the models.*SEED: 1 != 2"):
+        call(root, tmp_path, seed=2)
+    call(root, tmp_path, "CoOp", "--resume")
+    assert path.read_bytes() == before
+
+
 def test_overrides_win_over_arguments_over_files(root, tmp_path):
     cfg = configured(root, tmp_path, "MaPLe")
     assert str(weights(root)) == cfg.MODEL.BACKBONE.NAME, "argument over file"
@@ -126,9 +165,91 @@ def test_no_train_builds_and_stops(root, tmp_path):
     assert not list(tmp_path.rglob("model.pth.tar*"))
 
 
-def test_evaluation_without_a_folder_says_that_nothing_was_loaded(root, tmp_path):
-    call(root, tmp_path, "CoOp", "--eval-only")
-    assert "No folder to load from (--model-dir)" in (tmp_path / "log.txt").read_text()
+def test_evaluation_needs_a_folder_unless_nothing_was_to_be_trained(root, tmp_path):
+    with pytest.raises(ConfigError, match="--eval-only needs the folder of a training of CoOp: give --model-dir"):
+        call(root, tmp_path, "CoOp", "--eval-only")
+    assert not list(tmp_path.iterdir()), "refused before anything was written"
+    call(root, tmp_path, "ZeroshotCLIP", "--eval-only")
+    assert "* total: 16" in (tmp_path / "log.txt").read_text()
+
+
+def without(option, given):
+    position = given.index(option)
+    return [*given[:position], *given[position + 2 :]]
+
+
+def replaced(option, value, given):
+    position = given.index(option)
+    return [*given[: position + 1], value, *given[position + 2 :]]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda w: replaced("--trainer", "CoOpp", w), "--trainer CoOpp: .*did you mean 'CoOp'"),
+        (lambda w: without("--trainer", w), "give --trainer NAME, one of .*MaPLeCPT"),
+        (lambda w: without("--dataset-config-file", without("DATASET.NAME", w)), "give --dataset-config-file FILE"),
+        (lambda w: replaced("--dataset-config-file", "absent.yaml", w), "--dataset-config-file: .*no file absent.yaml"),
+        (lambda w: replaced("--config-file", "absent.yaml", w), "--config-file: there is no file absent.yaml"),
+        (lambda w: replaced("--seed", str(2**32), w), "--seed 4294967296 is outside 0 .. 4294967295"),
+        (lambda w: [*w, "SEED", str(2**40)], "--seed 1099511627776 is outside"),
+    ],
+)
+def test_wrong_input_is_refused_before_anything_is_written(root, tmp_path, capsys, change, message):
+    given = change(words(root, tmp_path / "output"))
+    with pytest.raises(ConfigError, match=message):
+        command.main(command.parser().parse_args(given))
+    assert not (tmp_path / "output").exists()
+    assert "Config" not in capsys.readouterr().out
+
+
+def test_data_set_may_be_named_without_its_file(root, tmp_path):
+    given = without("--dataset-config-file", words(root, tmp_path))
+    command.main(command.parser().parse_args(["--no-train", *given]))
+
+
+def test_output_folder_that_cannot_be_written_is_named(root, tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert command.cli(words(root, tmp_path / "file" / "run")) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"train.py: cannot write the log {tmp_path}/file/run/log.txt: Not a directory")
+
+
+def test_seed_of_a_configuration_file_counts_unless_one_is_given(root, tmp_path):
+    path = tmp_path / "seed.yaml"
+    path.write_text("SEED: 5\n")
+    given = ["--config-file", str(path), "DATASET.NAME", "TinyWorld"]
+    assert command.setup_cfg(command.parser().parse_args(given)).SEED == 5
+    assert command.setup_cfg(command.parser().parse_args(["--seed", "0", *given])).SEED == 0
+
+
+# -- exit status -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("step", "hint"), [(0, "nothing was saved yet"), (3, "to go on.* with --resume OUT --seed 1 ")])
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(root, tmp_path, monkeypatch, capsys, step, hint):
+    monkeypatch.setattr(
+        PromptTrainer, "forward_backward", raises_at(step, PromptTrainer.forward_backward, KeyboardInterrupt)
+    )
+    assert command.cli(words(root, tmp_path)) == 130
+    error = capsys.readouterr().err
+    assert re.search(f"train.py: interrupted; {hint.replace('OUT', str(tmp_path))}", error)
+    assert "Traceback" not in error
+    if step:
+        monkeypatch.undo()
+        assert command.cli(["--resume", *words(root, tmp_path)]) == 0
+
+
+def test_ctrl_c_during_an_evaluation_promises_no_resume(root, tmp_path, monkeypatch, capsys):
+    call(root, tmp_path / "run")
+    load = ("--eval-only", "--model-dir", str(tmp_path / "run"), "--load-epoch", "2")
+    monkeypatch.setattr(PromptTrainer, "model_inference", interrupted)
+    assert command.cli(words(root, tmp_path / "again", "CoOp", *load)) == 130
+    assert capsys.readouterr().err.endswith("train.py: interrupted\n")
+
+
+def interrupted(self, image):
+    raise KeyboardInterrupt
 
 
 def test_log_is_closed_after_an_error(root, tmp_path):
@@ -148,7 +269,7 @@ def test_the_command_ends_with_one_line_for_wrong_input(tmp_path):
     done = subprocess.run(
         [sys.executable, str(ROOT / "train.py"), *given], cwd=tmp_path, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 1
+    assert done.returncode == 2
     (line,) = done.stderr.splitlines()
     assert line.startswith("train.py: ")
     assert "CoOp" in line
