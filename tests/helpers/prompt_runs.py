@@ -80,7 +80,7 @@ def train(cfg: Any) -> Any:
 
 def fingerprint(output: Path) -> str:
     """SHA-256 over all tensors and numbers of the final checkpoint but the time it took."""
-    (path,) = output.glob("*/model.pth.tar-*[0-9]")
+    (path,) = (path for path in output.glob("*/model.pth.tar-*") if path.suffix.removeprefix(".tar-").isdigit())
     digest = hashlib.sha256()
     content = toolkit.load_checkpoint(str(path))
     del content["elapsed"]

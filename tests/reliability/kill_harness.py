@@ -1,7 +1,7 @@
-"""Kill a training run at random moments, run it to the end, and compare the result with an undisturbed one.
+"""Kill a run at random moments, run it to the end, and compare the result with an undisturbed one.
 
-Children are forked from this warm process, so a run costs its training only. A kill counts when it ended a
-child that had written a state of its own and had not finished training.
+Children are forked from this warm process, so a run costs its own work only. Where a signal landed is read off
+the folder: states and final models appear under their names only once they are whole.
 """
 
 from __future__ import annotations
@@ -9,24 +9,47 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import re
 import signal
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 Run = Callable[[Path], None]
+POLL_SECONDS = 0.0005
 
 
 @dataclass
 class Tally:
-    """What a series of trials saw: results equal or not, kills in mid-training, and those that came too late."""
+    """What a series of trials saw.
+
+    Attributes:
+        identical, different: results that were, or were not, those of the undisturbed run.
+        before, training, after: signals that ended a child before its run's first state, between that and the
+            final model, and later.
+        too_late: signals that found the child gone.
+    """
 
     identical: int = 0
     different: int = 0
-    kills: int = 0
+    before: int = 0
+    training: int = 0
+    after: int = 0
     too_late: int = 0
+
+    @property
+    def kills(self) -> int:
+        return self.before + self.training + self.after
+
+    def compare(self, result: object, wanted: object) -> None:
+        if result == wanted:
+            self.identical += 1
+        else:
+            self.different += 1
 
 
 def fork(run: Run, output: Path) -> int:
@@ -42,13 +65,9 @@ def fork(run: Run, output: Path) -> int:
         run(output)
         status = 0
     except BaseException:
-        import traceback
-
         traceback.print_exc()
     finally:
         with contextlib.suppress(Exception):
-            import sys
-
             sys.stderr.flush()
         os._exit(status)
 
@@ -60,77 +79,95 @@ def to_the_end(run: Run, output: Path) -> float:
         RuntimeError: it failed; the message holds the end of its log.
     """
     started = time.monotonic()
-    pid = fork(run, output)
-    _, status = os.waitpid(pid, 0)
-    if status:
-        raise RuntimeError(f"child ended with status {status}:\n{Path(f'{output}.log').read_text()[-2000:]}")
+    _check_status(os.waitpid(fork(run, output), 0)[1], output)
     return time.monotonic() - started
 
 
-def kill_once(run: Run, output: Path, window: float, rng: random.Random, tally: Tally) -> None:
-    """Start a child, wait for a state that it wrote, kill it up to ``window`` seconds later."""
-    before = _newest_state(output)
+def _check_status(status: int, output: Path) -> None:
+    if status:
+        raise RuntimeError(f"child ended with status {status}:\n{Path(f'{output}.log').read_text()[-2000:]}")
+
+
+def kill_after(run: Run, output: Path, seconds: float, tally: Tally) -> None:
+    """Start a child and kill it after that many seconds, wherever it is then."""
     pid = fork(run, output)
-    while _newest_state(output) in (before, None):
+    time.sleep(seconds)
+    _kill(pid, output, tally)
+
+
+def kill_at_step(run: Run, output: Path, step: int, pause: float, tally: Tally) -> None:
+    """Start a child, wait until it has written a state of ``step`` or a later one, and kill it after the pause."""
+    before = newest_step(output)
+    pid = fork(run, output)
+    while newest_step(output) in range(max(step, before + 1)):
         if os.waitpid(pid, os.WNOHANG)[0]:
             tally.too_late += 1
             return
-        time.sleep(0.0005)
-    time.sleep(rng.uniform(0, window))
+        time.sleep(POLL_SECONDS)
+    time.sleep(pause)
+    _kill(pid, output, tally)
+
+
+def _kill(pid: int, output: Path, tally: Tally) -> None:
     if os.waitpid(pid, os.WNOHANG)[0]:
         tally.too_late += 1
         return
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    if any(output.glob("*/model.pth.tar-*")):
-        tally.too_late += 1
+    if final_models(output):
+        tally.after += 1
+    elif newest_step(output):
+        tally.training += 1
     else:
-        tally.kills += 1
+        tally.before += 1
 
 
-def trials(
+def trials_in_training(
     run: Run, folder: Path, fingerprint: Callable[[Path], str], kills: int, kills_a_run: int, seed: int
 ) -> Tally:
-    """Repeat (kill up to ``kills_a_run`` times, then run to the end, then compare) until ``kills`` were dealt."""
-    reference = folder / "reference"
-    to_the_end(run, reference)
-    wanted = fingerprint(reference)
-    window = _span_of_states(run, folder / "timed")
+    """Repeat (kill up to ``kills_a_run`` times in training, run to the end, compare) until ``kills`` were dealt.
+
+    The moments are uniform over all steps but the last two, and uniform within the step.
+    """
+    steps, seconds_a_step = _time_steps(run, folder / "reference")
+    wanted = fingerprint(folder / "reference")
     rng, tally = random.Random(seed), Tally()
     for trial in range(3 * kills):
-        if tally.kills >= kills:
+        if tally.training >= kills:
             break
         output = folder / f"trial{trial}"
-        for _ in range(kills_a_run):
-            kill_once(run, output, 0.8 * window / kills_a_run, rng, tally)
+        for step in sorted(rng.sample(range(1, steps - 1), kills_a_run)):
+            if newest_step(output) < steps - 2:
+                kill_at_step(run, output, step, rng.uniform(0, seconds_a_step), tally)
         to_the_end(run, output)
-        if fingerprint(output) == wanted:
-            tally.identical += 1
-        else:
-            tally.different += 1
+        tally.compare(fingerprint(output), wanted)
     return tally
 
 
-def _span_of_states(run: Run, output: Path) -> float:
-    """Seconds between the first state and the end of training in an undisturbed run."""
+def _time_steps(run: Run, output: Path) -> tuple[int, float]:
+    """Number of the last step of an undisturbed run, and its seconds a step."""
     pid = fork(run, output)
-    first = None
-    while not os.waitpid(pid, os.WNOHANG)[0]:
-        if first is None and _newest_state(output):
-            first = time.monotonic()
-        if any(output.glob("*/model.pth.tar-*")):
-            break
-        time.sleep(0.0005)
-    span = time.monotonic() - (first or time.monotonic())
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, 0)
-    return span
+    seen: dict[int, float] = {}
+    while not (ended := os.waitpid(pid, os.WNOHANG))[0]:
+        seen.setdefault(newest_step(output), time.monotonic())
+        time.sleep(POLL_SECONDS)
+    _check_status(ended[1], output)
+    seen.pop(0, None)
+    first, last = min(seen), max(seen)
+    return last, (seen[last] - seen[first]) / (last - first)
 
 
-def _newest_state(output: Path) -> str | None:
-    with contextlib.suppress(OSError):
-        return max((entry.name for entry in os.scandir(output / "resume") if entry.name.endswith(".tar")), default=None)
-    return None
+def newest_step(output: Path) -> int:
+    """The step of the newest state below a folder; 0 when there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        matches = [re.fullmatch(r"state-(\d+)\.pth\.tar", name) for name in os.listdir(output / "resume")]
+        return max((int(match[1]) for match in matches if match), default=0)
+    return 0
+
+
+def final_models(output: Path) -> list[Path]:
+    """Whole models of an epoch below a folder; only that of the last epoch is ever saved here."""
+    return [path for path in output.glob("*/model.pth.tar-*") if re.fullmatch(r"model\.pth\.tar-\d+", path.name)]
 
 
 @contextmanager

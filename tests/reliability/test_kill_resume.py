@@ -1,7 +1,8 @@
-"""R1: kill -9 at any moment of training, start again, and get the same bits.
+"""R1: kill -9 at any moment in mid-training, resume, and get the same bits, trainer by trainer.
 
 Covers: CoOp, CoOpCPT, MaPLe and MaPLeCPT on a tiny CLIP; a negative control in which randomness is not restored,
-which must come out different; a count of the kills that landed in mid-training.
+which must come out different; a count of the kills that landed in mid-training. Kills at any other time, on the
+path of the command: test_kill_experiment.py.
 """
 
 from __future__ import annotations
@@ -13,21 +14,20 @@ import pytest
 import torch
 
 from cpt_plugin.toolkit.embedded import loader, resume, trainer
+from cpt_plugin.toolkit.embedded.resume import ResumeFolder
 from tests.helpers.prompt_runs import fingerprint, prepare, prompt_cfg, train
-from tests.reliability.kill_harness import Run, patched, trials
+from tests.reliability.kill_harness import Run, patched, trials_in_training
 
 TRAINERS = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT")
 
 
 def resumable(folder: Path, name: str) -> Run:
-    """A run that goes on from its own states, as run.sh does."""
+    """A run that goes on from its own states."""
 
     def run(output: Path) -> None:
         torch.set_num_threads(1)
-        states = any(output.glob("resume/state-*"))
-        if any(output.glob("*/model.pth.tar-*")) and not states:
-            return
-        train(prompt_cfg(folder, output, name, "RESUME", output if states else ""))
+        begun = ResumeFolder(output).newest_first()
+        train(prompt_cfg(folder, output, name, "RESUME", output if begun else ""))
 
     return run
 
@@ -59,12 +59,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def check(folder: Path, name: str, kills: int) -> None:
     runs = folder / f"runs-{name}-{kills}"
     runs.mkdir()
-    tally = trials(resumable(folder, name), runs, fingerprint, kills, kills_a_run=3, seed=17)
+    tally = trials_in_training(resumable(folder, name), runs, fingerprint, kills, kills_a_run=4, seed=17)
     print(f"R1 {name}: {tally}")
     assert tally.different == 0, tally
-    assert tally.identical >= kills / 3, tally
-    assert tally.kills >= kills, tally
-    assert tally.too_late <= tally.kills, tally
+    assert tally.identical >= kills / 4, tally
+    assert tally.training >= kills, tally
+    assert tally.training >= 0.95 * tally.kills, tally
 
 
 @pytest.mark.parametrize("name", TRAINERS)
@@ -82,7 +82,7 @@ def test_killed_run_ends_with_the_same_bits_long(folder: Path, name: str) -> Non
 def test_harness_sees_randomness_that_is_not_restored(folder: Path) -> None:
     runs = folder / "runs-naive"
     runs.mkdir()
-    tally = trials(naive(folder, "CoOp"), runs, fingerprint, kills=6, kills_a_run=2, seed=3)
+    tally = trials_in_training(naive(folder, "CoOp"), runs, fingerprint, kills=6, kills_a_run=2, seed=3)
     print(f"R1 negative control: {tally}")
     assert tally.identical == 0, tally
     assert tally.different >= 3, tally
