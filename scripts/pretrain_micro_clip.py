@@ -16,7 +16,6 @@ import argparse
 import random
 import sys
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -80,14 +79,15 @@ class Sampler:
     def images(self, phase: str, step: int, batch: int) -> tuple[Tensor, Tensor]:
         """Return attribute indices (B, 4) and images (B, 3, 32, 32)."""
         generator = torch.Generator().manual_seed(drawing_seed("pretrain", phase, self.recipe.seed, step))
-        columns = []
-        for count in ATTRIBUTES[:3]:
-            frequency = torch.arange(1, count + 1).float() ** -self.recipe.zipf
-            columns.append(torch.multinomial(frequency, batch, True, generator=generator))
+        shape, texture, color = (self._draw(count, batch, generator) for count in ATTRIBUTES[:3])
         style = torch.randint(len(STYLES), (batch,), generator=generator)
         style[torch.rand(batch, generator=generator) < self.recipe.clean_share] = STYLES.index("clean")
-        scene = Scene(*columns, style)
-        return torch.stack([*columns, style], 1), render(scene, generator)
+        attributes = torch.stack([shape, texture, color, style], 1)
+        return attributes, render(Scene(shape, texture, color, style), generator)
+
+    def _draw(self, count: int, batch: int, generator: torch.Generator) -> Tensor:
+        frequency = torch.arange(1, count + 1).float() ** -self.recipe.zipf
+        return torch.multinomial(frequency, batch, True, generator=generator)
 
     def captions(self, attributes: Tensor, step: int) -> list[Caption]:
         """Return one caption an image; in some batches filler words lead."""
@@ -108,7 +108,7 @@ class Trainer:
         self.model = MicroClip(Architecture(), vocabulary, recipe.cone, recipe.alignment, recipe.logit_scale)
         self.heads = nn.Linear(self.model.architecture.vision_width, sum(ATTRIBUTES))
         self.images_seen = 0
-        self.cost: Counter[str] = Counter()
+        self.cost: dict[str, float] = {"seconds": 0.0, "cpu_seconds": 0.0}
 
     def vision_loss(self, step: int) -> Tensor:
         """Cross-entropy of the attribute heads."""
@@ -159,7 +159,7 @@ class Trainer:
             raise ConfigError(f"the run to resume had another {', '.join(changed)}: give the same options")
         self.model.load_state_dict(state["model"])
         self.heads.load_state_dict(state["heads"])
-        self.images_seen, self.cost = state["images_seen"], Counter(state["cost"])
+        self.images_seen, self.cost = state["images_seen"], dict(state["cost"])
 
     def _run_phase(
         self,

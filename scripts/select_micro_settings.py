@@ -52,12 +52,12 @@ def main() -> None:
         scored = []
         for values in itertools.product(*grid.values()):
             settings = dict(zip(grid, values, strict=True))
-            runs = [
+            runs: list[dict[str, Any]] = [
                 {"world": world, "tau": tau, **validate(trainer, settings, world, tau, arguments)}
                 for world in WORLDS
                 for tau in TAUS
             ]
-            scored.append({"settings": settings, "H": fmean(float(run["H"]) for run in runs), "runs": runs})
+            scored.append({"settings": settings, "H": fmean(run["H"] for run in runs), "runs": runs})
             print(f"{trainer} {settings}: H {scored[-1]['H']:.2f}", flush=True)
         log["trainers"][trainer] = {"chosen": choose(scored), "candidates": scored}
         atomic_write_text(arguments.log, json.dumps(log, indent=1) + "\n")

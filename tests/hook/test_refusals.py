@@ -1,20 +1,18 @@
-"""Every refusal states its reason and its remedy."""
+"""Every refusal in a training step states its reason and its remedy; those before it: test_attach_refusals.py."""
 
 from __future__ import annotations
 
 import copy
 import pickle
-from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
-from cpt_plugin.errors import ConfigError, HookError, TrainingError
+from cpt_plugin.errors import HookError, TrainingError
 from cpt_plugin.hook import CPTHook
-from tests.hook.toy_regularizer import ToyRegularizer
+from tests.hook.toy_regularizer import ToyRegularizer, toy_hook
 from tests.hook.toy_trainers import (
     BATCH,
     CLASSES,
@@ -29,12 +27,8 @@ from tests.hook.toy_trainers import (
 CAUSES = r"activation checkpointing.*torch\.compile.*once per forward"
 
 
-def hook(**options):
-    return CPTHook(regularizers=[ToyRegularizer()], **options)
-
-
 def refuse_step(trainer, message, batch=None, **options):
-    handle = hook(**options).attach(trainer)
+    handle = toy_hook(**options).attach(trainer)
     with pytest.raises(HookError, match=message):
         trainer.forward_backward(make_batch() if batch is None else batch)
     return handle
@@ -51,118 +45,6 @@ def trainer_with(encode=None, trainer_class=MaPLeTrainer):
 
 def unit_text(model, context):
     return F.normalize(model.text_encoder(model.names + context), dim=-1)
-
-
-class TestAtAttach:
-    @pytest.mark.parametrize("name", ["text_encoder", "image_encoder"])
-    def test_no_encoder(self, name):
-        trainer = CoOpTrainer()
-        delattr(trainer.model, name)
-        with pytest.raises(HookError, match=rf"no module `{name}` .*PromptKD.*VPT.*name the encoder"):
-            hook(frozen_text=torch.ones(CLASSES, WIDTH)).attach(trainer)
-
-    def test_an_encoder_that_is_no_module(self):
-        trainer = CoOpTrainer()
-        encoder = trainer.model.text_encoder
-        del trainer.model.text_encoder
-        trainer.model.text_encoder = lambda prompts: encoder(prompts)
-        with pytest.raises(HookError, match="no module `text_encoder`"):
-            hook(frozen_text=torch.ones(CLASSES, WIDTH)).attach(trainer)
-
-    def test_data_parallel(self):
-        trainer = CoOpTrainer()
-        trainer.model = nn.DataParallel(trainer.model)
-        with pytest.raises(HookError, match=r"DataParallel.*CUDA_VISIBLE_DEVICES=0"):
-            hook().attach(trainer)
-
-    def test_compiled_model(self):
-        trainer = CoOpTrainer()
-        trainer.model = torch.compile(trainer.model, backend="eager")
-        with pytest.raises(HookError, match=r"torch\.compile.*attach to the plain model"):
-            hook().attach(trainer)
-
-    def test_model_compiled_in_place(self):
-        trainer = CoOpTrainer()
-        trainer.model.compile(backend="eager")
-        with pytest.raises(HookError, match=r"torch\.compile.*attach to the plain model"):
-            hook().attach(trainer)
-
-    @pytest.mark.parametrize("trainer", [SimpleNamespace(), SimpleNamespace(model=nn.Linear(1, 1)), object()])
-    def test_not_a_trainer(self, trainer):
-        with pytest.raises(HookError, match="after its model was built, or use CPTLoss"):
-            hook().attach(trainer)
-
-    def test_no_frozen_text_features(self, monkeypatch):
-        monkeypatch.delattr("tests.hook.toy_trainers.ToyTrainer.frozen_text_features")
-        with pytest.raises(HookError, match=r"no method frozen_text_features.*give CPTHook\(frozen_text="):
-            hook().attach(CoOpTrainer())
-
-    def test_different_templates(self):
-        named = [ToyRegularizer(), ToyRegularizer()]
-        for regularizer, name, template in zip(named, ("a", "b"), ("", "one {}."), strict=True):
-            regularizer.name, regularizer.template = name, template
-        with pytest.raises(ConfigError, match=r"different templates \(a '', b 'one \{\}\.'\): give one"):
-            CPTHook(regularizers=named).attach(CoOpTrainer())
-        named[0].weight = 0
-        with pytest.raises(HookError, match="takes no template"):
-            CPTHook(regularizers=named).attach(CoOpTrainer())
-
-    def test_template_beside_given_features(self):
-        with pytest.raises(ConfigError, match=r"frozen_text and the template 'one \{\}\.' were both given"):
-            CPTHook(template="one {}.", frozen_text=torch.ones(CLASSES, WIDTH)).attach(CoOpTrainer())
-
-    def test_template_that_the_trainer_cannot_take(self):
-        with pytest.raises(HookError, match=r"takes no template, so 'one \{\}\.' would be ignored.*frozen_text="):
-            CPTHook(template="one {}.").attach(CoOpTrainer())
-
-    def test_no_class_names(self):
-        trainer = CoOpTrainer()
-        trainer.dm = None
-        with pytest.raises(HookError, match=r"no dm\.dataset\.classnames: give CPTHook\(class_names="):
-            hook().attach(trainer)
-
-    @pytest.mark.parametrize("shape", [(CLASSES - 1, WIDTH), (CLASSES,), (1, CLASSES, WIDTH)])
-    def test_frozen_text_and_class_names_that_differ(self, shape):
-        with pytest.raises(HookError, match=f"for {CLASSES} class names: give one row"):
-            hook(frozen_text=torch.ones(shape)).attach(CoOpTrainer())
-
-    def test_attached_twice_by_another_hook(self):
-        trainer = CoOpTrainer()
-        handle = hook().attach(trainer)
-        with pytest.raises(HookError, match=r"attached to this trainer already: detach\(\) it first"):
-            hook().attach(trainer)
-        handle.detach()
-        assert hook().attach(trainer).active
-
-    def test_attached_twice_by_the_same_hook(self):
-        both = hook()
-        handle = both.attach(CoOpTrainer())
-        with pytest.raises(HookError, match=r"attached already: detach\(\) its handle, or make another"):
-            both.attach(CoOpTrainer())
-        handle.detach()
-        assert both.attach(CoOpTrainer()).active
-
-    def test_a_refused_trainer_is_left_untouched(self):
-        trainer = CoOpTrainer()
-        trainer.dm = None
-        with pytest.raises(HookError):
-            hook().attach(trainer)
-        assert "forward_backward" not in vars(trainer)
-        assert not trainer.model._forward_hooks
-        assert not trainer.model.text_encoder._forward_hooks
-
-    @pytest.mark.parametrize("accumulation", [0, -1, True])
-    def test_impossible_accumulation(self, accumulation):
-        with pytest.raises(ConfigError, match="give the number of steps, at least 1"):
-            hook(accumulation=accumulation)
-
-    def test_options_beside_regularizers(self):
-        with pytest.raises(ConfigError, match=r"weight_etf.*leave regularizers= out"):
-            hook(weight_etf=0.1)
-
-    def test_misspelled_option_names_the_nearest(self):
-        with pytest.raises(ConfigError, match="WEIGHT_ETF"):
-            CPTHook(weight_eft=0.1)
 
 
 class TestInTheStep:
@@ -206,7 +88,7 @@ class TestInTheStep:
         trainer = MaPLeTrainer()
         encoder = getattr(trainer.model, f"{kind}_encoder")
         encoder.forward = lambda *args: (type(encoder).forward(encoder, *args), "tokens")
-        handle = hook(frozen_text=torch.ones(CLASSES, WIDTH)).attach(trainer)
+        handle = toy_hook(frozen_text=torch.ones(CLASSES, WIDTH)).attach(trainer)
         with pytest.raises(HookError, match=f"{kind} encoder returned tuple.*returns only its"):
             trainer.forward_backward(make_batch())
         handle.detach()
@@ -246,7 +128,7 @@ class TestInTheStep:
     def test_frozen_text_with_trained_images_is_accepted(self):
         trainer = MaPLeTrainer()
         trainer.model.context.requires_grad_(False)
-        handle = hook().attach(trainer)
+        handle = toy_hook().attach(trainer)
         trainer.forward_backward(make_batch())
         assert handle.total > 0
 
@@ -305,14 +187,14 @@ class TestInTheStep:
                 return super().forward_backward(batch) if batch else {}
 
         trainer = Once()
-        hook().attach(trainer)
+        toy_hook().attach(trainer)
         trainer.forward_backward(make_batch())
         with pytest.raises(HookError, match=r"nothing was regularized.*detach\(\) the hook for steps"):
             trainer.forward_backward({})
 
     def test_model_replaced_after_attaching(self):
         trainer = MaPLeTrainer()
-        hook().attach(trainer)
+        toy_hook().attach(trainer)
         trainer.model = copy.deepcopy(trainer.model)
         with pytest.raises(HookError, match=r"model was replaced.*detach\(\), attach again"):
             trainer.forward_backward(make_batch())
@@ -357,7 +239,7 @@ class TestInTheStep:
     def test_accumulation_of_scalar_losses_needs_no_statement(self):
         trainer = MaPLeTrainer(divisor=4)
         trainer.cfg = {"OPTIM": {"ACCUMULATION_STEPS": 4}}
-        hook().attach(trainer)
+        toy_hook().attach(trainer)
         trainer.forward_backward(make_batch())
 
     @pytest.mark.parametrize("output", [{}, "text"])
@@ -379,7 +261,7 @@ class TestInTheStep:
     @pytest.mark.parametrize("duplicate", [copy.deepcopy, pickle.dumps])
     def test_copying_the_trainer(self, duplicate):
         trainer = CoOpTrainer()
-        handle = hook().attach(trainer)
+        handle = toy_hook().attach(trainer)
         with pytest.raises(HookError, match=r"cannot be copied or pickled: detach\(\) the handle first"):
             duplicate(trainer)
         handle.detach()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpt_plugin.hook import CPTHook
 from cpt_plugin.regularizers import FeatureBatch, Regularizer
 
 
@@ -54,3 +55,8 @@ class ToyRegularizer(Regularizer):
 
     def describe(self) -> list[str]:
         return [f"toy: {len(self.class_names)} classes"]
+
+
+def toy_hook(**options: Any) -> CPTHook:
+    """A hook with this regularizer alone."""
+    return CPTHook(regularizers=[ToyRegularizer()], **options)
