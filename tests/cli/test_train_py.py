@@ -226,7 +226,7 @@ def test_seed_of_a_configuration_file_counts_unless_one_is_given(root, tmp_path)
 # -- exit status -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("step", "hint"), [(0, "nothing was saved yet"), (3, "to go on.* with --resume OUT --seed 1 ")])
+@pytest.mark.parametrize(("step", "hint"), [(0, "nothing was saved yet"), (3, "to go on.*--resume OUT --seed 1 ")])
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(root, tmp_path, monkeypatch, capsys, step, hint):
     monkeypatch.setattr(
         PromptTrainer, "forward_backward", raises_at(step, PromptTrainer.forward_backward, KeyboardInterrupt)
