@@ -273,3 +273,8 @@ def test_the_command_ends_with_one_line_for_wrong_input(tmp_path):
     (line,) = done.stderr.splitlines()
     assert line.startswith("train.py: ")
     assert "CoOp" in line
+
+
+def test_public_functions_say_what_they_do():
+    functions = [command.parser, command.setup_cfg, command.check, command.run, command.main, command.cli]
+    assert [function.__name__ for function in functions if not function.__doc__] == []

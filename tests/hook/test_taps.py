@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
+import inspect
 import io
 import pickle
 
 import pytest
 import torch
 
+from cpt_plugin import attach, taps
 from cpt_plugin.hook import CPTHook
 from tests.hook.toy_regularizer import ToyRegularizer
 from tests.hook.toy_trainers import CoOpTrainer, MaPLeTrainer, flat_gradient, make_batch
@@ -208,3 +210,9 @@ def test_labels_passed_to_the_model_win_over_the_batch(regularizer, keyword):
     batch = make_batch()
     assert not torch.equal(batch["label"], batch["label"].flip(0))
     assert torch.equal(labels_seen(regularizer, OtherLabels, batch), batch["label"].flip(0))
+
+
+def test_public_functions_of_the_mechanism_say_what_they_do():
+    public = [*vars(taps.Taps).items(), *vars(attach).items()]
+    functions = [value for name, value in public if inspect.isfunction(value) and not name.startswith("_")]
+    assert [function.__name__ for function in functions if not function.__doc__] == []
