@@ -26,6 +26,7 @@ from cpt_plugin.results.provenance import git_state, utc_now, versions
 
 LOG = logging.getLogger("cpt_plugin")
 FILE_ONLY = {"file_only": True}
+MODEL_PREFIX = "model.pth.tar-"
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,8 @@ class Experiment:
         """Checkpoints of the last epoch, which is the highest one there is once the states are gone."""
         if self._states():
             return []
-        return sorted(self.folder.glob("*/model.pth.tar-*[0-9]"))
+        found = self.folder.glob(f"*/{MODEL_PREFIX}*")
+        return sorted(path for path in found if path.name.removeprefix(MODEL_PREFIX).isdigit())
 
     def _set_damaged_models_aside(self) -> None:
         """Rename damaged final models, so that training goes on from a state or starts anew, and says so.
