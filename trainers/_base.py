@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpt_plugin.config_identity import differences, hashed_part
 from cpt_plugin.encoders import (
     FrozenCLIP,
     ImageEncoder,
@@ -27,7 +26,8 @@ from cpt_plugin.encoders import (
 )
 from cpt_plugin.encoders.templates import ENSEMBLE
 from cpt_plugin.errors import CheckpointError, ConfigError
-from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy, load_checkpoint
+from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
+from trainers._loading import load_prompts
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -135,6 +135,10 @@ class CLIPTrainer(TrainerX):
         features = [f.float() if f.element_size() < 4 else f for f in encoded]
         return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
 
+    def resume_model_if_exist(self, directory: str) -> int:
+        """On Dassl, which would go on from any checkpoint in the output folder: only when ``cfg.RESUME`` asks."""
+        return super().resume_model_if_exist(directory) if self.cfg.RESUME else 0
+
     def checkpoint_extra(self) -> dict[str, Any]:
         return {"backbone": self.clip.name, "backbone_sha256": self.clip.digest}
 
@@ -156,7 +160,7 @@ class PromptTrainer(CLIPTrainer):
         prompts = self.build_prompt_learner(self.clip, self.dm.dataset.classnames)
         self.model = PromptedCLIP(self.clip, prompts).to(self.device)
         if self.cfg.MODEL.INIT_WEIGHTS:
-            self._load_file(Path(self.cfg.MODEL.INIT_WEIGHTS))
+            load_prompts(self, Path(self.cfg.MODEL.INIT_WEIGHTS))
             LOG.info(f"Prompts start from {self.cfg.MODEL.INIT_WEIGHTS}")
         self.optim = build_optimizer(prompts, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
@@ -228,63 +232,4 @@ class PromptTrainer(CLIPTrainer):
         if not path.is_file():
             present = sorted(p.name for p in path.parent.glob("model*.pth.tar*"))
             raise CheckpointError(f"No checkpoint {path}; there is {', '.join(present) or 'none in that folder'}.")
-        self.loaded_extra = self._load_file(path).get("extra", {})
-
-    def _load_file(self, path: Path) -> dict[str, Any]:
-        """Copy the prompts of a checkpoint that fits into the prompt learner; returns all that it holds."""
-        content = load_checkpoint(str(path))
-        if not isinstance(content.get("state_dict"), Mapping):
-            raise CheckpointError(f"{path} holds no prompts (state_dict): give a checkpoint of {type(self).__name__}.")
-        self._check_classes(content.get("class_names"), path)
-        self._check_meaning(content.get("extra") or {}, content.get("config") or {}, path)
-        self.load_prompts(content["state_dict"], path)
-        return content
-
-    def _check_meaning(self, extra: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-        """Refuse prompts of other CLIP weights or settings; a checkpoint of Dassl names neither."""
-        digest = extra.get("backbone_sha256")
-        if digest is None or not config:
-            LOG.info(f"{path} does not name the CLIP weights and settings of its prompts; only shapes are checked")
-        if digest not in (None, self.clip.digest):
-            raise CheckpointError(
-                f"{path}: its prompts were trained on other CLIP weights ({extra.get('backbone')}, SHA-256 "
-                f"{digest[:12]}) than those here ({self.clip.name}, {self.clip.digest[:12]}): give that model "
-                "(MODEL.BACKBONE.NAME)."
-            )
-        node = f"TRAINER.{self.config_node}."
-        own = hashed_part({node + key: self.options[key] for key in {*self.options} - self.neutral_options})
-        saved = {key: config.get(key, value) for key, value in own.items()}
-        if changed := differences(saved, own):
-            raise CheckpointError(
-                f"{path}: its prompts were trained with other settings (saved != here): {'; '.join(changed)}. "
-                "Give those of the training run."
-            )
-
-    def _check_classes(self, trained: list[str] | None, path: Path) -> None:
-        """Refuse class-specific contexts of other classes; a checkpoint of Dassl does not name its classes."""
-        own = self.dm.dataset.classnames
-        if not self.model.prompt_learner.class_specific or trained in (None, own):
-            return
-        raise CheckpointError(
-            f"{path} holds class-specific contexts of the classes {_some(trained)}; they cannot be used for "
-            f"{_some(own)}. Evaluate the classes of the training run, or train shared contexts."
-        )
-
-    def load_prompts(self, state: dict[str, Tensor], path: Path) -> None:
-        """Strictly copy a state dict into the prompt learner, naming what does not fit."""
-        own = self.model.prompt_learner.state_dict()
-        if missing := sorted(own.keys() ^ state.keys()):
-            raise CheckpointError(f"{path} does not fit {type(self).__name__}: missing or unexpected {missing}.")
-        for key, value in state.items():
-            if value.shape != own[key].shape:
-                raise CheckpointError(
-                    f"{path}: {key} has shape {tuple(value.shape)}, this run needs {tuple(own[key].shape)}. "
-                    "Prompt length, depth and backbone must be those of the training run."
-                )
-        self.model.prompt_learner.load_state_dict(state)
-
-
-def _some(names: list[str]) -> str:
-    """At most three names, and how many more there are."""
-    more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + more
+        self.loaded_extra = load_prompts(self, path).get("extra", {})

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from cpt_plugin._names import nearest
+from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import MICRO, check_backbone, check_images
 from cpt_plugin.errors import ConfigError, CPTError
@@ -18,7 +20,6 @@ from cpt_plugin.methods import (
     Method,
     find_repository,
     is_embedded,
-    nearest,
     parse_dataset,
     parse_method,
     parse_tau,
@@ -26,7 +27,6 @@ from cpt_plugin.methods import (
 )
 
 CALLED_FROM = "CPT_CALLED_FROM"
-MAX_SEED = 2**32 - 1
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 _OWNED_KEYS = {
     "SEED": "--seeds",

@@ -26,7 +26,6 @@ from cpt_plugin.results.provenance import git_state, utc_now, versions
 
 LOG = logging.getLogger("cpt_plugin")
 FILE_ONLY = {"file_only": True}
-MODEL_PREFIX = "model.pth.tar-"
 
 
 @dataclass(frozen=True)
@@ -112,11 +111,11 @@ class Experiment:
         return ResumeFolder(self.folder).newest_first()
 
     def _final_models(self) -> list[Path]:
-        """Checkpoints of the last epoch, which is the highest one there is once the states are gone."""
+        """Checkpoints of the last epoch; whatever states there are tell more, so none counts beside them."""
         if self._states():
             return []
-        found = self.folder.glob(f"*/{MODEL_PREFIX}*")
-        return sorted(path for path in found if path.name.removeprefix(MODEL_PREFIX).isdigit())
+        last = assemble(self.method, self.seed, self.arguments, self.folder, "base").OPTIM.MAX_EPOCH
+        return sorted(self.folder.glob(f"*/model.pth.tar-{last}"))
 
     def _set_damaged_models_aside(self) -> None:
         """Rename damaged final models, so that training goes on from a state or starts anew, and says so.

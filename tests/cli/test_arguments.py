@@ -104,10 +104,8 @@ def test_defaults(monkeypatch):
 
 
 def test_everything_given_in_any_order():
-    words = (
-        "--seeds 4,0 coop_cpt --epochs 3 shapes 0.06 --shots 8 --no-baseline OPTIM.LR 0.1 --output /x CPT.CLUSTER_SEED -1"
-    )
-    args = parse_arguments(words.split())
+    words = "--seeds 4,0 coop_cpt --epochs 3 shapes 0.06 --shots 8 --no-baseline OPTIM.LR 0.1 --output /x"
+    args = parse_arguments([*words.split(), "CPT.CLUSTER_SEED", "-1"])
     assert (args.seeds, args.epochs, args.shots, args.baseline) == ((4, 0), 3, 8, False)
     assert args.opts == ("OPTIM.LR", "0.1", "CPT.CLUSTER_SEED", "-1")
     assert args.folder == Path("/x/shapes")
