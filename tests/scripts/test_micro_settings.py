@@ -27,10 +27,10 @@ def test_selection_saw_neither_test_images_nor_the_default_classes():
     assert parse_world("").class_set not in {parse_world(world).class_set for world in LOG["worlds"]}
 
 
-def test_choice_prefers_fewer_epochs_on_a_tie():
+def test_choice_goes_by_base_accuracy_only_among_ties():
     scored = [
-        {"settings": {"OPTIM.MAX_EPOCH": 20}, "H": 50.05},
-        {"settings": {"OPTIM.MAX_EPOCH": 10}, "H": 50.0},
-        {"settings": {"OPTIM.MAX_EPOCH": 5}, "H": 49.0},
+        {"settings": {"OPTIM.LR": 1.0}, "H": 50.4, "runs": [{"base": 60.0}, {"base": 50.0}]},
+        {"settings": {"OPTIM.LR": 2.0}, "H": 50.0, "runs": [{"base": 60.0}, {"base": 58.0}]},
+        {"settings": {"OPTIM.LR": 3.0}, "H": 49.0, "runs": [{"base": 70.0}, {"base": 70.0}]},
     ]
-    assert choose(scored) == {"OPTIM.MAX_EPOCH": 10}
+    assert choose(scored) == {"OPTIM.LR": 2.0}
