@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from cpt_plugin import regularizers
+from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.encoders import (
     FrozenCLIP,
     ImageEncoder,
@@ -134,6 +136,18 @@ class CLIPTrainer(TrainerX):
             encoded = [encoder.encode_ids(i) for i in ids]
         features = [f.float() if f.element_size() < 4 else f for f in encoded]
         return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
+
+    @classmethod
+    def reads(cls, key: str) -> bool:
+        """Whether a result can depend on a configuration key: not on the nodes of other methods or regularizers."""
+        top, _, rest = key.partition(".")
+        nodes = {name: added.config_node for name, added in regularizers.available().items()}
+        if top in nodes.values():
+            return top in {nodes[name] for name in getattr(cls, "regularizers", ())}
+        return top != "TRAINER" or rest == "NAME" or rest.partition(".")[0] == cls.config_node
+
+    def hashed_config(self) -> dict[str, Any]:
+        return {key: value for key, value in hashed_part(self.cfg).items() if self.reads(key)}
 
     def resume_model_if_exist(self, directory: str) -> int:
         """On Dassl, which would go on from any checkpoint in the output folder: only when ``cfg.RESUME`` asks."""

@@ -31,6 +31,10 @@ class ZeroshotCLIP(CLIPTrainer):
 
     trainable = False
 
+    @classmethod
+    def reads(cls, key: str) -> bool:
+        return super().reads(key) and key.partition(".")[0] not in ("OPTIM", "TRAIN") and key != "TEST.FINAL_MODEL"
+
     def build_model(self) -> None:
         self.clip = self.load_frozen_clip("fp32")
         self.model = FixedTextCLIP(self.clip, F.normalize(self.frozen_text_features(), dim=-1))

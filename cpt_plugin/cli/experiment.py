@@ -88,7 +88,8 @@ class Experiment:
     def _execute(self) -> tuple[str, records.RunRecord]:
         from cpt_plugin import toolkit
 
-        self._set_damaged_models_aside()
+        if not self.record_file.is_file():
+            self._set_damaged_models_aside()
         cfg = self.config("base")
         split_hash = toolkit.DataManager(cfg).split_hash
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
@@ -132,7 +133,7 @@ class Experiment:
                 LOG.warning(f"Training again: {error}")
                 path.rename(path.with_name(f"{path.name}.corrupt"))
         damaged = sorted(self.folder.glob("resume/*.corrupt*"))
-        if damaged and not (self._states() or self._final_models() or self.record_file.is_file()):
+        if damaged and not (self._states() or self._final_models()):
             raise CheckpointError(
                 f"All states of this run are damaged ({damaged[-1]}): delete {self.folder} to start it again."
             )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
-from cpt_plugin.methods import ZEROSHOT, Method, is_embedded
+from cpt_plugin.methods import Method, is_embedded
 
 FALLBACK_BACKBONE = "vit_b16"
 MICRO_BACKBONE = "micro"
@@ -61,20 +60,10 @@ def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
 
 def reads(method: Method, key: str) -> bool:
     """Whether a method's result can depend on a configuration key."""
-    from cpt_plugin import regularizers
+    from cpt_plugin.toolkit import TRAINER_REGISTRY
 
-    trainers = load_trainers()
-    top, _, rest = key.partition(".")
-    added = _nodes(regularizers.available(), method.regularizers)
-    if top in _nodes(regularizers.available()):
-        return top in added
-    if top == "TRAINER" and rest != "NAME":
-        return rest.partition(".")[0] in _nodes(trainers.PROMPT_LEARNERS, (method.prompt_learner,))
-    return method.prompt_learner != ZEROSHOT or (top not in ("OPTIM", "TRAIN") and key != "TEST.FINAL_MODEL")
-
-
-def _nodes(classes: dict[str, Any], names: Iterable[str] | None = None) -> set[str]:
-    return {classes[name].config_node for name in (classes if names is None else names)}
+    name = load_trainers().trainer_name(method.prompt_learner, method.regularizers)
+    return TRAINER_REGISTRY.get(name).reads(key)
 
 
 def _trainer_file(method: Method, arguments: RunArguments) -> tuple[str, str]:

@@ -17,6 +17,7 @@ from cpt_plugin.results import record as records
 from tests.helpers.checkpoints import identical
 from tests.helpers.tiny_world import BASE, COUNTS, NEW, TEST_IMAGES, TinyWorld, tiny_experiment, write_world
 from tests.trainers.problems import raises_at, saved
+from trainers import PROMPT_LEARNERS
 from trainers._base import PromptTrainer
 
 VOLATILE = ("timings", "created", "git")
@@ -418,6 +419,25 @@ def test_a_setting_that_cannot_be_built_does_not_claim_the_folder(root, tmp_path
     with pytest.raises(ClusterError, match="99"):
         with_opts(experiment, "CPT.NUM_CLUSTERS", "99").execute()
     assert experiment.execute().status == "new"
+
+
+def test_damaged_model_of_a_recorded_run_is_left_alone(tmp_path, finished, no_step):
+    reference, wanted = finished["maple"]
+    experiment = copy_run(reference, tmp_path)
+    (path,) = experiment.folder.glob("*/model.pth.tar-2")
+    path.write_bytes(b"half")
+    assert experiment.execute().record == wanted.record
+    assert path.read_bytes() == b"half"
+
+
+def test_unfinished_run_goes_on_when_a_plug_in_was_added(root, tmp_path, finished, monkeypatch):
+    experiment = tiny_experiment(root, tmp_path, "maple")
+    interrupted(experiment, 2)
+    coop = {**PROMPT_LEARNERS["coop"].defaults, "NEW_KEY": 1}
+    monkeypatch.setattr(PROMPT_LEARNERS["coop"], "defaults", coop)
+    outcome = experiment.execute()
+    assert outcome.status == "resumed"
+    assert lasting(outcome.record) == lasting(finished["maple"][1].record)
 
 
 def test_baselines_are_shared_between_commands(root, tmp_path, finished, no_step):

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from cpt_plugin._names import some
-from cpt_plugin.config_identity import config_hash, differences, hashed_part
+from cpt_plugin.config_identity import config_hash, differences
 from cpt_plugin.errors import CheckpointError
 from cpt_plugin.toolkit.embedded.base import BEST_NAME, find_model, saved_epochs
 from cpt_plugin.toolkit.embedded.checkpoint import latest_good, load_checkpoint, save_checkpoint
@@ -55,8 +55,8 @@ def run_identity(trainer: Any) -> dict[str, Any]:
     return {
         "toolkit": "embedded",
         "torch": str(torch.__version__),
-        "config": hashed_part(trainer.cfg),
-        "config_hash": config_hash(trainer.cfg),
+        "config": (config := trainer.hashed_config()),
+        "config_hash": config_hash(config),
         "split_hash": getattr(getattr(trainer, "dm", None), "split_hash", ""),
         "class_names": names,
         "extra": trainer.checkpoint_extra(),

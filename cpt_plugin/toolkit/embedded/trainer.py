@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import TrainerBase
 from cpt_plugin.toolkit.embedded.config import resolve_seed, validate
@@ -206,6 +207,10 @@ class SimpleTrainer(TrainerBase):
         return batch["img"].to(self.device), batch["label"].to(self.device)
 
     # -- checkpoints and resume ----------------------------------------------------------------------------
+
+    def hashed_config(self) -> dict[str, Any]:
+        """Returns the flat configuration that tells this run from others; kept in every checkpoint."""
+        return hashed_part(self.cfg)
 
     def checkpoint_extra(self) -> dict[str, Any]:
         """Returns plain values that identify this trainer's derived state; kept in every checkpoint."""
