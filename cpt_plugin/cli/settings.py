@@ -49,21 +49,21 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
         own["OPTIM.MAX_EPOCH"] = arguments.epochs
     merge_list(cfg.clone(), arguments.opts)
     pairs = [*own.items(), *zip(arguments.opts[::2], arguments.opts[1::2], strict=True)]
-    merge_list(cfg, [part for key, value in pairs if reads(method, key) for part in (key, value)])
+    reads = _trainer_class(method).reads
+    merge_list(cfg, [part for key, value in pairs if reads(key) for part in (key, value)])
     return cfg
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
     """The flat configuration that decides a run's result: keys that the method reads, paths and talk left out."""
-    return {key: value for key, value in hashed_part(cfg).items() if reads(method, key)}
+    reads = _trainer_class(method).reads
+    return {key: value for key, value in hashed_part(cfg).items() if reads(key)}
 
 
-def reads(method: Method, key: str) -> bool:
-    """Whether a method's result can depend on a configuration key."""
+def _trainer_class(method: Method) -> Any:
     from cpt_plugin.toolkit import TRAINER_REGISTRY
 
-    name = load_trainers().trainer_name(method.prompt_learner, method.regularizers)
-    return TRAINER_REGISTRY.get(name).reads(key)
+    return TRAINER_REGISTRY.get(load_trainers().trainer_name(method.prompt_learner, method.regularizers))
 
 
 def _trainer_file(method: Method, arguments: RunArguments) -> tuple[str, str]:
