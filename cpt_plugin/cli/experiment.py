@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.settings import assemble, identity_of
@@ -96,7 +96,7 @@ class Experiment:
         self._check_identity(identity)
         if self.record_file.is_file():
             return "finished before", records.load(self.record_file)
-        atomic_write_text(self._identity_file, json.dumps(identity, indent=1, sort_keys=True) + "\n")
+        atomic_write_json(self._identity_file, identity)
         try:
             record = self._train_and_test(cfg)
         except BaseException:
