@@ -44,12 +44,14 @@ class Regularizer(ABC):
         paper: where it comes from.
         description: one line.
         config_node: the configuration node that holds its settings.
+        needs_prototypes: whether `prepare_prototypes` is to be called, with class means of the training images.
     """
 
     name: ClassVar[str]
     paper: ClassVar[str]
     description: ClassVar[str]
     config_node: ClassVar[str]
+    needs_prototypes: ClassVar[bool] = False
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
@@ -82,6 +84,9 @@ class Regularizer(ABC):
 
     def prepare(self, frozen_text: Tensor, class_names: Sequence[str]) -> None:  # noqa: B027
         """Take over what is fixed for a run: (K, d) features of frozen CLIP and the K class names."""
+
+    def prepare_prototypes(self, prototypes: Tensor) -> None:  # noqa: B027
+        """Take over the (K, d) class means of frozen unit image features; called after `prepare` if needed."""
 
     def digest(self) -> str:
         """Return a hash of the state made by `prepare`, "" where there is none."""
