@@ -144,7 +144,7 @@ def text_after(folder, method, *opts):
 
     @torch.no_grad()
     def features():
-        return trainer.model.text_encoder(trainer.model.prompt_learner()[0])
+        return trainer.model.text_encoder(trainer.model.prompt_learner.text_prompts())
 
     before = features()
     trainer.train()

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -37,15 +37,29 @@ LOG = logging.getLogger("cpt_plugin")
 class PromptLearner(nn.Module):
     """Learnable prompts of one method: all of its parameters, and nothing of CLIP's.
 
-    ``forward()`` returns the text prompts of all K classes and the image prompts (None if the method has none).
     Only float32 parameters whose shapes do not depend on the class names belong into its state dict, unless
-    the method is class-specific by definition; ``class_specific`` then says so.
+    the method is class-specific by definition; ``class_specific`` then says so. ``conditional`` says that the text
+    prompts depend on the image.
     """
 
     class_specific = False
+    conditional = False
 
-    def forward(self) -> tuple[TextPrompts, ImagePrompts | None]:
-        raise TypeError(f"{type(self).__name__} does not define forward()")
+    def text_prompts(self, image: Tensor | None = None) -> TextPrompts:
+        """Text prompts of all K classes; ``image``, (B, d) unit image features, is read by conditional ones only."""
+        raise TypeError(f"{type(self).__name__} does not define text_prompts()")
+
+    def image_prompts(self) -> ImagePrompts | None:
+        """Visual prompts; None if the method has none."""
+        return None
+
+
+class Prediction(NamedTuple):
+    """What one pass gives: (B, K) logits, (B, d) unit image features, unit text features (K, d) or (B, K, d)."""
+
+    logits: Tensor
+    image: Tensor
+    text: Tensor
 
 
 class PromptedCLIP(nn.Module):
@@ -58,12 +72,21 @@ class PromptedCLIP(nn.Module):
         self.image_encoder = ImageEncoder(clip)
         self.logit_scale = clip.logit_scale
 
-    def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) images -> (B, K) logits over the classes of the prompt learner."""
-        text_prompts, image_prompts = self.prompt_learner()
-        text = F.normalize(self.text_encoder(text_prompts), dim=-1)
-        features = F.normalize(self.image_encoder(image, image_prompts), dim=-1)
-        return self.logit_scale * features @ text.to(features.dtype).t()
+    def forward(self, image: Tensor, label: Tensor | None = None, with_features: bool = False) -> Any:
+        """(B, 3, H, W) images -> (B, K) logits over the classes of the prompt learner.
+
+        Args:
+            image: images in CLIP's normalization.
+            label: (B,) their labels, which a hook on this module may read; not used here.
+            with_features: return a :class:`Prediction` instead of the logits alone.
+        """
+        features = F.normalize(self.image_encoder(image, self.prompt_learner.image_prompts()), dim=-1)
+        text = F.normalize(self.text_encoder(self.prompt_learner.text_prompts(features)), dim=-1).to(features.dtype)
+        if text.ndim == 3:
+            logits = self.logit_scale * torch.einsum("bd,bkd->bk", features, text)
+        else:
+            logits = self.logit_scale * features @ text.t()
+        return Prediction(logits, features, text) if with_features else logits
 
 
 class CLIPTrainer(TrainerX):
@@ -185,15 +208,26 @@ class PromptTrainer(CLIPTrainer):
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
         with self.precision.context(self.device):
-            output = self.model(image)
-            loss = F.cross_entropy(output.float(), label)
+            prediction = self.model(image, label, with_features=True)
+            parts = self.loss_parts(prediction, image, label)
+            loss = torch.stack(list(parts.values())).sum()
         if self.scaler is None:
             self.model_backward_and_update(loss)
         else:
             self._scaled_step(self.scaler, loss)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        return {"loss": loss.item(), "acc": compute_accuracy(output, label)[0].item()}
+        summary = {"loss": loss.item(), "acc": compute_accuracy(prediction.logits, label)[0].item()}
+        if parts.keys() != {"ce"}:
+            summary |= {f"loss_{name}": value.item() for name, value in parts.items()}
+        return summary
+
+    def loss_parts(self, prediction: Prediction, image: Tensor, label: Tensor) -> dict[str, Tensor]:
+        """Named float32 terms (weighted) of this method's own loss, which is their sum; all are logged.
+
+        Here the cross-entropy alone: ``ce``.
+        """
+        return {"ce": F.cross_entropy(prediction.logits.float(), label)}
 
     def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
         """Step under a loss scale; gradients that overflow skip the step, which is counted, and lower the scale."""

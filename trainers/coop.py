@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextPrompts
 from cpt_plugin.errors import ConfigError
@@ -35,8 +35,8 @@ class ContextPrompts(PromptLearner):
             context = random_vectors(*classes, n_ctx, clip.text_width)
         self.ctx = nn.Parameter(context)
 
-    def forward(self) -> tuple[TextPrompts, None]:
-        return TextPrompts(self.tokens, self.ctx), None
+    def text_prompts(self, image: Tensor | None = None) -> TextPrompts:
+        return TextPrompts(self.tokens, self.ctx)
 
 
 @prompt_learner("coop")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any, ClassVar
 
-from torch import nn
+from torch import Tensor, nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
 from trainers._base import PromptLearner, PromptTrainer
@@ -37,12 +37,12 @@ class MultiModalPrompts(PromptLearner):
         deep = nn.Linear(clip.text_width, clip.vision_width)
         self.compound_prompt_projections = nn.ModuleList(copy.deepcopy(deep) for _ in range(depth - 1))
 
-    def forward(self) -> tuple[TextPrompts, ImagePrompts]:
-        deep = tuple(self.compound_prompts_text)
-        images = tuple(
-            project(prompt) for project, prompt in zip(self.compound_prompt_projections, deep, strict=True)
-        )
-        return TextPrompts(self.tokens, self.ctx, deep), ImagePrompts(self.proj(self.ctx), images)
+    def text_prompts(self, image: Tensor | None = None) -> TextPrompts:
+        return TextPrompts(self.tokens, self.ctx, tuple(self.compound_prompts_text))
+
+    def image_prompts(self) -> ImagePrompts:
+        pairs = zip(self.compound_prompt_projections, self.compound_prompts_text, strict=True)
+        return ImagePrompts(self.proj(self.ctx), tuple(project(prompt) for project, prompt in pairs))
 
 
 @prompt_learner("maple")

@@ -18,9 +18,10 @@ class ImagePrompts:
 
     Attributes:
         shallow: (P, w), appended after the patch tokens (positional embedding added before) and
-            normalized with them.
+            normalized with them, unless `after_norm`.
         deep: (P, w) each; the i-th (from 0) replaces the visual tokens at the input of block i + 2
             (counting from 1) (MaPLe, CVPR 2023, section 3.2).
+        after_norm: append the shallow tokens behind the first layer norm (VPT, ECCV 2022; DAPT, ICCV 2023).
 
     Raises:
         FeatureError: `shallow` is not a matrix with at least one row, or a deep prompt has another shape.
@@ -28,6 +29,7 @@ class ImagePrompts:
 
     shallow: Tensor
     deep: tuple[Tensor, ...] = ()
+    after_norm: bool = False
 
     def __post_init__(self) -> None:
         if self.shallow.ndim != 2 or self.shallow.shape[0] == 0:
@@ -94,9 +96,11 @@ class ImageEncoder(FrozenEncoder):
         x = self.visual.conv1(image).flatten(2).transpose(1, 2)
         first = self.visual.class_embedding.to(x.dtype).expand(len(x), 1, -1)
         x = torch.cat([first, x], dim=1) + self.visual.positional_embedding.to(x.dtype)
-        if prompts is not None:
-            x = torch.cat([x, prompts.shallow.to(x.dtype).expand(len(x), -1, -1)], dim=1)
-        x = self.visual.ln_pre(x).transpose(0, 1)
+        shallow = () if prompts is None else (prompts.shallow.to(x.dtype).expand(len(x), -1, -1),)
+        if prompts is not None and prompts.after_norm:
+            x = torch.cat([self.visual.ln_pre(x), *shallow], dim=1).transpose(0, 1)
+        else:
+            x = self.visual.ln_pre(torch.cat([x, *shallow], dim=1)).transpose(0, 1)
         deep = () if prompts is None else prompts.deep
         for index, block in enumerate(self.visual.transformer.resblocks):
             if 1 <= index <= len(deep):

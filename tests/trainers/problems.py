@@ -59,7 +59,7 @@ def trained_part(output: Path) -> dict[str, Any]:
 def text_features(trainer: Any) -> Tensor:
     """(K, d) features of the learned class prompts."""
     with torch.no_grad():
-        return trainer.model.text_encoder(trainer.model.prompt_learner()[0])
+        return trainer.model.text_encoder(trainer.model.prompt_learner.text_prompts())
 
 
 def raises_at(step: int, original: Callable[..., Any], error: type[BaseException]) -> Callable[..., Any]:

@@ -61,7 +61,8 @@ def test_only_the_prompts_train(folder, tmp_path, name):
 def test_logits_are_scaled_cosines(folder, tmp_path):
     trainer = build(folder, tmp_path, "MaPLe")
     image = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
-    text_prompts, image_prompts = trainer.model.prompt_learner()
+    learner = trainer.model.prompt_learner
+    text_prompts, image_prompts = learner.text_prompts(), learner.image_prompts()
     with torch.no_grad():
         text = trainer.model.text_encoder(text_prompts)
         features = trainer.model.image_encoder(image, image_prompts)

@@ -28,7 +28,7 @@ def prompts(clip, n_ctx=4, ctx_init="", class_specific=False, position="end", na
 
 
 def features(clip, learner):
-    text, image = learner()
+    text, image = learner.text_prompts(), learner.image_prompts()
     assert image is None
     return TextEncoder(clip)(text)
 

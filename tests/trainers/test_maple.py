@@ -84,7 +84,7 @@ def test_the_first_projection_and_the_deep_prompts_are_drawn_on_their_own(clip):
 
 def test_image_prompts_are_linear_images_of_the_text_prompts(clip):
     learner = prompts(clip)
-    text, image = learner()
+    text, image = learner.text_prompts(), learner.image_prompts()
     pairs = [(learner.proj, learner.ctx, image.shallow)]
     pairs += zip(learner.compound_prompt_projections, learner.compound_prompts_text, image.deep, strict=True)
     assert len(pairs) == 3
@@ -97,7 +97,7 @@ def test_image_prompts_are_linear_images_of_the_text_prompts(clip):
 
 def test_text_prompts_learn_from_the_image_side_too(clip):
     learner = prompts(clip)
-    _, image = learner()
+    image = learner.image_prompts()
     ImageEncoder(clip)(torch.ones(1, 3, 32, 32), image).square().sum().backward()
     assert learner.ctx.grad.abs().sum() > 0
     assert all(p.grad.abs().sum() > 0 for p in learner.compound_prompts_text)

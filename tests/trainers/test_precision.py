@@ -30,7 +30,7 @@ def test_rotation_term_is_exactly_0_at_the_template(folder, tmp_path, name, auto
     trainer = build(folder, tmp_path, name, *WORDS)
     trainer.precision = dataclasses.replace(trainer.precision, autocast=autocast)
     with trainer.precision.context("cpu"):
-        text = trainer.model.text_encoder(trainer.model.prompt_learner()[0])
+        text = trainer.model.text_encoder(trainer.model.prompt_learner.text_prompts())
     assert text.dtype == (autocast or torch.float32)
     frozen = trainer.frozen_text_features()
     assert frozen.dtype == torch.float32

@@ -147,7 +147,7 @@ def test_gradient_is_that_of_the_explicit_sum(folder, tmp_path, monkeypatch, nam
         "label": torch.tensor([0, 1, 1, 3, 1, 0]),
     }
 
-    text_prompts, image_prompts = learner()
+    text_prompts, image_prompts = learner.text_prompts(), learner.image_prompts()
     text = trainer.model.text_encoder(text_prompts)
     image = trainer.model.image_encoder(batch["img"], image_prompts)
     logits = clip.logit_scale * F.normalize(image, dim=1) @ F.normalize(text, dim=1).T

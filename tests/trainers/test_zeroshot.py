@@ -34,7 +34,7 @@ def test_is_where_coop_with_the_template_s_words_starts(folder, tmp_path):
     image = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         difference = coop.model_inference(image) - zeroshot.model_inference(image)
-        text = coop.model.text_encoder(coop.model.prompt_learner()[0])
+        text = coop.model.text_encoder(coop.model.prompt_learner.text_prompts())
     assert difference.abs().max() < 1e-4
     assert (F.normalize(text, dim=1) - F.normalize(zeroshot.frozen_text_features(), dim=1)).abs().max() < 1e-6
     assert coop.test() == zeroshot.test()
