@@ -56,7 +56,7 @@ def test_text_starts_with_the_first_words_and_keeps_the_others_frozen(clip):
 
 def test_at_depth_1_the_text_starts_at_the_zero_shot_features():
     clip = tiny_clip(64, 128, 3, dtype=torch.float64)
-    text, _ = prompts(clip, depth=1)()
+    text = prompts(clip, depth=1).text_prompts()
     expected = TextEncoder(clip).encode_ids(tokenize([f"a photo of a {name}." for name in NAMES], clip))
     assert (TextEncoder(clip)(text) - expected).abs().max() < 1e-12
 
