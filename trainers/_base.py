@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,6 +30,7 @@ from cpt_plugin.encoders import (
 from cpt_plugin.encoders.templates import ENSEMBLE
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
+from trainers._degrees import EpochFeatures
 from trainers._loading import load_prompts
 
 LOG = logging.getLogger("cpt_plugin")
@@ -204,6 +206,33 @@ class PromptTrainer(CLIPTrainer):
         self.register_model(self.registered_name, prompts, self.optim, self.sched)
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.use_scaler else None
         self.skipped_steps = 0
+        self.epoch_features = EpochFeatures(self.num_classes)
+
+    @property
+    def prompts_hash(self) -> str:
+        """SHA-256 (hex) over names, types, shapes and bytes of the prompts as they are now."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.model.prompt_learner.state_dict().items()):
+            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def before_epoch(self) -> None:
+        super().before_epoch()
+        if self.epoch_features.epoch != self.epoch:
+            self.epoch_features = EpochFeatures(self.num_classes, self.epoch)
+
+    def after_epoch(self) -> None:
+        """Log the degrees of neural collapse of the epoch."""
+        degrees = self.epoch_features.degrees()
+        LOG.info(f"epoch [{self.epoch + 1}/{self.max_epoch}] neural collapse (NPT, our reconstruction): "
+                 + " ".join(f"{name} {value:.4f}" for name, value in degrees.items()))
+        for name, value in degrees.items():
+            self.write_scalar(f"train/{name}", value, (self.epoch + 1) * self.num_batches - 1)
+        super().after_epoch()
+
+    def epoch_values(self) -> dict[str, float]:
+        return {**super().epoch_values(), **self.epoch_features.degrees()}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
@@ -215,6 +244,7 @@ class PromptTrainer(CLIPTrainer):
             self.model_backward_and_update(loss)
         else:
             self._scaled_step(self.scaler, loss)
+        self.epoch_features.add(prediction.image, prediction.text, label)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
         summary = {"loss": loss.item(), "acc": compute_accuracy(prediction.logits, label)[0].item()}
@@ -248,11 +278,13 @@ class PromptTrainer(CLIPTrainer):
         super().after_train()
 
     def resume_extra(self) -> dict[str, Any]:
-        return {**super().resume_extra(), "skipped_steps": self.skipped_steps}
+        own = {"skipped_steps": self.skipped_steps, "epoch_features": self.epoch_features.state_dict()}
+        return {**super().resume_extra(), **own}
 
     def load_resume_extra(self, saved: dict[str, Any]) -> None:
         super().load_resume_extra(saved)
-        self.skipped_steps = saved.get("skipped_steps", 0)
+        self.skipped_steps = saved["skipped_steps"]
+        self.epoch_features.load_state_dict(saved["epoch_features"], self.device)
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)

@@ -1,4 +1,4 @@
-"""One run, one record (schema v1): every number a table needs, and what it takes to get it again."""
+"""One run, one record (schema v2): every number a table needs, and what it takes to get it again."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass
 from cpt_plugin.results.schema import SchemaError, decode
 from cpt_plugin.results.stats import harmonic_mean
 
-SCHEMA = 1
+SCHEMA = 2
 BASE_TO_NEW = "base_to_new"
 _TOLERANCE = 1e-6
 _REMEDY = "repeat the run, or delete the record"
@@ -88,6 +88,8 @@ class RunRecord:
 
     tau: ratio min / max training images asked for; realized_tau: the one that came out.
     losses: named loss parts, mean over the last epoch (empty for zero-shot); timings: seconds by phase.
+    history: an entry an epoch with the mean of all logged values and the degrees of neural collapse.
+    prompts_hash: SHA-256 of the trained prompts, "" where nothing is trained.
     config: dotted key -> plain value, with config_hash = `config_hash(config)`.
     cluster_hash: digest of the class -> cluster map, "" without clusters; created: UTC, ISO 8601.
     """
@@ -109,6 +111,8 @@ class RunRecord:
     worst_class: WorstClass | None
     per_class: ClassResults
     losses: dict[str, float]
+    history: tuple[dict[str, float], ...]
+    prompts_hash: str
     timings: dict[str, float]
     config: dict[str, Any]
     config_hash: str

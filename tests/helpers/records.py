@@ -54,6 +54,8 @@ def make_record(
         "worst_class": worst_class([result.name for result in base], tested),
         "per_class": ClassResults(base, new),
         "losses": {"ce": 0.5} | dict.fromkeys(added, 0.25),
+        "history": ({"loss": 0.7}, {"loss": 0.5}),
+        "prompts_hash": "cd" * 32,
         "timings": {"train": 12.5},
         "config": full_config,
         "config_hash": config_hash(full_config),

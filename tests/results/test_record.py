@@ -31,7 +31,7 @@ def test_file_has_the_documented_form(make_record, tmp_path):
     save(make_record(), tmp_path / "record.json")
     text = (tmp_path / "record.json").read_text()
     plain = json.loads(text)
-    assert plain["schema"] == 1
+    assert plain["schema"] == 2
     assert plain["per_class"]["base"][0] == ["base 0", 9, 10]
     assert plain["accuracy"] == {"base": 65.0, "new": 50.0, "H": pytest.approx(2 * 65 * 50 / 115)}
     assert len(text.splitlines()) == len(plain) + 2
@@ -45,7 +45,7 @@ def test_accuracy_is_over_images_not_over_classes():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (("schema",), 2, "field schema: expected 1, found 2"),
+        (("schema",), 1, "field schema: expected 2, found 1"),
         (("seed",), "1", "field seed: expected a whole number, found '1'"),
         (("seed",), True, "field seed: expected a whole number, found True"),
         (("tau",), 1.5, r"field tau: 1.5 is not in \(0, 1\]"),
@@ -88,7 +88,7 @@ def test_a_missing_field_is_named(make_record, tmp_path_factory, data):
     name = data.draw(st.sampled_from(sorted(plain)))
     del plain[name]
     path = tmp_path_factory.getbasetemp() / "missing.json"
-    path.write_text(json.dumps({"schema": 1, **plain}))
+    path.write_text(json.dumps({"schema": 2, **plain}))
     with pytest.raises(RecordError, match=f"missing.json: field {name}: is missing"):
         load(path)
 

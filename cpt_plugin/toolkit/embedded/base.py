@@ -16,7 +16,7 @@ from cpt_plugin.toolkit.embedded.checkpoint import load_checkpoint, save_checkpo
 from cpt_plugin.toolkit.embedded.logs import LOGGER, summary_writer
 from cpt_plugin.toolkit.embedded.models import unwrapped_state
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 BEST_NAME = "model-best.pth.tar"
 
 

@@ -89,6 +89,7 @@ def restore_state(trainer: Any, state: Mapping[str, Any]) -> None:
     for name, saved in state["schedulers"].items():
         trainer._scheds[name].load_state_dict(saved)
     trainer.losses.load_state_dict(state["meters"])
+    trainer.history = list(state["history"])
     trainer.best_result = state["best_result"]
     trainer.load_resume_extra(state["trainer"])
     set_rng_state(state["rng"])
@@ -159,6 +160,7 @@ def _load_finished(trainer: Any, directory: Path) -> float:
         _check(trainer, content, path)
         trainer.load_model_state(name, content["state_dict"])
         trainer.losses.load_state_dict(content["meters"])
+        trainer.history = list(content["history"])
         elapsed = content["elapsed"]
     return elapsed
 

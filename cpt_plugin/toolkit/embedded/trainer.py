@@ -53,6 +53,7 @@ class SimpleTrainer(TrainerBase):
         self.best_result = -math.inf
         self.results: OrderedDict[str, float] = OrderedDict()
         self.losses = MetricMeter()
+        self.history: list[dict[str, float]] = []
         self.num_batches = 0
         self._start_batch = 0
         self.train_seconds = 0.0
@@ -123,6 +124,7 @@ class SimpleTrainer(TrainerBase):
 
     def after_epoch(self) -> None:
         """Validates when the best model is wanted, saves the model when due, and the state for a resume."""
+        self.history.append(self.epoch_values())
         is_last = self.epoch + 1 == self.max_epoch
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
@@ -135,6 +137,10 @@ class SimpleTrainer(TrainerBase):
         if is_last or (frequency > 0 and (self.epoch + 1) % frequency == 0):
             self.save_model(self.epoch, self.output_dir)
         self.save_state(self.epoch + 1, 0)
+
+    def epoch_values(self) -> dict[str, float]:
+        """Returns what ``history`` keeps of the epoch that has just ended: means of the logged values."""
+        return {name: meter.avg for name, meter in self.losses.meters.items()}
 
     def after_train(self) -> None:
         """Tests the chosen model, then removes the states of the finished run."""
@@ -238,6 +244,7 @@ class SimpleTrainer(TrainerBase):
             **super().checkpoint_header(),
             **run_identity(self),
             "meters": self.losses.state_dict(),
+            "history": self.history,
             "elapsed": self.elapsed(),
         }
 
