@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, CPTError
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,7 +18,8 @@ def load_trainers() -> ModuleType:
     """Import this repository's ``datasets`` and ``trainers``, which register themselves in the toolkit.
 
     Raises:
-        ConfigError: the package is installed without its repository, or other packages shadow these names.
+        ConfigError: the package is installed without its repository, other packages shadow these names, or one of
+            their files cannot be imported (named with its line).
     """
     if str(ROOT) not in sys.path:
         sys.path.insert(0, str(ROOT))
@@ -26,11 +28,25 @@ def load_trainers() -> ModuleType:
             module = import_module(name)
         except ModuleNotFoundError as error:
             if error.name != name:
-                raise
+                raise ConfigError(f"{_place(error)}: {error}; install that module, or correct the file.") from error
             raise ConfigError(f"{ROOT} has no folder {name}/: run this from a clone of the repository.") from error
+        except CPTError:
+            raise
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise ConfigError(f"{_place(error)}: {reason}; correct or remove that file.") from error
         if ROOT not in Path(str(module.__file__)).resolve().parents:
             raise ConfigError(f"The name {name!r} is taken by {module.__file__}: run from {ROOT} in a fresh process.")
     return sys.modules["trainers"]
+
+
+def _place(error: Exception) -> str:
+    """The last line of this repository's ``datasets`` or ``trainers`` on the way to an error of their import."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    folders = [ROOT / "datasets", ROOT / "trainers"]
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if {*folders} & {*Path(f.filename).parents}]
+    return f"{frames[-1].filename}, line {frames[-1].lineno}" if frames else str(ROOT)
 
 
 def config_file(kind: str, *parts: str) -> Path:

@@ -35,7 +35,7 @@ from pkgutil import iter_modules
 from typing import Any
 
 from cpt_plugin._names import hint
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.regularizers.base import (
     REGISTRY,
     FeatureBatch,
@@ -52,7 +52,7 @@ def available() -> dict[str, type[Regularizer]]:
     """Return every regularizer of this folder by name, in alphabetical order.
 
     Raises:
-        ConfigError: a file does not define exactly one regularizer under the file's name.
+        ConfigError: a file does not define exactly one regularizer under the file's name, or cannot be imported.
     """
     files = [module.name for module in iter_modules(__path__)]
     for stem in files:
@@ -81,7 +81,14 @@ def build(names: Iterable[str], cfg: Mapping[str, Any]) -> list[Regularizer]:
 
 
 def _load(stem: str) -> None:
-    module = import_module(f"{__name__}.{stem}")
+    try:
+        module = import_module(f"{__name__}.{stem}")
+    except CPTError:
+        raise
+    except Exception as error:
+        raise ConfigError(
+            f"regularizers/{stem}.py cannot be imported: {type(error).__name__}: {error}; correct or remove that file"
+        ) from error
     defined = [name for name, cls in REGISTRY.items() if cls.__module__ == module.__name__]
     if defined != [stem]:
         found = ", ".join(map(repr, defined)) or "none"

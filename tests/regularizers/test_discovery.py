@@ -69,6 +69,19 @@ def test_a_file_that_breaks_the_rules_is_named(
         available()
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import no_such_module", "regularizers/oops.py cannot be imported: ModuleNotFoundError: .*no_such_module"),
+        ("def broken(:", "regularizers/oops.py cannot be imported: SyntaxError"),
+    ],
+)
+def test_a_file_that_cannot_be_imported_is_named(folder: Path, text: str, message: str) -> None:
+    (folder / "oops.py").write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        available()
+
+
 def test_private_files_are_not_discovered(folder: Path) -> None:
     (folder / "_draft.py").write_text("raise AssertionError")
     assert "_draft" not in available()
