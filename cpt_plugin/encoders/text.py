@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.encoders._blocks import FrozenEncoder, causal_mask, insert, residual_block
+from cpt_plugin.encoders._shared_prefix import Layout
+from cpt_plugin.encoders._shared_prefix import encode as encode_shared
 from cpt_plugin.encoders.frozen import FrozenCLIP
 from cpt_plugin.encoders.tokens import ClassTokens
 from cpt_plugin.errors import ConfigError, FeatureError
 
-PATHS = ("auto", "reference")
+PATHS = ("auto", "truncated", "reference")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +70,10 @@ class TextPrompts:
 class TextEncoder(FrozenEncoder):
     """Text features of prompted or plain texts through CLIP's own frozen modules.
 
-    The text tower is causal and read at the end token, so what follows the last end token of a batch
-    cannot matter: path "auto" leaves it out, path "reference" runs all 77 positions.
+    Path "reference" runs all 77 positions. The text tower is causal and read at the end token, so what follows the
+    last end token cannot matter: path "truncated" leaves it out. Path "auto" moreover runs what all classes have in
+    common once (:mod:`cpt_plugin.encoders._shared_prefix`) where they share one context in front of their names, and
+    is "truncated" elsewhere: class-specific contexts, names in front or middle, contexts per image.
     """
 
     def __init__(self, clip: FrozenCLIP, path: str = "auto") -> None:
@@ -88,6 +92,8 @@ class TextEncoder(FrozenEncoder):
     def forward(self, prompts: TextPrompts) -> Tensor:
         """Un-normalized text features (K, d), or (B, K, d) for a context per image."""
         tokens, images = prompts.tokens, prompts.images or 1
+        if self.path == "auto" and (prompts.context is None or prompts.context.ndim == 2) and tokens.layout:
+            return encode_shared(self, tokens.layout, prompts.context, prompts.deep)
         x = self._embed(tokens.ids, tokens.length).repeat(1, images, 1)
         slots = tokens.slots.T.repeat(1, images)
         if prompts.context is not None:
@@ -97,9 +103,10 @@ class TextEncoder(FrozenEncoder):
 
     def encode_ids(self, ids: Tensor) -> Tensor:
         """Un-normalized features (n, d) of plain token ids (n, 77) through the same path."""
-        eot = ids.argmax(dim=1)
-        x = self._embed(ids, int(eot.max()) + 1)
-        return self._transform(x, eot, ids.new_empty(0, len(ids)), ())
+        eot, slots = ids.argmax(dim=1), ids.new_empty(len(ids), 0)
+        if self.path == "auto" and (layout := Layout.of(ids, eot, slots)):
+            return encode_shared(self, layout, None, ())
+        return self._transform(self._embed(ids, int(eot.max()) + 1), eot, slots.T, ())
 
     def _embed(self, ids: Tensor, needed: int) -> Tensor:
         length = ids.shape[1] if self.path == "reference" else needed

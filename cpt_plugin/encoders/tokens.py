@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.encoders._package import tokenizer_module
+from cpt_plugin.encoders._shared_prefix import Layout
 from cpt_plugin.encoders.frozen import CONTEXT_LENGTH, FrozenCLIP
 from cpt_plugin.errors import ConfigError
 
@@ -157,6 +158,11 @@ class ClassTokens:
     def length(self) -> int:
         """Number of positions up to and including the last end token of all classes."""
         return int(self.eot.max()) + 1
+
+    @cached_property
+    def layout(self) -> Layout | None:
+        """Packed rows for the fast text path; None where a context slot is not the same position in all classes."""
+        return Layout.of(self.ids, self.eot, self.slots)
 
     @property
     def embeddings(self) -> Tensor:

@@ -71,7 +71,7 @@ def learned(prompts: TextPrompts) -> list[torch.Tensor]:
 
 @settings(max_examples=60, deadline=None)
 @given(case=cases())
-def test_truncation_is_exact_in_features_and_gradients(case: tuple[FrozenCLIP, TextPrompts]) -> None:
+def test_the_fast_paths_are_exact_in_features_and_gradients(case: tuple[FrozenCLIP, TextPrompts]) -> None:
     clip, prompts = case
     results = []
     for path in PATHS:
@@ -80,8 +80,10 @@ def test_truncation_is_exact_in_features_and_gradients(case: tuple[FrozenCLIP, T
         parameters = learned(prompts)
         grads = torch.autograd.grad(features, parameters, cotangent) if parameters else ()
         results.append((features, *grads))
-    for fast, slow in zip(*results, strict=True):
-        assert relative(fast, slow) <= EXACT
+    *faster, reference = results
+    for fast in faster:
+        for own, expected in zip(fast, reference, strict=True):
+            assert relative(own, expected) <= EXACT
 
 
 @settings(max_examples=25, deadline=None)
@@ -148,10 +150,11 @@ def test_class_order_does_not_matter() -> None:
     assert relative(some, encoder(TextPrompts(tokens, context))[[2, 0]]) <= EXACT
 
 
+@pytest.mark.parametrize("position", ["end", "middle"])
 @pytest.mark.parametrize("path", PATHS)
-def test_gradcheck(path: str) -> None:
+def test_gradcheck(path: str, position: str) -> None:
     clip = clip64(layers=2)
-    tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2, position="middle")
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2, position=position)
     encoder = TextEncoder(clip, path)
     inputs = (draw(2, 64, seed=8), draw(2, 64, seed=9))
     assert torch.autograd.gradcheck(
@@ -159,19 +162,39 @@ def test_gradcheck(path: str) -> None:
     )
 
 
-def test_auto_path_runs_only_the_positions_that_matter() -> None:
+def rows_through(clip: FrozenCLIP, path: str, prompts: TextPrompts) -> tuple[int, int]:
+    """Rows that enter the first block, and rows that enter the feed-forward part of the last one."""
+    blocks, rows = clip.model.transformer.resblocks, {}
+    hooks = [
+        module.register_forward_pre_hook(lambda _, inputs, key=key: rows.__setitem__(key, inputs[0][..., 0].numel()))
+        for key, module in (("first", blocks[0].ln_1), ("last", blocks[-1].ln_2))
+    ]
+    TextEncoder(clip, path)(prompts)
+    for hook in hooks:
+        hook.remove()
+    return rows["first"], rows["last"]
+
+
+def test_the_fast_path_runs_only_the_rows_that_matter() -> None:
     clip = clip64()
     tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2)
-    lengths: dict[str, int] = {}
-    for path in PATHS:
-        encoder = TextEncoder(clip, path)
-        block = clip.model.transformer.resblocks[0]
-        inner = block.ln_1.register_forward_pre_hook(
-            lambda _, inputs, path=path: lengths.__setitem__(path, inputs[0].shape[0])
-        )
-        encoder(TextPrompts(tokens, draw(2, 64, seed=1)))
-        inner.remove()
-    assert lengths == {"auto": 1 + 2 + 2 + 1 + 1, "reference": 77}
+    prompts = TextPrompts(tokens, draw(2, 64, seed=1))
+    prefix, suffixes = 1 + 2, (1 + 1 + 1) + (2 + 1 + 1)
+    assert rows_through(clip, "auto", prompts) == (prefix + suffixes, 2)
+    assert rows_through(clip, "truncated", prompts) == (2 * 7, 2 * 7)
+    assert rows_through(clip, "reference", prompts) == (2 * 77, 2 * 77)
+
+
+@pytest.mark.parametrize(
+    ("position", "specific", "images"), [("middle", False, 0), ("front", False, 0), ("end", True, 0), ("end", False, 3)]
+)
+def test_what_the_classes_do_not_share_falls_back_to_truncation(position: str, specific: bool, images: int) -> None:
+    clip = clip64()
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2, position=position)
+    leading = (images, 1) if images else (2,) if specific else ()
+    prompts = TextPrompts(tokens, draw(*leading, 2, 64, seed=1))
+    assert rows_through(clip, "auto", prompts) == rows_through(clip, "truncated", prompts)
+    assert relative(TextEncoder(clip)(prompts), TextEncoder(clip, "reference")(prompts)) <= EXACT
 
 
 def test_encoder_is_frozen_and_stays_in_eval_mode() -> None:
@@ -214,5 +237,5 @@ def test_wrong_prompts_are_refused() -> None:
         TextPrompts(tokens)
     with pytest.raises(ConfigError, match="0 context slots"):
         TextPrompts(ClassTokens.build(clip, ["cat"], n_ctx=0), good)
-    with pytest.raises(ConfigError, match="unknown; choose one of auto, reference"):
+    with pytest.raises(ConfigError, match="unknown; choose one of auto, truncated, reference"):
         TextEncoder(clip, "fast")

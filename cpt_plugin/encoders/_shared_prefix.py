@@ -1,0 +1,152 @@
+"""The exact fast text path: the prefix shared by all classes runs once, only the rest runs class by class.
+
+The text tower is causal and is read at the end token. Start token, learned context and words in front of the class
+names are therefore the same for every class in every block, deep prompts included, and what remains of a class is
+its name, the period and the end token: a few rows, packed without padding. In the last block only the end token's
+row is needed. Same result as running all 77 positions, up to rounding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_QUICK_GELU = 1.702
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Where the rows of K class prompts lie once their common prefix is taken off.
+
+    Rows of classes with suffixes of equal length stand together; ``buckets`` holds (classes, length) of each such
+    group, and the packed rows follow in that order.
+
+    Attributes:
+        prefix_ids: (S,) token ids of the prefix.
+        slots: (P,) positions of the context vectors in the prefix.
+        ids: (T,) token ids of all suffixes; positions: (T,) their positions.
+        ends: (K,) packed row of each end token; back: (K,) where each class stands in that order.
+    """
+
+    prefix_ids: Tensor
+    slots: Tensor
+    ids: Tensor
+    positions: Tensor
+    ends: Tensor
+    back: Tensor
+    buckets: tuple[tuple[int, int], ...]
+
+    @classmethod
+    def of(cls, ids: Tensor, eot: Tensor, slots: Tensor) -> Layout | None:
+        """Layout of token ids (K, 77) with end positions (K,) and slots (K, P); None if a slot is class-specific."""
+        same = (ids == ids[:1]).all(0).cpu()
+        differing = (~same).nonzero()
+        shared = min(int(differing[0]) if len(differing) else ids.shape[1], int(eot.min()))
+        if slots.numel() and (int(slots.max()) >= shared or bool((slots != slots[:1]).any())):
+            return None
+        lengths = (eot - shared + 1).tolist()
+        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
+        buckets = tuple((len([*group]), length) for length, group in groupby(lengths[row] for row in order))
+        rows = [(row, shared + i) for row in order for i in range(lengths[row])]
+        row, position = torch.tensor(rows, device=ids.device).unbind(1)
+        ends = torch.tensor([lengths[row] for row in order], device=ids.device).cumsum(0) - 1
+        back = torch.empty(len(order), dtype=torch.long, device=ids.device)
+        back[torch.tensor(order, device=ids.device)] = torch.arange(len(order), device=ids.device)
+        return cls(ids[0, :shared], slots[0], ids[row, position], position, ends, back, buckets)
+
+    def split(self, rows: Tensor, of_ends: bool = False) -> Iterator[Tensor]:
+        """Packed rows (heads, T, ...) as (heads, classes, length, ...) by bucket; length 1 for rows of end tokens."""
+        start = 0
+        for classes, length in self.buckets:
+            taken = 1 if of_ends else length
+            yield rows[:, start : start + classes * taken].unflatten(1, (classes, taken))
+            start += classes * taken
+
+
+def encode(tower: Any, layout: Layout, context: Tensor | None, deep: tuple[Tensor, ...]) -> Tensor:
+    """Un-normalized text features (K, d) of classes that share one context (P, w) and deep prompts (P, w).
+
+    ``tower`` holds CLIP's frozen text modules under their own names (``transformer``, ``ln_final``, ...).
+    """
+    prefix = tower.token_embedding(layout.prefix_ids).to(tower.dtype)
+    if context is not None:
+        prefix = _replace(prefix, layout.slots, context)
+    position = tower.positional_embedding.to(prefix.dtype)
+    prefix = prefix + position[: len(prefix)]
+    suffix = tower.token_embedding(layout.ids).to(tower.dtype) + position[layout.positions]
+    blocks = tower.transformer.resblocks
+    for index, block in enumerate(blocks):
+        if 1 <= index <= len(deep):
+            prefix = _replace(prefix, layout.slots, deep[index - 1])
+        is_last = index == len(blocks) - 1
+        prefix, suffix = _block(block, prefix, suffix, layout, is_last)
+    return tower.ln_final(suffix[layout.back]).to(tower.dtype) @ tower.text_projection
+
+
+def _replace(rows: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
+    return rows.index_copy(0, slots, vectors.to(rows.dtype))
+
+
+def _block(block: Any, prefix: Tensor, suffix: Tensor, layout: Layout, is_last: bool) -> tuple[Tensor, Tensor]:
+    """One residual attention block on prefix (S, w) and packed suffixes (T, w); the last one keeps end rows only."""
+    heads = block.attn.num_heads
+    weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, suffix.shape[1]
+    normed = block.ln_1(torch.cat([prefix, suffix]))
+    if is_last:
+        queries = normed[len(prefix) + layout.ends]
+        q = _heads(F.linear(queries, weight[:width], bias[:width]), heads)
+        k, v = (_heads(x, heads) for x in F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=1))
+        attended = _attend(q, k, v, len(prefix), layout, of_ends=True)
+        return prefix, _feed_forward(block, suffix[layout.ends], attended)
+    q, k, v = (_heads(x, heads) for x in F.linear(normed, weight, bias).chunk(3, dim=1))
+    shared = len(prefix)
+    own = F.scaled_dot_product_attention(q[None, :, :shared], k[None, :, :shared], v[None, :, :shared], is_causal=True)
+    attended = torch.cat([own[0], _attend(q[:, shared:], k, v, shared, layout)], dim=1)
+    rows = _feed_forward(block, torch.cat([prefix, suffix]), attended)
+    return rows[:shared], rows[shared:]
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, shared: int, layout: Layout, of_ends: bool = False) -> Tensor:
+    """Attention of suffix rows (heads, rows, w/heads) to the prefix and to their own class's earlier rows."""
+    q = q * q.shape[-1] ** -0.5
+    to_prefix = q @ k[:, :shared].transpose(1, 2)
+    weights, outputs = [], []
+    parts = zip(
+        layout.split(q, of_ends), layout.split(to_prefix, of_ends), layout.split(k[:, shared:]),
+        layout.split(v[:, shared:]), strict=True,
+    )  # fmt: skip
+    for queries, scores, keys, values in parts:
+        within = queries @ keys.transpose(-1, -2)
+        if not of_ends:
+            length = within.shape[-1]
+            within = within.masked_fill(within.new_ones(length, length, dtype=torch.bool).triu(1), float("-inf"))
+        weight = torch.cat([scores, within], dim=-1).softmax(-1, dtype=_softmax_type(q)).to(q.dtype)
+        weights.append(weight[..., :shared].flatten(1, 2))
+        outputs.append((weight[..., shared:] @ values).flatten(1, 2))
+    return torch.cat(weights, dim=1) @ v[:, :shared] + torch.cat(outputs, dim=1)
+
+
+def _softmax_type(like: Tensor) -> torch.dtype:
+    return torch.float32 if like.element_size() < 4 else like.dtype
+
+
+def _heads(rows: Tensor, heads: int) -> Tensor:
+    """(rows, w) -> (heads, rows, w/heads)."""
+    return rows.unflatten(1, (heads, -1)).transpose(0, 1)
+
+
+def _feed_forward(block: Any, rows: Tensor, attended: Tensor) -> Tensor:
+    rows = rows + block.attn.out_proj(attended.transpose(0, 1).flatten(1))
+    hidden = block.mlp.c_fc(block.ln_2(rows))
+    if type(block.mlp.gelu).__name__ == "QuickGELU":
+        # x sigmoid(1.702 x), written so that one tensor is kept for the backward pass instead of two
+        hidden = F.silu(_QUICK_GELU * hidden) / _QUICK_GELU
+    else:
+        hidden = block.mlp.gelu(hidden)
+    return rows + block.mlp.c_proj(hidden)
