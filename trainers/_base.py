@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -32,6 +31,7 @@ from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from trainers._degrees import EpochFeatures
 from trainers._loading import load_prompts
+from trainers._prompts import prompts_digest
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -211,11 +211,7 @@ class PromptTrainer(CLIPTrainer):
     @property
     def prompts_hash(self) -> str:
         """SHA-256 (hex) over names, types, shapes and bytes of the prompts as they are now."""
-        digest = hashlib.sha256()
-        for name, value in sorted(self.model.prompt_learner.state_dict().items()):
-            digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
-            digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
+        return prompts_digest(self.model.prompt_learner)
 
     def before_epoch(self) -> None:
         super().before_epoch()

@@ -17,21 +17,22 @@ from cpt_plugin.toolkit import load_checkpoint
 LOG = logging.getLogger("cpt_plugin")
 
 
-def load_prompts(trainer: Any, path: Path) -> dict[str, Any]:
-    """Copy the prompts of a checkpoint that fits into a trainer's prompt learner; returns all that it holds.
+def load_prompts(trainer: Any, path: Path, prompt_learner: Any = None) -> dict[str, Any]:
+    """Copy the prompts of a checkpoint that fits into a prompt learner, by default the trainer's; returns all it holds.
 
     Raises:
         CheckpointError: damaged, without prompts, or with prompts of another shape, of other CLIP weights, of
             other settings, or (class-specific ones) of other classes; each named.
     """
+    target = trainer.model.prompt_learner if prompt_learner is None else prompt_learner
     content = load_checkpoint(str(path))
     state = content.get("state_dict")
     if not isinstance(state, Mapping):
         raise CheckpointError(f"{path} holds no prompts (state_dict): give a checkpoint of {type(trainer).__name__}.")
-    if trainer.model.prompt_learner.class_specific:
+    if target.class_specific:
         check_classes(trainer.dm.dataset.classnames, content.get("class_names"), path)
     check_meaning(trainer, content.get("extra") or {}, content.get("config") or {}, path)
-    copy_state(trainer, state, path)
+    copy_state(trainer, target, state, path)
     return content
 
 
@@ -65,9 +66,8 @@ def check_meaning(trainer: Any, extra: Mapping[str, Any], config: Mapping[str, A
         )
 
 
-def copy_state(trainer: Any, state: Mapping[str, Tensor], path: Path) -> None:
-    """Strictly copy a state dict into the prompt learner, naming what does not fit."""
-    prompt_learner = trainer.model.prompt_learner
+def copy_state(trainer: Any, prompt_learner: Any, state: Mapping[str, Tensor], path: Path) -> None:
+    """Strictly copy a state dict into a prompt learner, naming what does not fit."""
     own = prompt_learner.state_dict()
     if unmatched := sorted(own.keys() ^ state.keys()):
         raise CheckpointError(f"{path} does not fit {type(trainer).__name__}: missing or unexpected {unmatched}.")

@@ -1,9 +1,11 @@
-"""Initial values of learnable prompts."""
+"""Initial values of learnable prompts, and their hash."""
 
 from __future__ import annotations
 
+import hashlib
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 STD = 0.02
 
@@ -16,3 +18,12 @@ def context_words(text: str) -> list[str]:
 def random_vectors(*shape: int) -> Tensor:
     """Float32 vectors from N(0, 0.02^2), drawn from torch's global generator."""
     return STD * torch.randn(*shape)
+
+
+def prompts_digest(prompt_learner: nn.Module) -> str:
+    """SHA-256 (hex) over names, types, shapes and bytes of a prompt learner's state."""
+    digest = hashlib.sha256()
+    for name, value in sorted(prompt_learner.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
