@@ -8,10 +8,12 @@ from collections.abc import Callable, Sequence
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
 from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.runner.arguments import is_script
 
 _PROGRAM = "python -m cpt_plugin"
 _USAGE = f"""\
 usage: {_PROGRAM} COMMAND ...
+       {_PROGRAM} [--regularizers NAMES] [--frozen-text FILE] SCRIPT ...
 
 Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
@@ -20,7 +22,16 @@ commands:
   list                               the methods, data sets and embedded worlds there are
 
   {_PROGRAM} run --help says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
-  also sets up the environment first."""
+  also sets up the environment first.
+
+somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of its files edited:
+  {_PROGRAM} train.py <its usual arguments> CPT.WEIGHT_ETF 0.25 DATASET.IMBALANCE_TAU 0.25
+
+  --regularizers NAMES   what to add, e.g. cpt or cpt,npt (default: cpt); none: only the repairs that
+                         Dassl needs on current PyTorch, and the long tail
+  --frozen-text FILE     (K, d) features of the class names, saved with torch.save, where the trainer's
+                         CLIP cannot be loaded to compute them
+  Keys like CPT.WEIGHT_ETF stand among the script's own KEY VALUE pairs, or in its yaml files."""
 
 
 def _run(words: Sequence[str]) -> int:
@@ -39,6 +50,12 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _run_script(words: Sequence[str]) -> int:
+    from cpt_plugin.runner.launch import launch
+
+    return launch(words)
+
+
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list}
 
 
@@ -50,10 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     command = _COMMANDS.get(words[0])
     try:
+        if command is None and is_script(words[0]):
+            return _run_script(words)
         if command is None:
             raise ConfigError(
                 f"unknown command '{words[0]}'; nearest: '{nearest(words[0], _COMMANDS)}'; "
-                f"possible: {', '.join(_COMMANDS)} ({_PROGRAM} --help)"
+                f"possible: {', '.join(_COMMANDS)}, or a training script ({_PROGRAM} --help)"
             )
         return command(words[1:])
     except CPTError as error:

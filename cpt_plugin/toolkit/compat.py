@@ -16,6 +16,19 @@ from pathlib import Path
 from typing import Any
 
 _KEEP_ALIVE: list[Any] = []  # declared operators vanish with the object that declared them
+_APPLIED: list[str] = []
+_REPAIRS = (
+    "warm-up schedulers without `verbose`",
+    "learning rate after a resume",
+    "checkpoints without live objects",
+    "numpy.int in augmentations",
+    "log records not switched off",
+)
+
+
+def applied_fixes() -> tuple[str, ...]:
+    """What this process has had repaired so far, in a few words each, for a log line."""
+    return tuple(_APPLIED)
 
 
 def prepare_torchvision() -> None:
@@ -38,6 +51,7 @@ def prepare_torchvision() -> None:
         if not hasattr(torch.ops.torchvision, name):
             library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _KEEP_ALIVE.append(library)
+    _APPLIED.append("torchvision beside a CPU build of torch")
 
 
 def _loads_compiled_torchvision(ops: Any) -> bool:
@@ -54,10 +68,16 @@ def prepare_dassl() -> None:
     """Make the released Dassl importable and usable on current torch; call before importing ``dassl``.
 
     Fixes, each for a fault met by running it: torchvision's missing operators; the WILDS data sets, whose
-    import needs two unused packages and switches off the process's log records.
+    import needs two unused packages and switches off the process's log records; ``pkg_resources``, from which
+    copies of CLIP take ``packaging`` and which setuptools no longer has.
     """
     prepare_torchvision()
     _stub_package("dassl.data.datasets.dg.wilds")
+    if "pkg_resources" not in sys.modules and importlib.util.find_spec("pkg_resources") is None:
+        _stub_package("pkg_resources")
+        importlib.import_module("packaging.version")
+        sys.modules["pkg_resources"].packaging = sys.modules["packaging"]  # type: ignore[attr-defined]
+        _APPLIED.append("pkg_resources for CLIP")
 
 
 def repair_dassl() -> None:
@@ -77,6 +97,7 @@ def repair_dassl() -> None:
         _repair_warmup(schedulers._BaseWarmupScheduler)
         _repair_resume(TrainerBase)
         _repair_numpy("dassl.data.transforms.autoaugment", "dassl.data.transforms.randaugment")
+        _APPLIED.extend(_REPAIRS)
     logging.disable(logging.NOTSET)
 
 

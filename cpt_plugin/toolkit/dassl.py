@@ -189,6 +189,7 @@ def _build_long_tailed_dataset(cfg: Any) -> Any:
             num_classes=dataset.num_classes,
         )  # fmt: skip
         LOG.info(info.describe())
+        LOG.info(f"long tail: images of each class, by label: {' '.join(map(str, info.counts))}")
     return dataset
 
 

@@ -73,9 +73,9 @@ def get_cfg_default() -> Config:
     return Config(DEFAULTS)
 
 
-def add_package_keys(cfg: CfgNode) -> None:
-    """Adds this package's data and checkpoint keys, which Dassl does not have, to its configuration."""
-    for key in PACKAGE_KEYS:
+def add_package_keys(cfg: CfgNode, keys: Sequence[str] = PACKAGE_KEYS) -> None:
+    """Adds this package's data and checkpoint keys (or some of them), which Dassl lacks, to its configuration."""
+    for key in keys:
         *parents, name = key.split(".")
         node, value = cfg, DEFAULTS
         for parent in parents:
