@@ -64,8 +64,8 @@ class CoOp(PromptTrainer):
         words = context_words(node.CTX_INIT)
         if words and len(words) != node.N_CTX:
             raise ConfigError(
-                f"TRAINER.COOP.N_CTX is {node.N_CTX}, but CTX_INIT {node.CTX_INIT!r} has {len(words)} words: set N_CTX "
-                f"{len(words)}, or leave CTX_INIT empty for {node.N_CTX} random vectors."
+                f"TRAINER.{self.config_node}.N_CTX is {node.N_CTX}, but CTX_INIT {node.CTX_INIT!r} has {len(words)} "
+                f"words: set N_CTX {len(words)}, or leave CTX_INIT empty for {node.N_CTX} random vectors."
             )
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
