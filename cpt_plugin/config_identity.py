@@ -16,10 +16,15 @@ NEUTRAL_KEYS = frozenset(
         "TRAIN.CHECKPOINT_FREQ",
         "TRAIN.CHECKPOINT_SECONDS",
         "TRAIN.PRINT_FREQ",
+        "TRAINER.DPC.STAGE_ONE",
+        "TRAINER.DPC.STAGE_ONE_EPOCH",
         "VERBOSE",
     }
 )
-"""Keys that say where, how fast or how talkatively a run works, not what comes out."""
+"""Keys that say where, how fast or how talkatively a run works, not what comes out.
+
+What DPC finds in the folder of its first stage is told by a hash.
+"""
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:

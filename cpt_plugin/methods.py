@@ -46,8 +46,6 @@ class Method:
     @property
     def baseline(self) -> Method:
         """The same method without regularizers; the method itself when it has none."""
-        if not self.regularizers:
-            return self
         suffix = "".join(name.upper() for name in self.regularizers)
         return replace(
             self,
@@ -55,6 +53,14 @@ class Method:
             regularizers=(),
             trainer_name=self.trainer_name.removesuffix(suffix),
         )
+
+    @property
+    def first_stage(self) -> Method | None:
+        """The plain prompt learner from whose prompts a method with DPC starts; None for other methods."""
+        if not self.dpc:
+            return None
+        plain, trainer = self.baseline, self.baseline.trainer_name.removesuffix(DPC.upper())
+        return replace(plain, name=self.prompt_learner, dpc=False, trainer_name=trainer)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ class Experiment:
         return self.folder / "record.json"
 
     @property
+    def first_stage(self) -> Experiment | None:
+        """For a method with DPC, the run from whose prompts this one starts."""
+        first = self.method.first_stage
+        return None if first is None else Experiment(first, self.seed, self.arguments)
+
+    @property
     def is_begun(self) -> bool:
         """Whether the folder holds an unfinished run that this one will continue."""
         return not self.record_file.is_file() and (self._states() != [] or self._final_models() != [])
@@ -70,6 +76,8 @@ class Experiment:
         """
         started = time.monotonic()
         self.config("base")
+        if self.first_stage is not None:
+            self.first_stage.execute()
         try:
             with only_process(self.folder):
                 status, record = self._execute()
@@ -78,8 +86,15 @@ class Experiment:
         return Outcome(record, status, time.monotonic() - started)
 
     def config(self, classes: str) -> Any:
-        """Frozen configuration of this run for ``base`` or ``new`` classes; resumes what is there."""
+        """Frozen configuration of this run for ``base`` or ``new`` classes; resumes what is there.
+
+        After a first stage it names that stage's prompts, by their folder for training and by their hash always.
+        """
         cfg = assemble(self.method, self.seed, self.arguments, self.folder, classes)
+        first = self.first_stage
+        if first is not None and first.record_file.is_file():
+            cfg.TRAINER.DPC.STAGE_ONE = str(first.folder) if classes == "base" else ""
+            cfg.TRAINER.DPC.STAGE_ONE_HASH = records.load(first.record_file).prompts_hash
         if classes == "base" and (self._states() or self._final_models()):
             cfg.RESUME = str(self.folder)
         cfg.freeze()

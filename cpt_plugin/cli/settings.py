@@ -8,7 +8,7 @@ from typing import Any
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
-from cpt_plugin.methods import Method, is_embedded
+from cpt_plugin.methods import DPC, Method, is_embedded
 
 FALLBACK_BACKBONE = "vit_b16"
 MICRO_BACKBONE = "micro"
@@ -17,20 +17,21 @@ MICRO_BACKBONE = "micro"
 def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, classes: str) -> Any:
     """Configuration of a run on the ``base`` or ``new`` classes, not yet frozen.
 
-    Merged in this order: defaults, yaml of the data set, yaml of the trainer, the command's arguments, its
-    ``KEY VALUE`` pairs. Pairs that this method does not read (another method's node, a learning rate for
-    zero-shot) are checked, then left out, so that baselines are shared between commands.
+    Merged in this order: defaults, yaml of the data set, yaml of the trainer, for a second stage that of DPC, the
+    command's arguments, its ``KEY VALUE`` pairs. Pairs that this method does not read (another method's node, a
+    learning rate for zero-shot) are checked, then left out, so that baselines are shared between commands; the
+    others hold for both stages of a method with DPC.
 
     Raises:
         ConfigError: an unknown key, or a value of a wrong type.
     """
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
-    trainers = load_trainers()
     cfg = default_cfg()
     dataset, _, world = arguments.dataset.partition(":")
     merge_file(cfg, config_file("datasets", dataset))
-    merge_file(cfg, config_file("trainers", *_trainer_file(method, arguments)))
+    for folder_name in _trainer_folders(method):
+        merge_file(cfg, config_file("trainers", folder_name, _stem(folder_name, arguments)))
     own: dict[str, Any] = {
         "SEED": seed,
         "OUTPUT_DIR": str(folder if classes == "base" else folder / classes),
@@ -40,7 +41,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
         "DATASET.IMBALANCE_TAU": arguments.tau,
         "DATASET.SUBSAMPLE_CLASSES": classes,
         "MODEL.BACKBONE.NAME": arguments.backbone,
-        "TRAINER.NAME": trainers.trainer_name(method.prompt_learner, method.regularizers),
+        "TRAINER.NAME": _trainer_name(method),
         "VERBOSE": False,
     }
     if is_embedded(arguments.dataset):
@@ -63,14 +64,22 @@ def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
 def _trainer_class(method: Method) -> Any:
     from cpt_plugin.toolkit import TRAINER_REGISTRY
 
-    return TRAINER_REGISTRY.get(load_trainers().trainer_name(method.prompt_learner, method.regularizers))
+    return TRAINER_REGISTRY.get(_trainer_name(method))
 
 
-def _trainer_file(method: Method, arguments: RunArguments) -> tuple[str, str]:
-    """Folder and stem of the trainer's yaml: the backbone's own, else that of the micro model or of ViT-B/16."""
-    trainer = load_trainers().trainer_name(method.prompt_learner)
+def _trainer_name(method: Method) -> str:
+    return load_trainers().trainer_name(method.prompt_learner, method.regularizers, method.dpc)
+
+
+def _trainer_folders(method: Method) -> list[str]:
+    """Folders of ``configs/trainers`` whose settings a method takes, the later ones over the earlier."""
+    return [load_trainers().trainer_name(method.prompt_learner), *([DPC.upper()] if method.dpc else [])]
+
+
+def _stem(folder: str, arguments: RunArguments) -> str:
+    """Stem of a yaml in such a folder: the backbone's own, else that of the micro model or of ViT-B/16."""
     slug = arguments.backbone.lower().replace("/", "").replace("-", "_")
-    if not (ROOT / "configs" / "trainers" / trainer / f"{slug}.yaml").is_file():
+    if not (ROOT / "configs" / "trainers" / folder / f"{slug}.yaml").is_file():
         weights_file = Path(arguments.backbone).is_file()
         slug = MICRO_BACKBONE if weights_file and is_embedded(arguments.dataset) else FALLBACK_BACKBONE
-    return trainer, slug
+    return slug
