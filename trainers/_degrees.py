@@ -7,6 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cpt_plugin.functional import isomorphism_degree, language_collapse_degree
+
+FORMS = {"cos": "cosine", "fro": "frobenius"}
+
 
 class EpochFeatures:
     """Class means of the unit image features seen in an epoch, and the unit text features of its last step.
@@ -34,18 +38,21 @@ class EpochFeatures:
     def degrees(self) -> dict[str, float]:
         """Delta_LCD of all text features and Delta_MID over the classes seen, in both forms (our reconstruction).
 
-        Keys ``lcd_cos``, ``lcd_fro``, ``mid_cos``, ``mid_fro``; those that are not defined (fewer than two classes,
-        features that coincide) are left out, as are all before the first step. Formulas:
+        Keys ``lcd_cos``, ``lcd_fro``, ``mid_cos``, ``mid_fro``; those that are not defined (fewer than two classes) are
+        left out, as are all before the first step. Formulas:
         :mod:`cpt_plugin.functional.neural_collapse`.
         """
-        if self._sums is None or self._counts is None or self.text is None or True:
+        if self._sums is None or self._counts is None or self.text is None:
             return {}
         seen = self._counts > 0
+        if self._num_classes < 2:
+            return {}
         means, text = self._sums[seen] / self._counts[seen, None], self.text
         values = {}
         for key, form in FORMS.items():
             values[f"lcd_{key}"] = language_collapse_degree(text, form)
-            values[f"mid_{key}"] = isomorphism_degree(means, text[seen], form)
+            if len(means) > 1:
+                values[f"mid_{key}"] = isomorphism_degree(means, text[seen], form)
         return {name: value.item() for name, value in values.items()}
 
     def state_dict(self) -> dict[str, Any]:

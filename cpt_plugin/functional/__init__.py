@@ -1,7 +1,18 @@
 """Loss functions: tensors in, a scalar out, no state. Raw features go in; normalization happens inside."""
 
 from cpt_plugin.functional.convergence import class_convergence
+from cpt_plugin.functional.dispersion import inter_dispersion, intra_dispersion
 from cpt_plugin.functional.etf import ClusterBuckets, etf_separation
+from cpt_plugin.functional.neural_collapse import isomorphism_degree, language_collapse_degree
 from cpt_plugin.functional.rotation import rotation_stabilization
 
-__all__ = ["ClusterBuckets", "class_convergence", "etf_separation", "rotation_stabilization"]
+__all__ = [
+    "ClusterBuckets",
+    "class_convergence",
+    "etf_separation",
+    "inter_dispersion",
+    "intra_dispersion",
+    "isomorphism_degree",
+    "language_collapse_degree",
+    "rotation_stabilization",
+]

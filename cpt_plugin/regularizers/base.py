@@ -51,7 +51,7 @@ class Regularizer(ABC):
     paper: ClassVar[str]
     description: ClassVar[str]
     config_node: ClassVar[str]
-    needs_prototypes: ClassVar[bool] = False
+    needs_prototypes: bool = False
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Sequence
 from statistics import median
 
@@ -15,6 +14,7 @@ from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional import ClusterBuckets, class_convergence, etf_separation, rotation_stabilization
 from cpt_plugin.functional._checks import check_frozen, check_labels, check_text
 from cpt_plugin.functional.etf import REDUCTIONS
+from cpt_plugin.regularizers._checks import check_choice, check_weight
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
 
@@ -64,14 +64,11 @@ class CPT(Regularizer):
     ) -> None:
         self.weights = {"etf": weight_etf, "cc": weight_cc, "rs": weight_rs}
         for part, weight in self.weights.items():
-            if not (isinstance(weight, int | float) and math.isfinite(weight) and weight >= 0):
-                raise ConfigError(f"CPT.WEIGHT_{part.upper()} must be a finite number >= 0, got {weight!r}")
-        if etf_reduction not in REDUCTIONS:
-            raise ConfigError(f"CPT.ETF_REDUCTION must be {' or '.join(REDUCTIONS)}, got {etf_reduction!r}")
+            check_weight(f"CPT.WEIGHT_{part.upper()}", weight)
+        self.etf_reduction = check_choice("CPT.ETF_REDUCTION", etf_reduction, REDUCTIONS)
         _check_integer("CLUSTER_SIZE", cluster_size, 1)
         _check_integer("NUM_CLUSTERS", num_clusters, 0)
         _check_integer("CLUSTER_SEED", cluster_seed, 0)
-        self.etf_reduction = etf_reduction
         self.cluster_size = cluster_size
         self.num_clusters = num_clusters
         self.cluster_seed = cluster_seed

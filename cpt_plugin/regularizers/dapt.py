@@ -1,0 +1,97 @@
+"""DAPT's losses: text features spread, image features drawn to frozen prototypes (ICCV 2023, arXiv 2309.03406)."""
+
+from __future__ import annotations
+
+import hashlib
+
+from torch import Tensor
+
+from cpt_plugin.errors import ConfigError, FeatureError
+from cpt_plugin.functional import inter_dispersion, intra_dispersion
+from cpt_plugin.functional._checks import check_text
+from cpt_plugin.regularizers._checks import check_weight
+from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
+
+
+@register
+class DAPT(Regularizer):
+    r"""Distribution-aware prompt tuning: the two losses of DAPT, for any prompt learner.
+
+    .. math::
+        L = \beta_t L_{inter} + \beta_v L_{intra}
+
+    with :func:`~cpt_plugin.functional.inter_dispersion` of the text features (part "inter") and
+    :func:`~cpt_plugin.functional.intra_dispersion` of the image features (part "intra") around prototypes, the class
+    means of frozen CLIP's unit image features of the training images. A part of weight 0 is not computed, and without
+    the second no prototypes are needed.
+
+    Args:
+        beta_t, beta_v: weights, finite and >= 0. The defaults are the released code's; the paper's differ by data set.
+        temperature: tau of the inter-dispersion, > 0.
+
+    Raises:
+        ConfigError: a setting is out of range.
+
+    Source: DAPT (ICCV 2023, arXiv 2309.03406).
+    """
+
+    name = "dapt"
+    paper = "DAPT, ICCV 2023 (arXiv 2309.03406)"
+    description = "inter-dispersion of text features, intra-dispersion of image features around prototypes"
+    config_node = "DAPT"
+
+    def __init__(self, beta_t: float = 0.1, beta_v: float = 0.1, temperature: float = 2.0) -> None:
+        self.weights = {"inter": beta_t, "intra": beta_v}
+        for key, weight in (("BETA_T", beta_t), ("BETA_V", beta_v)):
+            check_weight(f"DAPT.{key}", weight)
+        if check_weight("DAPT.TEMPERATURE", temperature) == 0:
+            raise ConfigError("DAPT.TEMPERATURE must be above 0, got 0")
+        self.temperature = temperature
+        self.needs_prototypes = beta_v > 0
+        self._prototypes: Tensor | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether any weight is above 0."""
+        return any(weight > 0 for weight in self.weights.values())
+
+    def prepare_prototypes(self, prototypes: Tensor) -> None:
+        """Keep the (K, d) class means of frozen unit image features, which are not scaled again.
+
+        Raises:
+            FeatureError: not (K, d), or not finite.
+        """
+        check_text(prototypes, "prototypes")
+        if prototypes.ndim != 2 or not prototypes.isfinite().all():
+            raise FeatureError(f"prototypes {tuple(prototypes.shape)} must be (K, d) and finite")
+        self._prototypes = prototypes.detach().clone()
+
+    def digest(self) -> str:
+        """Return the hash of the prototypes, rounded to 1e-4 so that rounding noise does not count."""
+        if self._prototypes is None:
+            return ""
+        rounded = (self._prototypes.double().cpu() * 1e4).round().long()
+        return hashlib.sha256(rounded.numpy().tobytes()).hexdigest()
+
+    def describe(self) -> list[str]:
+        """Return a log line on the weights and the prototypes."""
+        made = f"; {len(self._prototypes)} prototypes" if self._prototypes is not None else ""
+        weights = ", ".join(f"{part} {weight:g}" for part, weight in self.weights.items())
+        return [f"DAPT: weights {weights}; temperature {self.temperature:g}{made}"]
+
+    def compute(self, batch: FeatureBatch) -> Parts:
+        """Return the weighted parts of positive weight; see :class:`FeatureBatch` for the shapes.
+
+        Raises:
+            FeatureError: prototypes are needed and were not prepared, or the batch does not fit them.
+        """
+        parts: Parts = {}
+        if self.weights["inter"] > 0:
+            parts["inter"] = self.weights["inter"] * inter_dispersion(batch.text, self.temperature)
+        if self.weights["intra"] > 0:
+            if self._prototypes is None:
+                raise FeatureError("DAPT.compute was called before DAPT.prepare_prototypes(prototypes)")
+            self._prototypes = self._prototypes.to(batch.image.device)
+            distance = intra_dispersion(batch.image, self._prototypes, batch.labels)
+            parts["intra"] = self.weights["intra"] * distance
+        return parts
