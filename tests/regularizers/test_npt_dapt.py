@@ -78,7 +78,7 @@ def test_prototypes_are_copied_and_checked() -> None:
     assert values(dapt.compute(BATCH)) == before
     with pytest.raises(FeatureError, match="finite"):
         dapt.prepare_prototypes(torch.full((2, 3), float("nan")))
-    with pytest.raises(FeatureError, match="must be"):
+    with pytest.raises(FeatureError, match="must have shape"):
         dapt.prepare_prototypes(torch.ones(3))
 
 
