@@ -65,6 +65,7 @@ def build(case: Problem, weights: str) -> Any:
     TrainerBase.__init__(trainer)
     trainer.cfg, trainer.device = cfg, torch.device("cpu")
     trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(NAMES)))
+    trainer.num_classes = len(NAMES)
     if case.dtype == "float64":
         _build_wide(trainer, weights)
     else:

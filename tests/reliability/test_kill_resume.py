@@ -1,6 +1,6 @@
 """R1: kill -9 at any moment in mid-training, resume, and get the same bits, trainer by trainer.
 
-Covers: CoOp, CoOpCPT, MaPLe and MaPLeCPT on a tiny CLIP; a negative control in which randomness is not restored,
+Covers: CoOp, CoOpCPT, MaPLe, MaPLeCPT, CoCoOp on a tiny CLIP; a negative control in which randomness is not restored,
 which must come out different; a count of the kills that landed in mid-training. Kills at any other time, on the
 path of the command: test_kill_experiment.py.
 """
@@ -18,7 +18,7 @@ from cpt_plugin.toolkit.embedded.resume import ResumeFolder
 from tests.helpers.prompt_runs import fingerprint, prepare, prompt_cfg, train
 from tests.reliability.kill_harness import Run, patched, trials_in_training
 
-TRAINERS = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT")
+TRAINERS = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp")
 
 
 def resumable(folder: Path, name: str) -> Run:

@@ -14,7 +14,7 @@ from cpt_plugin import toolkit
 from cpt_plugin.encoders import FrozenCLIP
 from trainers._base import PromptedCLIP, PromptLearner
 
-TRAINABLE = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT")
+TRAINABLE = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT")
 
 
 def losses_of_overfitting(
@@ -57,9 +57,12 @@ def trained_part(output: Path) -> dict[str, Any]:
 
 
 def text_features(trainer: Any) -> Tensor:
-    """(K, d) features of the learned class prompts."""
+    """(K, d) features of the learned class prompts, for one and the same image where they depend on it."""
+    model = trainer.model
     with torch.no_grad():
-        return trainer.model.text_encoder(trainer.model.prompt_learner.text_prompts())
+        image = F.normalize(torch.ones(1, trainer.clip.embed_dim), dim=1)
+        features = model.text_encoder(model.prompt_learner.text_prompts(image))
+    return features.flatten(end_dim=-2)
 
 
 def raises_at(step: int, original: Callable[..., Any], error: type[BaseException]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""The regularized trainers: R10 (neutral at weight 0) and R11 (exact gradient) with the real CoOp and MaPLe."""
+"""The regularized trainers: R10 (neutral at weight 0) and R11 (exact gradient) with the real CoOp, MaPLe and CoCoOp."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers._regularized import Regularized
 
 NO_WEIGHTS = ("CPT.WEIGHT_ETF", 0.0, "CPT.WEIGHT_CC", 0.0, "CPT.WEIGHT_RS", 0.0)
 WEIGHTS = {"ETF": 0.25, "CC": 0.15, "RS": 0.1}
-BASES = ("CoOp", "MaPLe")
+BASES = ("CoOp", "MaPLe", "CoCoOp")
 
 
 def two_epochs(folder, output, trainer, *options):
@@ -103,21 +103,26 @@ def test_template_of_the_regularizer_is_that_of_its_frozen_features(folder, tmp_
 
 
 def regularizer_by_hand(text, image, labels, frozen, assignment):
-    """The printed CPT loss entry by entry: pairs of a cluster, images of a class, dimensions of a prototype."""
-    g, f, anchors = (x / x.norm(dim=1, keepdim=True) for x in (text, image, frozen))
+    """The printed CPT loss entry by entry: pairs of a cluster, images of a class, dimensions of a prototype.
+
+    Where the text features depend on the image, (B, K, d): the mean over the images.
+    """
+    texts, f, anchors = (x / x.norm(dim=-1, keepdim=True) for x in (text, image, frozen))
+    texts = texts.expand(len(image), -1, -1)
     clusters, classes = sorted(set(assignment)), sorted(set(labels))
-    etf = g.new_zeros(())
-    for cluster in clusters:
-        members = [c for c, m in enumerate(assignment) if m == cluster]
-        for i in members:
-            for j in members:
-                if i != j:
-                    etf = etf + (g[i] @ g[j] + 1 / (len(members) - 1)) ** 2
-    cc = g.new_zeros(())
+    etf = f.new_zeros(())
+    for g in texts:
+        for cluster in clusters:
+            members = [c for c, m in enumerate(assignment) if m == cluster]
+            for i in members:
+                for j in members:
+                    if i != j:
+                        etf = etf + (g[i] @ g[j] + 1 / (len(members) - 1)) ** 2 / len(texts)
+    cc = f.new_zeros(())
     for c in classes:
-        distances = [(f[i] - g[c]).square().sum() for i, label in enumerate(labels) if label == c]
+        distances = [(f[i] - texts[i, c]).square().sum() for i, label in enumerate(labels) if label == c]
         cc = cc + sum(distances) / len(distances)
-    rs = sum((a - b).abs().sum() for a, b in zip(g, anchors, strict=True))
+    rs = sum((a - b).abs().sum() / len(texts) for g in texts for a, b in zip(g, anchors, strict=True))
     return (
         WEIGHTS["ETF"] * etf / len(clusters) + WEIGHTS["CC"] * cc / len(classes) + WEIGHTS["RS"] * rs / len(frozen)
     )
@@ -147,10 +152,10 @@ def test_gradient_is_that_of_the_explicit_sum(folder, tmp_path, monkeypatch, nam
         "label": torch.tensor([0, 1, 1, 3, 1, 0]),
     }
 
-    text_prompts, image_prompts = learner.text_prompts(), learner.image_prompts()
-    text = trainer.model.text_encoder(text_prompts)
-    image = trainer.model.image_encoder(batch["img"], image_prompts)
-    logits = clip.logit_scale * F.normalize(image, dim=1) @ F.normalize(text, dim=1).T
+    image = trainer.model.image_encoder(batch["img"], learner.image_prompts())
+    unit = F.normalize(image, dim=1)
+    text = trainer.model.text_encoder(learner.text_prompts(unit))
+    logits = clip.logit_scale * (F.normalize(text, dim=-1) * unit[:, None]).sum(-1)
     frozen = trainer.frozen_text_features()
     assignment = SemanticClusters.fit(frozen, trainer.dm.dataset.classnames, cluster_size=3).assignment.tolist()
     assert max(map(assignment.count, assignment)) >= 2
