@@ -7,6 +7,8 @@ import hashlib
 import torch
 from torch import Tensor, nn
 
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP
+
 STD = 0.02
 
 
@@ -27,3 +29,15 @@ def prompts_digest(prompt_learner: nn.Module) -> str:
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
         digest.update(value.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def worded_context(clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str) -> tuple[ClassTokens, Tensor]:
+    """Class prompts with P = ``n_ctx`` slots, and what the slots start from, (P, w).
+
+    That is the first P of ``ctx_init``'s words, of which the others stay as frozen words; random vectors where there
+    are fewer words than slots.
+    """
+    words = context_words(ctx_init)
+    prefix = " ".join(words) if 1 <= n_ctx <= len(words) else None
+    tokens = ClassTokens.build(clip, class_names, n_ctx, prefix)
+    return tokens, tokens.initial_context() if prefix else random_vectors(n_ctx, clip.text_width)

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
+from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, TextPrompts
 from trainers._base import PromptLearner, PromptTrainer
-from trainers._prompts import context_words, random_vectors
+from trainers._prompts import random_vectors, worded_context
 from trainers._registry import prompt_learner
 
 
@@ -24,12 +24,8 @@ class MultiModalPrompts(PromptLearner):
     def __init__(self, clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str, depth: int) -> None:
         super().__init__()
         clip.check_depth(text=depth, vision=depth)
-        words = context_words(ctx_init)
-        prefix = " ".join(words) if 1 <= n_ctx <= len(words) else None
-        self.tokens = ClassTokens.build(clip, class_names, n_ctx, prefix)
-        self.ctx = nn.Parameter(
-            self.tokens.initial_context() if prefix else random_vectors(n_ctx, clip.text_width)
-        )
+        self.tokens, context = worded_context(clip, class_names, n_ctx, ctx_init)
+        self.ctx = nn.Parameter(context)
         self.proj = nn.Linear(clip.text_width, clip.vision_width)
         self.compound_prompts_text = nn.ParameterList(
             nn.Parameter(random_vectors(n_ctx, clip.text_width)) for _ in range(depth - 1)

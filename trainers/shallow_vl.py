@@ -1,0 +1,49 @@
+"""DAPT's prompts: learned words in the text, learned tokens in the image, first layer only (ICCV 2023, 2309.03406)."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
+from cpt_plugin.errors import ConfigError
+from trainers._base import PromptLearner, PromptTrainer
+from trainers._prompts import random_vectors
+from trainers._registry import prompt_learner
+
+
+class ShallowPrompts(PromptLearner):
+    """Text context (P_t, w_t) from N(0, 0.02^2) and visual tokens (P_v, w_v) from U(-a, a), both in layer 1 only.
+
+    a = sqrt(6 / (3 p^2 + w_v)) with patch size p (Xavier's bound for a patch embedding; VPT, ECCV 2022). The visual
+    tokens stand behind the first layer norm.
+    """
+
+    def __init__(self, clip: FrozenCLIP, class_names: list[str], n_ctx_text: int, n_ctx_vision: int) -> None:
+        super().__init__()
+        if not clip.is_vit:
+            raise ConfigError(f"visual prompts need a ViT; the vision tower of {clip.name} is a ResNet")
+        self.tokens = ClassTokens.build(clip, class_names, n_ctx_text)
+        patch = clip.model.visual.conv1.weight.shape[-1]
+        bound = (6 / (3 * patch**2 + clip.vision_width)) ** 0.5
+        self.vis_ctx = nn.Parameter(bound * (2 * torch.rand(n_ctx_vision, clip.vision_width) - 1))
+        self.txt_ctx = nn.Parameter(random_vectors(n_ctx_text, clip.text_width))
+
+    def text_prompts(self, image: Tensor | None = None) -> TextPrompts:
+        return TextPrompts(self.tokens, self.txt_ctx)
+
+    def image_prompts(self) -> ImagePrompts:
+        return ImagePrompts(self.vis_ctx, after_norm=True)
+
+
+@prompt_learner("shallow_vl")
+class ShallowVL(PromptTrainer):
+    """Shallow prompts in both encoders: what DAPT trains, here with cross-entropy alone."""
+
+    config_node = "SHALLOW_VL"
+    defaults: ClassVar[dict[str, Any]] = {"N_CTX_VISION": 16, "N_CTX_TEXT": 16, "PREC": "fp16"}
+
+    def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
+        return ShallowPrompts(clip, class_names, self.options.N_CTX_TEXT, self.options.N_CTX_VISION)
