@@ -14,6 +14,7 @@ from cpt_plugin.functional._checks import check_frozen, check_text, shape_of
 from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
 
 FORMS = ("cosine", "frobenius")
+_ROUNDING = 64  # centered rows below so many units of rounding are taken for zero
 
 
 def language_collapse_degree(text: Tensor, form: str = "cosine", centered: bool = True) -> Tensor:
@@ -34,8 +35,10 @@ def language_collapse_degree(text: Tensor, form: str = "cosine", centered: bool 
         centered: take the mean over classes off first.
 
     Returns:
-        Scalar without gradient, in float32, or float64 for float64 features; 0 for an exact simplex ETF. Features that
-        coincide after centering count as zero vectors (cosine 0). Memory is O(K^2).
+        Scalar without gradient, in float32, or float64 for float64 features; 0 for an exact simplex ETF. A feature that
+        equals the mean up to rounding has no direction and counts as a zero vector (cosine 0 with all): where all
+        features coincide, the centered degree is 1 / (K-1) (cosine) or 1 (frobenius). Two features are
+        always opposite after centering: for K = 2 the centered degree is 0 unless they coincide. Memory is O(K^2).
 
     Raises:
         FeatureError: not (K, d) with K >= 2.
@@ -72,7 +75,9 @@ def isomorphism_degree(class_means: Tensor, text: Tensor, form: str = "cosine", 
         centered: take the means over classes off first.
 
     Returns:
-        Scalar without gradient; 0 at perfect collapse.
+        Scalar without gradient, in float32, or float64 if an input is float64; 0 at perfect collapse. Rows without a
+        direction count as in :func:`language_collapse_degree`: where all features of a side coincide, both centered
+        forms are 1.
 
     Raises:
         FeatureError: shapes or devices do not fit, or K < 2.
@@ -100,7 +105,12 @@ def _check(text: Tensor, form: str) -> None:
 
 
 def _directions(rows: Tensor, centered: bool) -> Tensor:
-    return unit(rows - rows.mean(0) if centered else rows, rows.dtype)
+    if not centered:
+        return unit(rows, rows.dtype)
+    noise = _ROUNDING * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows, dim=1).max()
+    offsets = rows - rows.mean(0)
+    far = torch.linalg.vector_norm(offsets, dim=1, keepdim=True) > noise
+    return unit(torch.where(far, offsets, 0.0), rows.dtype)
 
 
 def _frobenius_gap(left: Tensor, right: Tensor) -> Tensor:

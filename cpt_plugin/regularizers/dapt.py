@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 
+import torch
 from torch import Tensor
 
 from cpt_plugin.errors import ConfigError, FeatureError
@@ -67,11 +69,18 @@ class DAPT(Regularizer):
         self._prototypes = prototypes.detach().clone()
 
     def digest(self) -> str:
-        """Return the hash of the prototypes, rounded to 1e-4 so that rounding noise does not count."""
+        """Return a hash of the prototypes that other images change, and rounding on another device hardly ever does.
+
+        It covers their shape and 16 fixed sums of their entries with signs, in steps of 1/100 of such a sum's usual
+        size; of the entries themselves, each rounded, some would always lie at the edge of a step.
+        """
         if self._prototypes is None:
             return ""
-        rounded = (self._prototypes.double().cpu() * 1e4).round().long()
-        return hashlib.sha256(rounded.numpy().tobytes()).hexdigest()
+        entries = self._prototypes.double().cpu().flatten()
+        signs = torch.cos(torch.outer(torch.arange(1.0, 17.0), torch.arange(1.0, len(entries) + 1)).double()).sign()
+        sums = signs @ entries / math.sqrt(len(self._prototypes))
+        text = f"{tuple(self._prototypes.shape)} {(100 * sums).round().long().tolist()}"
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def describe(self) -> list[str]:
         """Return a log line on the weights and the prototypes."""
@@ -91,6 +100,11 @@ class DAPT(Regularizer):
         if self.weights["intra"] > 0:
             if self._prototypes is None:
                 raise FeatureError("DAPT.compute was called before DAPT.prepare_prototypes(prototypes)")
+            if len(self._prototypes) != batch.text.shape[-2]:
+                raise FeatureError(
+                    f"DAPT has {len(self._prototypes)} prototypes, text {tuple(batch.text.shape)} has "
+                    f"{batch.text.shape[-2]} classes; prepare the prototypes of the classes that are trained"
+                )
             self._prototypes = self._prototypes.to(batch.image.device)
             distance = intra_dispersion(batch.image, self._prototypes, batch.labels)
             parts["intra"] = self.weights["intra"] * distance

@@ -82,6 +82,22 @@ def test_opposite_and_coinciding_features() -> None:
     assert language_collapse_degree(same, "frobenius").item() == pytest.approx(1)
     assert language_collapse_degree(same, centered=False).item() == pytest.approx(4 / 3)
     assert isomorphism_degree(same, same).item() == pytest.approx(1)
+    pair = torch.tensor([[1.0, 0.1], [1.0, 0.2]], dtype=torch.float64)
+    assert language_collapse_degree(pair).item() == pytest.approx(0, abs=1e-12)
+    assert language_collapse_degree(pair, centered=False).item() > 1.9
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("k", [3, 7, 50])
+def test_rounding_noise_of_coinciding_features_is_no_geometry(k: int, dtype: torch.dtype) -> None:
+    """The mean of k equal vectors differs from them in the last bit: a direction that would be the same for all."""
+    same = torch.randn(1, 512, dtype=dtype, generator=torch.Generator().manual_seed(k)).expand(k, -1)
+    spread = torch.randn(k, 512, dtype=dtype, generator=torch.Generator().manual_seed(0))
+    assert language_collapse_degree(same).item() == pytest.approx(1 / (k - 1))
+    assert language_collapse_degree(same, "frobenius").item() == pytest.approx(1, rel=1e-5)
+    for form in FORMS:
+        for means, text in ((same, same), (same, spread), (spread, same)):
+            assert isomorphism_degree(means, text, form).item() == pytest.approx(1, rel=1e-5)
 
 
 @given(problems())
