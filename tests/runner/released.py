@@ -28,7 +28,7 @@ RESOLUTION = 32
 WIDTH = 32
 
 _SITECUSTOMIZE = """\
-import importlib.util, os, sys
+import importlib.util, json, os, sys
 
 class TinyWeights:
     def find_spec(self, name, path=None, target=None):
@@ -45,7 +45,8 @@ class TinyWeights:
 
 def load(url):
     with open(os.environ["TINY_LOADS"], "a") as log:
-        log.write(url + "\\n")
+        places = {name: getattr(sys.modules.get(name), "__file__", None) for name in ("clip", "datasets", "trainers")}
+        log.write(json.dumps(places) + "\\n")
     return os.environ["TINY_CLIP"]
 
 sys.meta_path.insert(0, TinyWeights())
@@ -92,12 +93,12 @@ class Released:
             timeout=280,
         )  # fmt: skip
 
-    def loads(self) -> int:
-        """How often CLIP's weights have been asked for since the last call."""
+    def loads(self) -> list[dict[str, str | None]]:
+        """For each time that CLIP was loaded since the last call: the files of the packages that collide."""
         log = self.folder / "loads.txt"
-        count = len(log.read_text().splitlines()) if log.exists() else 0
+        lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
-        return count
+        return [json.loads(line) for line in lines]
 
     def prompts(self, output: Path, epoch: int = 2, name: str = "prompt_learner") -> dict[str, torch.Tensor]:
         """Trained tensors of a run, by name."""

@@ -1,0 +1,240 @@
+"""The runner's command line, its refusals, and what a script sees; without Dassl."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+
+import pytest
+import torch
+
+from cpt_plugin.cli.main import main
+from cpt_plugin.errors import ConfigError, HookError
+from cpt_plugin.runner import launch
+from cpt_plugin.runner.arguments import fit_own_keys, is_script, parse_words
+from cpt_plugin.runner.session import own_defaults
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty ``train.py`` in the working folder; what the runner does to the process is undone."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(sys, "argv", list(sys.argv))
+    (tmp_path / "train.py").write_text("")
+    return tmp_path / "train.py"
+
+
+# -- arguments -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("script")
+def test_words_of_the_script_stay_as_they_are():
+    theirs = ["--root", "data", "--regularizers", "theirs", "--help", "CPT.WEIGHT_ETF", "1"]
+    arguments = parse_words(["train.py", *theirs])
+    assert (arguments.script, list(arguments.words)) == ("train.py", theirs)
+    assert (arguments.regularizers, arguments.frozen_text) == (("cpt",), None)
+
+
+@pytest.mark.usefixtures("script")
+@pytest.mark.parametrize("words", [["--regularizers", "none"], ["--regularizers=none"]])
+def test_options_of_the_runner(words):
+    arguments = parse_words([*words, "--frozen-text", "features.pt", "train.py", "--seed", "1"])
+    assert arguments.regularizers == ()
+    assert arguments.frozen_text == Path("features.pt")
+    assert arguments.words == ("--seed", "1")
+
+
+@pytest.mark.usefixtures("script")
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--regularizer", "cpt", "train.py"], "unknown option '--regularizer' .* nearest: '--regularizers'"),
+        (["--regularizers"], "--regularizers needs a value, and after it the script"),
+        (["--regularizers", "cpt"], "no script is given"),
+        (["--regularizers", "ctp", "train.py"], "'ctp' is unknown; did you mean 'cpt'"),
+        (["--regularizers", "cpt,none", "train.py"], "'none' is unknown"),
+        (["--regularizers", "", "train.py"], "'' is unknown"),
+        (["--regularizers", "cpt,cpt", "train.py"], "names 'cpt' twice"),
+        (["trane.py", "--seed", "1"], r"there is no script trane\.py in /.*: run this in the folder"),
+        (["--frozen-text", "missing.pt", "train.py"], r"--frozen-text missing\.pt cannot be read"),
+    ],
+)
+def test_refusals_are_one_line_and_status_2(words, message, capsys):
+    assert main(words) == 2
+    line = capsys.readouterr().err
+    assert line.startswith("error: ")
+    assert line.count("\n") == 1
+    with pytest.raises(ConfigError, match=message):
+        launch.launch(words)
+
+
+@pytest.mark.usefixtures("script")
+def test_which_first_words_mean_a_script():
+    (Path("tool")).write_text("")
+    assert all(is_script(word) for word in ("train.py", "../train.py", "missing.py", "tool", "--frozen-text"))
+    assert not any(is_script(word) for word in ("run", "list", "rnu", "missing"))
+
+
+def test_help_names_the_runner(capsys):
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    assert "train.py <its usual arguments> CPT.WEIGHT_ETF 0.25 DATASET.IMBALANCE_TAU 0.25" in text
+    assert "--regularizers NAMES" in text
+    assert "--frozen-text FILE" in text
+
+
+def test_a_wrong_command_is_still_a_wrong_command(capsys):
+    assert main(["rnu"]) == 2
+    assert "unknown command 'rnu'; nearest: 'run'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "fitted"),
+    [
+        (["--x", "1", "CPT.WEIGHT_ETF", "1"], ["--x", "1", "CPT.WEIGHT_ETF", "1.0"]),
+        (["CPT.WEIGHT_ETF", "2.5e-1"], ["CPT.WEIGHT_ETF", "0.25"]),
+        (["CPT.NUM_CLUSTERS", "3", "OPTIM.LR", "1"], ["CPT.NUM_CLUSTERS", "3", "OPTIM.LR", "1"]),
+        (["DATASET.IMBALANCE_TAU", "1", "DATASET.NUM_SHOTS", "4"],
+         ["DATASET.IMBALANCE_TAU", "1.0", "DATASET.NUM_SHOTS", "4"]),
+        (["--output-dir", "CPT.d/x"], ["--output-dir", "CPT.d/x"]),
+    ],
+)  # fmt: skip
+def test_whole_numbers_of_our_keys(words, fitted):
+    assert fit_own_keys(words, own_defaults()) == fitted
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["CPT.WEIGHT_EFT", "1"], "unknown key CPT.WEIGHT_EFT; did you mean 'CPT.WEIGHT_ETF'"),
+        (["CPT.WEIGHT_ETF"], "CPT.WEIGHT_ETF has no value"),
+        (["CPT.WEIGHT_ETF", "much"], "CPT.WEIGHT_ETF is 'much', but must be a number"),
+    ],
+)
+def test_our_keys_are_checked_before_the_script_runs(words, message):
+    with pytest.raises(ConfigError, match=message):
+        fit_own_keys(words, own_defaults())
+
+
+# -- Dassl and files -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spec", [None, ModuleSpec("dassl", None, origin=None)])
+def test_without_dassl_the_remedy_is_named(monkeypatch, spec):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: spec)
+    with pytest.raises(ConfigError, match=r"PYTHONPATH, or run `pip install -e \. --no-build-isolation --no-deps`"):
+        launch.require_dassl()
+
+
+def test_a_command_without_dassl_ends_with_one_line(tmp_path):
+    (tmp_path / "train.py").write_text("import dassl")
+    hide = "import sys, importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'dassl' else f(n, *a)"
+    code = f"{hide}; from cpt_plugin.cli.main import main; sys.exit(main(['train.py', '--seed', '1']))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "CPT_TOOLKIT": "embedded"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: Dassl is not importable: clone https://github.com/KaiyangZhou/Dassl.pytorch")
+    assert done.stderr.count("\n") == 1
+
+
+def test_frozen_features_from_a_file(tmp_path):
+    torch.save(torch.eye(3), tmp_path / "good.pt")
+    assert torch.equal(launch.read_features(tmp_path / "good.pt"), torch.eye(3))
+
+
+@pytest.mark.parametrize(("value", "found"), [({"a": 1}, "dict"), (torch.ones(3), r"a tensor of shape \(3,\)")])
+def test_a_file_of_something_else_is_refused(tmp_path, value, found):
+    torch.save(value, tmp_path / "bad.pt")
+    with pytest.raises(ConfigError, match=rf"bad\.pt holds {found}: save one \(K, d\) tensor"):
+        launch.read_features(tmp_path / "bad.pt")
+
+
+# -- the process of the script -------------------------------------------------------------------------------
+
+
+def test_the_path_is_that_of_python_script(script, monkeypatch):
+    other = script.parent / "elsewhere"
+    monkeypatch.setattr(sys, "path", ["put there by python -m", str(ROOT), str(other), str(ROOT / "tests" / "..")])
+    launch.enter_folder_of("train.py")
+    assert sys.path == [str(script.parent), str(other)]
+
+
+def test_an_installed_package_stays_on_the_path(script, monkeypatch):
+    site = script.parent / "site-packages"
+    monkeypatch.setattr(launch, "CHECKOUT", site)
+    monkeypatch.setattr(sys, "path", ["", str(site)])
+    launch.enter_folder_of("train.py")
+    assert sys.path == [str(script.parent), str(site)]
+
+
+@pytest.fixture
+def without_dassl(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launch of a script as it is, its arguments passed on, nothing of Dassl touched."""
+
+    def prepare(arguments, frozen_text):
+        sys.argv = [arguments.script, *arguments.words]
+
+    monkeypatch.setattr(launch, "_prepare", prepare)
+
+
+@pytest.mark.usefixtures("without_dassl")
+def test_the_script_runs_as_main_with_its_own_arguments_and_packages(script, capfd):
+    (script.parent / "trainers").mkdir()
+    (script.parent / "trainers" / "__init__.py").write_text("MINE = 'theirs'")
+    script.write_text(
+        "import sys, trainers\n"
+        "if __name__ == '__main__': print(__file__, sys.argv, trainers.MINE, 'datasets' in sys.modules)"
+    )
+    before = {name: sys.modules.pop(name, None) for name in ("trainers", "datasets")}
+    try:
+        assert launch.launch(["train.py", "--seed", "1"]) == 0
+    finally:
+        sys.modules.pop("trainers", None)
+        sys.modules.update({name: module for name, module in before.items() if module is not None})
+    assert capfd.readouterr().out == "train.py ['train.py', '--seed', '1'] theirs False\n"
+
+
+@pytest.mark.usefixtures("without_dassl")
+def test_an_error_of_the_script_comes_out_as_without_the_runner(script, capfd):
+    script.write_text("def f():\n    raise KeyError('theirs')\nf()\n")
+    assert launch.launch(["train.py"]) == 1
+    ours = capfd.readouterr().err
+    alone = subprocess.run([sys.executable, "train.py"], cwd=script.parent, capture_output=True, text=True)
+    assert alone.stderr.replace(f"{script.parent}/", "") == ours
+    assert "cpt_plugin" not in ours
+
+
+@pytest.mark.usefixtures("without_dassl")
+def test_the_script_chooses_its_exit_status(script):
+    script.write_text("import sys; sys.exit(5)")
+    with pytest.raises(SystemExit) as stopped:
+        launch.launch(["train.py"])
+    assert stopped.value.code == 5
+
+
+@pytest.mark.usefixtures("without_dassl")
+@pytest.mark.parametrize(
+    "around",
+    ["raise HookError('why')", "try:\n    raise HookError('why')\nexcept:\n    raise Exception('it failed')"],
+)
+def test_our_errors_are_one_line_even_where_a_script_replaces_them(script, around, capfd):
+    script.write_text(f"from cpt_plugin.errors import HookError\n{around}\n")
+    assert main(["train.py"]) == 2
+    assert capfd.readouterr().err == "error: why\n"
+
+
+def test_own_error_ends_in_a_circle():
+    first, second = ValueError("a"), ValueError("b")
+    first.__context__, second.__context__ = second, first
+    assert launch.own_error(first) is None
+    second.__cause__ = HookError("c")
+    assert isinstance(launch.own_error(first), HookError)

@@ -1,0 +1,244 @@
+"""Which trainer of a process is regularized, and when; on stand-ins for Dassl's modules."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from yacs.config import CfgNode
+
+from cpt_plugin import regularizers
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.runner.session import LONG_TAIL_KEYS, Session, own_defaults
+from tests.hook.toy_trainers import CLASSES, WIDTH, CoOpTrainer
+
+OFF = {"WEIGHT_ETF": 0.0, "WEIGHT_CC": 0.0, "WEIGHT_RS": 0.0}
+REGULARIZED = {"loss", "loss_reg", "loss_etf", "loss_cc", "loss_rs"}
+
+
+class TrainerBase(CoOpTrainer):
+    """Two levels of ``train`` as Dassl has them."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__()
+        self.cfg = cfg
+
+    def train(self, epochs: int = 1) -> None:
+        super().train(epochs)
+
+
+class Plain(TrainerBase):
+    def train(self) -> None:  # type: ignore[override]
+        super().train(1)
+
+
+class Override(TrainerBase):
+    def train(self) -> None:  # type: ignore[override]
+        CoOpTrainer.train(self, 1)
+
+
+class Outer(Plain):
+    """Builds and trains a second trainer while it is built, and trains a third while it trains."""
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.inner = sys.modules["dassl.engine"].build_trainer(cfg, name="Plain")
+        self.inner.train()
+        self.direct = Plain(cfg)
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        self.direct.forward_backward(batch)
+        self.direct.train()
+        return super().forward_backward(batch)
+
+
+TRAINERS = {cls.__name__: cls for cls in (Plain, Override, Outer)}
+
+
+@pytest.fixture
+def dassl(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Modules in place of ``dassl.config`` and ``dassl.engine``; ``train`` of the stand-in is put back."""
+
+    def build_trainer(cfg: Any, name: str = "") -> Any:
+        return TRAINERS[name or cfg.TRAINER.NAME](cfg)
+
+    modules = {name: ModuleType(name) for name in ("dassl", "dassl.config", "dassl.engine", "dassl.engine.build")}
+    modules["dassl.config"].get_cfg_default = lambda: CfgNode({"DATASET": {"NAME": "X"}, "TRAINER": {"NAME": "Plain"}})
+    for name in ("dassl.engine", "dassl.engine.build"):
+        modules[name].build_trainer = build_trainer
+    modules["dassl.engine"].TrainerBase = TrainerBase
+    for name, module in modules.items():
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(TrainerBase, "train", TrainerBase.train)
+    return SimpleNamespace(config=modules["dassl.config"], engine=modules["dassl.engine"], modules=modules)
+
+
+def install(dassl: Any, *names: str, trainer: str = "Plain", **cpt: Any) -> Any:
+    """Configuration of a run of a session with the named regularizers."""
+    Session(names).install()
+    cfg = dassl.config.get_cfg_default()
+    cfg.TRAINER.NAME = trainer
+    cfg.CPT.CLUSTER_SIZE = 3
+    for key, value in cpt.items():
+        cfg.CPT[key] = value
+    return cfg
+
+
+def summaries(trainer: Any) -> list[set[str]]:
+    return [set(summary) for summary in trainer.summaries]
+
+
+def test_the_configuration_gets_a_node_for_each_regularizer_and_the_long_tail(dassl):
+    cfg = install(dassl, "cpt")
+    assert (cfg.DATASET.IMBALANCE_TAU, cfg.DATASET.CLASS_ORDER, cfg.DATASET.MAX_PER_CLASS) == (1.0, "label", 16)
+    for cls in regularizers.available().values():
+        node = dict(cfg[cls.config_node])
+        assert node == {**cls.defaults(), **({"CLUSTER_SIZE": 3} if cls.name == "cpt" else {})}
+    assert "WORLD" not in cfg.DATASET
+    cfg.merge_from_list(["CPT.WEIGHT_ETF", "0.5", "DATASET.IMBALANCE_TAU", "0.25"])
+    assert (cfg.CPT.WEIGHT_ETF, cfg.DATASET.IMBALANCE_TAU) == (0.5, 0.25)
+
+
+def test_own_defaults_are_what_the_configuration_gets(dassl):
+    Session([]).install()
+    cfg = dassl.config.get_cfg_default()
+    for key, value in own_defaults().items():
+        node, _, name = key.partition(".")
+        assert cfg[node][name] == value
+    assert set(LONG_TAIL_KEYS) < set(own_defaults())
+
+
+def test_keys_that_are_there_already_stay(dassl):
+    dassl.config.get_cfg_default = lambda: CfgNode({"DATASET": {"IMBALANCE_TAU": 0.5}, "CPT": {"THEIRS": 1}})
+    Session(["cpt"]).install()
+    cfg = dassl.config.get_cfg_default()
+    assert cfg.DATASET.IMBALANCE_TAU == 0.5
+    assert dict(cfg.CPT) == {"THEIRS": 1}
+    with pytest.raises(ConfigError, match=r"CPT\.THEIRS is unknown"):
+        dassl.engine.build_trainer(cfg)
+
+
+@pytest.mark.parametrize("name", ["Plain", "Override"])
+def test_a_built_trainer_is_regularized_while_it_trains(dassl, name, caplog):
+    caplog.set_level(logging.INFO, "cpt_plugin")
+    cfg = install(dassl, "cpt", trainer=name)
+    trainer = dassl.modules["dassl.engine.build"].build_trainer(cfg)
+    assert "forward_backward" not in vars(trainer)
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+    assert "forward_backward" not in vars(trainer)
+    assert f"{name} trains with cpt" in caplog.text
+    assert "CPT: 2 clusters over 6 classes" in caplog.text
+    assert "repaired for this process" in caplog.text
+
+
+def test_a_trainer_that_is_constructed_directly_is_regularized_too(dassl):
+    trainer = Plain(install(dassl, "cpt"))
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+def test_only_the_outermost_trainer_is_regularized(dassl):
+    cfg = install(dassl, "cpt", trainer="Outer")
+    trainer = dassl.engine.build_trainer(cfg)
+    assert summaries(trainer.inner) == [{"loss"}] * 4
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+    assert summaries(trainer.direct) == [{"loss"}] * 16
+
+
+def test_two_trainers_one_after_the_other(dassl):
+    cfg = install(dassl, "cpt")
+    for _ in range(2):
+        trainer = dassl.engine.build_trainer(cfg)
+        trainer.train()
+        assert summaries(trainer) == [REGULARIZED] * 4
+
+
+@pytest.mark.parametrize(("names", "options"), [((), {}), (("cpt",), OFF)])
+def test_without_weight_nothing_is_changed_and_the_log_says_so(dassl, names, options, caplog):
+    caplog.set_level(logging.INFO, "cpt_plugin")
+    cfg = install(dassl, *names, **options)
+    trainer = dassl.engine.build_trainer(cfg)
+    trainer.frozen_text_features = None  # would fail if it were asked for
+    trainer.train()
+    assert summaries(trainer) == [{"loss"}] * 4
+    assert "trains without regularizer (" in caplog.text
+    assert ("all weights of cpt are 0" if names else "--regularizers none") in caplog.text
+
+
+def test_a_failure_while_training_detaches(dassl, monkeypatch):
+    cfg = install(dassl, "cpt")
+    trainer = dassl.engine.build_trainer(cfg)
+    monkeypatch.setattr(trainer.optim, "step", lambda: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        trainer.train()
+    assert "forward_backward" not in vars(trainer)
+
+
+def test_a_failure_while_building_does_not_hide_the_next_trainer(dassl):
+    cfg = install(dassl, "cpt")
+    cfg.TRAINER.NAME = "Missing"
+    with pytest.raises(KeyError):
+        dassl.engine.build_trainer(cfg)
+    cfg.TRAINER.NAME = "Plain"
+    trainer = dassl.engine.build_trainer(cfg)
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+def test_given_frozen_features_are_used(dassl):
+    frozen = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    Session(["cpt"], frozen).install()
+    cfg = dassl.config.get_cfg_default()
+    trainer = dassl.engine.build_trainer(cfg)
+    trainer.frozen_text_features = None
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+def test_wrong_settings_are_refused_before_anything_is_built(dassl, monkeypatch):
+    monkeypatch.setitem(TRAINERS, "Plain", lambda cfg: pytest.fail("was built"))
+    cfg = install(dassl, "cpt", WEIGHT_CC=-1.0)
+    with pytest.raises(ConfigError, match="WEIGHT_CC must be a finite number"):
+        dassl.engine.build_trainer(cfg)
+
+
+def test_a_configuration_without_the_node_is_refused(dassl):
+    Session(["cpt"]).install()
+    cfg = CfgNode({"TRAINER": {"NAME": "Plain"}})
+    with pytest.raises(ConfigError, match="no node CPT: let the script start from dassl.config.get_cfg_default"):
+        dassl.engine.build_trainer(cfg)
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second regularizer, with the node OTHER."""
+
+    class Other(regularizers.available()["cpt"]):  # type: ignore[misc]
+        name, config_node = "other", "OTHER"
+
+    both = {**regularizers.available(), "other": Other}
+    monkeypatch.setattr(regularizers, "available", lambda: both)
+
+
+@pytest.mark.usefixtures("other")
+def test_settings_of_a_regularizer_that_is_not_chosen_are_refused(dassl):
+    cfg = install(dassl, "cpt")
+    dassl.engine.build_trainer(cfg)
+    cfg.OTHER.WEIGHT_ETF = 0.9
+    with pytest.raises(ConfigError, match=r"OTHER\.WEIGHT_ETF is set, but other .* --regularizers cpt,other"):
+        dassl.engine.build_trainer(cfg)
+
+
+@pytest.mark.usefixtures("other")
+def test_none_takes_a_command_line_as_it_is(dassl):
+    cfg = install(dassl, WEIGHT_ETF=0.9)
+    cfg.OTHER.WEIGHT_ETF = 0.9
+    trainer = dassl.engine.build_trainer(cfg)
+    trainer.train()
+    assert summaries(trainer) == [{"loss"}] * 4
