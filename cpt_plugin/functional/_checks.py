@@ -20,12 +20,17 @@ def check_text(text: Tensor, name: str = "text") -> None:
     _check_features(name, text, (2, 3), _TEXT_SHAPES)
 
 
-def check_image(image: Tensor, text: Tensor) -> None:
+def check_class_rows(rows: Tensor, name: str) -> None:
+    """Refuse anything but a non-empty floating-point tensor of shape (K, d)."""
+    _check_features(name, rows, (2,), "(K, d)")
+
+
+def check_image(image: Tensor, text: Tensor, name: str = "text") -> None:
     """Refuse image features that are not (B, d) with the d, device and (for (B, K, d)) the B of the text."""
     _check_features("image", image, (2,), "(B, d)")
     if image.shape[-1] != text.shape[-1]:
         raise FeatureError(
-            f"image {shape_of(image)} and text {shape_of(text)} differ in the feature dimension; "
+            f"image {shape_of(image)} and {name} {shape_of(text)} differ in the feature dimension; "
             "take both after the projection into the joint space"
         )
     if text.ndim == 3 and text.shape[0] != image.shape[0]:
@@ -33,18 +38,18 @@ def check_image(image: Tensor, text: Tensor) -> None:
             f"per-image text {shape_of(text)} needs one set of class features for each row of image "
             f"{shape_of(image)}"
         )
-    check_same_device("image", image, "text", text)
+    check_same_device("image", image, name, text)
 
 
-def check_frozen(frozen_text: Tensor, text: Tensor) -> None:
-    """Refuse frozen features that are not (K, d) with the K, d and device of the text."""
-    _check_features("frozen_text", frozen_text, (2,), "(K, d)")
+def check_frozen(frozen_text: Tensor, text: Tensor, name: str = "frozen_text") -> None:
+    """Refuse features (frozen ones, or those of `name`) that are not (K, d) with the K, d and device of the text."""
+    check_class_rows(frozen_text, name)
     if frozen_text.shape != text.shape[-2:]:
         raise FeatureError(
-            f"frozen_text {shape_of(frozen_text)} does not match text {shape_of(text)}; "
+            f"{name} {shape_of(frozen_text)} does not match text {shape_of(text)}; "
             "encode the same classes in the same order with the same model"
         )
-    check_same_device("frozen_text", frozen_text, "text", text)
+    check_same_device(name, frozen_text, "text", text)
 
 
 def check_labels(labels: Tensor, num_classes: int) -> None:

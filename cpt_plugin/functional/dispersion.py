@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.functional._checks import check_frozen, check_image, check_label_tensor, check_labels, check_text
+from cpt_plugin.functional._checks import (
+    check_class_rows,
+    check_image,
+    check_label_tensor,
+    check_labels,
+    check_text,
+)
 from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
 from cpt_plugin.functional.convergence import clamped
 
@@ -55,7 +61,7 @@ def intra_dispersion(image: Tensor, prototypes: Tensor, labels: Tensor) -> Tenso
 
     Args:
         image: (B, d) image features of any length.
-        prototypes: (K, d).
+        prototypes: (K, d); :class:`~cpt_plugin.regularizers.dapt.DAPT` gives them without gradient.
         labels: (B,) integers in 0 .. K-1; on a CPU they are checked, elsewhere one out of range gives NaN.
 
     Returns:
@@ -66,9 +72,8 @@ def intra_dispersion(image: Tensor, prototypes: Tensor, labels: Tensor) -> Tenso
 
     Source: DAPT (ICCV 2023, arXiv 2309.03406), intra-dispersion loss as released.
     """
-    check_text(prototypes, "prototypes")
-    check_frozen(prototypes, prototypes)
-    check_image(image, prototypes)
+    check_class_rows(prototypes, "prototypes")
+    check_image(image, prototypes, "prototypes")
     check_label_tensor(labels, image)
     if labels.device.type == "cpu":
         check_labels(labels, len(prototypes))

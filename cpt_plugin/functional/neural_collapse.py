@@ -86,7 +86,7 @@ def isomorphism_degree(class_means: Tensor, text: Tensor, form: str = "cosine", 
     Source: quantity named in NPT (KDD 2024); formula ours, after NC3 (Papyan, Han, Donoho, PNAS 2020).
     """
     _check(text, form)
-    check_frozen(class_means, text)
+    check_frozen(class_means, text, "class_means")
     with torch.no_grad(), full_precision(text):
         dtype = working_dtype(class_means, text)
         texts = _directions(unit(text, dtype), centered)

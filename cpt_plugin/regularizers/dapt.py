@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional import inter_dispersion, intra_dispersion
-from cpt_plugin.functional._checks import check_text
+from cpt_plugin.functional._checks import check_class_rows
 from cpt_plugin.regularizers._checks import check_weight
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
@@ -63,9 +63,9 @@ class DAPT(Regularizer):
         Raises:
             FeatureError: not (K, d), or not finite.
         """
-        check_text(prototypes, "prototypes")
-        if prototypes.ndim != 2 or not prototypes.isfinite().all():
-            raise FeatureError(f"prototypes {tuple(prototypes.shape)} must be (K, d) and finite")
+        check_class_rows(prototypes, "prototypes")
+        if not prototypes.isfinite().all():
+            raise FeatureError(f"prototypes {tuple(prototypes.shape)} are not all finite; every class needs an image")
         self._prototypes = prototypes.detach().clone()
 
     def digest(self) -> str:

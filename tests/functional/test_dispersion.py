@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpt_plugin.errors import ConfigError, FeatureError
-from cpt_plugin.functional import inter_dispersion, intra_dispersion
+from cpt_plugin.functional import dispersion, inter_dispersion, intra_dispersion
 from tests.functional import oracles
 from tests.functional.problems import LOSS_PROPERTY, problems
 
@@ -99,7 +99,48 @@ def test_refusals() -> None:
         inter_dispersion(text, 0)
     with pytest.raises(FeatureError, match=r"label 3 is outside 0\.\.2"):
         intra_dispersion(text, text, torch.tensor([0, 1, 3]))
-    with pytest.raises(FeatureError, match="differ in the feature dimension"):
+    with pytest.raises(FeatureError, match=r"image \(3, 2\) and prototypes \(3, 3\) differ in the feature dimension"):
         intra_dispersion(torch.ones(3, 2), text, torch.tensor([0, 1, 2]))
     with pytest.raises(FeatureError, match="one entry a row"):
         intra_dispersion(text, text, torch.tensor([0]))
+    with pytest.raises(FeatureError, match=r"prototypes must have shape \(K, d\), got \(3, 3, 3\)"):
+        intra_dispersion(text, text.expand(3, -1, -1), torch.tensor([0, 1, 2]))
+    with pytest.raises(FeatureError, match="image is on meta, prototypes on cpu"):
+        intra_dispersion(text.to("meta"), text, torch.tensor([0, 1, 2]))
+
+
+def test_without_a_check_a_label_out_of_range_makes_the_loss_nan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What happens on an accelerator, where labels are not read by the host."""
+    monkeypatch.setattr(dispersion, "check_labels", lambda labels, num_classes: None)
+    text = torch.eye(3)
+    assert intra_dispersion(text, text, torch.tensor([0, 1, 3])).isnan()
+    assert intra_dispersion(text, text, torch.tensor([0, 1, 2])).isfinite()
+
+
+def test_never_waits_for_the_device() -> None:
+    """Tensors on the meta device have no values, so any read of a value by the host would raise."""
+    text = torch.empty(6, 3, device="meta", requires_grad=True)
+    image = torch.empty(4, 3, device="meta", requires_grad=True)
+    inter_dispersion(text).backward()
+    intra_dispersion(image, text.detach(), torch.empty(4, dtype=torch.long, device="meta")).backward()
+    assert text.grad.shape == (6, 3)
+    assert image.grad.shape == (4, 3)
+
+
+def test_zero_vectors_and_coinciding_features_have_finite_gradients() -> None:
+    for rows in (torch.zeros(3, 4), torch.ones(3, 4)):
+        text, image = rows.clone().requires_grad_(), rows.clone().requires_grad_()
+        (inter_dispersion(text) + intra_dispersion(image, torch.eye(3, 4), torch.arange(3))).backward()
+        assert text.grad.isfinite().all()
+        assert image.grad.isfinite().all()
+
+
+def test_half_precision_under_autocast_is_computed_in_float32() -> None:
+    generator = torch.Generator().manual_seed(3)
+    text, image = (torch.randn(5, 64, generator=generator) for _ in range(2))
+    labels = torch.arange(5)
+    exact = inter_dispersion(text).item(), intra_dispersion(image, text, labels).item()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = inter_dispersion(text.half()), intra_dispersion(image.half(), text, labels)
+    assert {value.dtype for value in found} == {torch.float32}
+    assert [value.item() for value in found] == pytest.approx(exact, rel=2e-3)

@@ -132,5 +132,5 @@ def test_refusals() -> None:
         language_collapse_degree(text[:1])
     with pytest.raises(FeatureError, match="at least two classes"):
         language_collapse_degree(torch.ones(2, 3, 4))
-    with pytest.raises(FeatureError, match=r"frozen_text \(2, 3\) does not match"):
+    with pytest.raises(FeatureError, match=r"class_means \(2, 3\) does not match text \(3, 3\)"):
         isomorphism_degree(text[:2], text)

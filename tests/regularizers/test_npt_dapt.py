@@ -123,3 +123,26 @@ def test_all_weights_zero_is_inactive_and_both_say_what_they_are() -> None:
     assert "our reconstruction" in npt.describe()[0]
     assert "our reconstruction" in NPT.paper
     assert "our reconstruction" in NPT.description
+
+
+@pytest.mark.parametrize("shape", [(5, 6), (4, 5, 6)])
+def test_gradcheck_of_the_totals(shape: tuple[int, ...]) -> None:
+    npt, dapt = NPT(weight_lc=0.7, weight_mi=0.3), DAPT(beta_t=0.7, beta_v=0.3)
+    dapt.prepare_prototypes(PROTOTYPES)
+    text = torch.randn(shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64, requires_grad=True)
+    image = IMAGE.clone().requires_grad_()
+    for regularizer in (npt, dapt):
+
+        def loss(g: torch.Tensor, f: torch.Tensor, regularizer: Any = regularizer) -> torch.Tensor:
+            return sum(regularizer.compute(FeatureBatch(g, f, BATCH.labels)).values())
+
+        assert torch.autograd.gradcheck(loss, (text, image))
+
+
+def test_a_single_class_has_nothing_to_separate() -> None:
+    text = TEXT[:1].clone().requires_grad_()
+    batch = FeatureBatch(text, IMAGE, torch.zeros(4, dtype=torch.long))
+    parts = NPT().compute(batch) | DAPT(beta_v=0.0).compute(batch)
+    assert values(parts)["lc"] == values(parts)["inter"] == 0.0
+    sum(parts.values()).backward()
+    assert text.grad.isfinite().all()
