@@ -33,14 +33,16 @@ TAUS = (0.25, 0.06)
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "CoOp": {"OPTIM.LR": (0.002, 0.008, 0.02), "OPTIM.MAX_EPOCH": (10, 20)},
     "MaPLe": {"OPTIM.LR": (0.002, 0.005, 0.02), "OPTIM.MAX_EPOCH": (10, 20)},
+    "CoOpDPC": {"OPTIM.LR": (0.002, 0.01, 0.05), "OPTIM.MAX_EPOCH": (10,), "TRAINER.DPC.TOP_K": (4, 8)},
 }
 TIE = 0.5
+DPC = "DPC"
 
 
 def main() -> None:
     arguments = parse()
     log: dict[str, Any] = {
-        "command": "python scripts/select_micro_settings.py",
+        "command": f"python scripts/select_micro_settings.py --trainers {' '.join(arguments.trainers)}",
         "worlds": list(WORLDS),
         "taus": list(TAUS),
         "seed": arguments.seed,
@@ -49,8 +51,8 @@ def main() -> None:
         "versions": versions(),
         "trainers": {},
     }
-    for trainer, grid in GRIDS.items():
-        scored = []
+    for trainer in arguments.trainers:
+        grid, scored = GRIDS[trainer], []
         for values in itertools.product(*grid.values()):
             settings = dict(zip(grid, values, strict=True))
             runs: list[dict[str, Any]] = [
@@ -70,6 +72,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--root", default="data", help="data folder (the worlds are drawn there)")
     parser.add_argument("--log", type=Path, required=True, help="JSON file of all scores and the choice")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--trainers", nargs="+", choices=GRIDS, default=list(GRIDS))
     return parser.parse_args()
 
 
@@ -83,7 +86,10 @@ def choose(scored: list[dict[str, Any]]) -> dict[str, Any]:
 def validate(
     trainer: str, settings: dict[str, Any], world: str, tau: float, arguments: argparse.Namespace
 ) -> dict[str, float]:
-    """Validation accuracy (percent) on base and new classes after training on the base classes."""
+    """Validation accuracy (percent) on base and new classes after training on the base classes.
+
+    A second stage starts from its first one with the settings of that one's own yaml.
+    """
     from cpt_plugin import toolkit
 
     with tempfile.TemporaryDirectory() as output:
@@ -92,28 +98,38 @@ def validate(
             "DATASET.WORLD": world,
             "DATASET.NUM_SHOTS": 16,
             "DATASET.IMBALANCE_TAU": tau,
-            "OUTPUT_DIR": output,
             "SEED": arguments.seed,
-            "TRAINER.NAME": trainer,
             "TEST.SPLIT": "val",
             "TRAIN.PRINT_FREQ": 10**6,
             "VERBOSE": False,
-            **settings,
         }
-        model = toolkit.build_trainer(config(trainer, {**own, "DATASET.SUBSAMPLE_CLASSES": "base"}))
-        model.train()
-        base = model.results["accuracy"]
+        if trainer.endswith(DPC):
+            first, settings = f"{output}/first", {**settings, "TRAINER.DPC.STAGE_ONE": f"{output}/first"}
+            train(config(trainer.removesuffix(DPC), {**own, "OUTPUT_DIR": first}))
+        own |= {"OUTPUT_DIR": f"{output}/own", **settings}
+        base = train(config(trainer, own)).results["accuracy"]
         model = toolkit.build_trainer(config(trainer, {**own, "DATASET.SUBSAMPLE_CLASSES": "new"}))
-        model.load_model(output, epoch=settings["OPTIM.MAX_EPOCH"])
+        model.load_model(f"{output}/own", epoch=settings["OPTIM.MAX_EPOCH"])
         new = model.test()
     return {"base": base, "new": new, "H": harmonic_mean(base, new)}
+
+
+def train(cfg: Any) -> Any:
+    from cpt_plugin import toolkit
+
+    model = toolkit.build_trainer(cfg)
+    model.train()
+    return model
 
 
 def config(trainer: str, own: dict[str, Any]) -> Any:
     cfg = default_cfg()
     cfg.merge_from_file(config_file("datasets", "shapes"))
-    cfg.merge_from_file(config_file("trainers", trainer, "micro"))
-    cfg.merge_from_list([part for pair in own.items() for part in pair])
+    cfg.merge_from_file(config_file("trainers", trainer.removesuffix(DPC), "micro"))
+    if trainer.endswith(DPC):
+        cfg.merge_from_file(config_file("trainers", DPC, "micro"))
+    values = {"TRAINER.NAME": trainer, "DATASET.SUBSAMPLE_CLASSES": "base", **own}
+    cfg.merge_from_list([part for pair in values.items() for part in pair])
     cfg.freeze()
     return cfg
 

@@ -16,7 +16,7 @@ import random
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -58,6 +58,8 @@ class DualPrompts(PromptLearner):
     In training mode the prompts are P'. In evaluation every token vector is ``weight`` P' + (1 - ``weight``) P; at 0
     and 1 they are P and P' themselves.
     """
+
+    stage_one: PromptLearner
 
     def __init__(self, stage_one: PromptLearner, parallel: PromptLearner, weight: float) -> None:
         super().__init__()
@@ -164,12 +166,17 @@ class DPC(PromptTrainer):
 
     def build_model(self) -> None:
         super().build_model()
-        self.stage_one = PromptedCLIP(self.clip, self.model.prompt_learner.stage_one)
+        self.stage_one = PromptedCLIP(self.clip, self.dual_prompts.stage_one)
+
+    @property
+    def dual_prompts(self) -> DualPrompts:
+        """The prompt learner: both prompts."""
+        return cast("DualPrompts", self.model.prompt_learner)
 
     @property
     def stage_one_hash(self) -> str:
         """Hash of the prompts of stage one, as :attr:`prompts_hash` was at its end."""
-        return prompts_digest(self.model.prompt_learner.stage_one)
+        return prompts_digest(self.dual_prompts.stage_one)
 
     def checkpoint_extra(self) -> dict[str, Any]:
         return {**super().checkpoint_extra(), "stage_one": self.stage_one_hash}
@@ -235,7 +242,7 @@ class DPC(PromptTrainer):
             CheckpointError: as there, or TRAINER.DPC.STAGE_ONE_HASH is that of other prompts.
         """
         super().load_model(directory, epoch)
-        self._check_hash(self.model.prompt_learner.stage_one, Path(directory))
+        self._check_hash(self.dual_prompts.stage_one, Path(directory))
 
     def _check_hash(self, stage_one: PromptLearner, path: Path) -> None:
         found = prompts_digest(stage_one)

@@ -36,8 +36,19 @@ def prepare(folder: Path) -> None:
     weights(folder)
 
 
+def first_stage(folder: Path, learner: str) -> Path:
+    """Output folder of a run of the plain trainer ``learner``, from which second stages start; trained once."""
+    output = folder / f"first-stage-{learner}"
+    if not output.is_dir():
+        train(prompt_cfg(folder, output, learner, "OPTIM.MAX_EPOCH", 2, "TRAIN.CHECKPOINT_SECONDS", 1000.0))
+    return output
+
+
 def prompt_cfg(folder: Path, output: Path, trainer: str, *options: Any) -> Any:
-    """Frozen configuration of a run of three epochs over 4 classes, a state saved after every step."""
+    """Frozen configuration of a run of three epochs over 4 classes, a state saved after every step.
+
+    A second stage (``...DPC...``) starts from :func:`first_stage`.
+    """
     cfg = default_cfg()
     values = {
         "DATASET.ROOT": str(folder),
@@ -60,10 +71,13 @@ def prompt_cfg(folder: Path, output: Path, trainer: str, *options: Any) -> Any:
         "TRAINER.COOP.N_CTX": 3,
         "TRAINER.MAPLE.PROMPT_DEPTH": 2,
         "TRAINER.MAPLE.CTX_INIT": "",
+        "TRAINER.DPC.TOP_K": 3,
         "CPT.CLUSTER_SIZE": 2,
         "USE_CUDA": False,
         "VERBOSE": False,
     }
+    if "DPC" in trainer and "TRAINER.DPC.STAGE_ONE" not in options:
+        values["TRAINER.DPC.STAGE_ONE"] = str(first_stage(folder, trainer.split("DPC")[0]))
     cfg.merge_from_list([part for pair in values.items() for part in pair])
     cfg.merge_from_list([str(option) if isinstance(option, Path) else option for option in options])
     cfg.freeze()
