@@ -20,16 +20,13 @@ from cpt_plugin.encoders import (
     ImagePrompts,
     TextEncoder,
     TextPrompts,
-    fill_template,
     load_clip,
     resolve_precision,
-    single_template,
-    tokenize,
 )
-from cpt_plugin.encoders.templates import ENSEMBLE
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from trainers._degrees import EpochFeatures
+from trainers._frozen import FrozenFeatures
 from trainers._loading import load_prompts
 from trainers._prompts import prompts_digest
 
@@ -91,7 +88,7 @@ class PromptedCLIP(nn.Module):
         return Prediction(logits, features, text) if with_features else logits
 
 
-class CLIPTrainer(TrainerX):
+class CLIPTrainer(FrozenFeatures, TrainerX):
     """A trainer over a frozen CLIP: loads it, and gives the frozen text features of the data set's classes."""
 
     config_node: ClassVar[str] = ""
@@ -139,28 +136,6 @@ class CLIPTrainer(TrainerX):
                 f'set INPUT.SIZE "({clip.input_resolution}, {clip.input_resolution})".'
             )
         return clip
-
-    @torch.no_grad()
-    def frozen_text_features(self, template: str | None = None) -> Tensor:
-        """(K, d) un-normalised features of the class names in a template, without learned prompts.
-
-        They are computed as the prompted ones are, in the same precision, and given in float32 or wider.
-
-        Args:
-            template: None or empty for the data set's own, ``ensemble`` for the mean of the unit features over
-                CLIP's seven templates, or any sentence with ``{}``.
-
-        Raises:
-            ConfigError: the template does not hold ``{}`` once, or a text is too long.
-        """
-        encoder, names = TextEncoder(self.clip), self.dm.dataset.classnames
-        wanted = template or single_template(self.cfg.DATASET.NAME)
-        sentences = ENSEMBLE if wanted == "ensemble" else (wanted,)
-        ids = [tokenize(fill_template(sentence, names), self.clip) for sentence in sentences]
-        with self.precision.context(self.device):
-            encoded = [encoder.encode_ids(i) for i in ids]
-        features = [f.float() if f.element_size() < 4 else f for f in encoded]
-        return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
 
     @classmethod
     def reads(cls, key: str) -> bool:

@@ -16,7 +16,9 @@ compat.prepare_dassl()
 import dassl.data.data_manager as _data_manager  # noqa: E402
 import dassl.engine.trainer as _trainer  # noqa: E402
 from dassl.config import get_cfg_default as _get_cfg_default  # noqa: E402
+from dassl.data.data_manager import build_data_loader  # noqa: E402
 from dassl.data.datasets import DATASET_REGISTRY, DatasetBase, Datum, build_dataset  # noqa: E402
+from dassl.data.transforms import build_transform  # noqa: E402
 from dassl.engine import TRAINER_REGISTRY, SimpleTrainer, TrainerX, build_trainer  # noqa: E402
 from dassl.engine.trainer import TrainerBase  # noqa: E402
 from dassl.evaluation import EVALUATOR_REGISTRY, build_evaluator  # noqa: E402
@@ -56,11 +58,13 @@ __all__ = [
     "SimpleTrainer",
     "TrainerBase",
     "TrainerX",
+    "build_data_loader",
     "build_dataset",
     "build_evaluator",
     "build_lr_scheduler",
     "build_optimizer",
     "build_trainer",
+    "build_transform",
     "collect_env_info",
     "compute_accuracy",
     "count_num_param",

@@ -14,7 +14,7 @@ from cpt_plugin.toolkit.embedded.data import (
     save_split,
 )
 from cpt_plugin.toolkit.embedded.evaluation import Classification, EvaluatorBase
-from cpt_plugin.toolkit.embedded.loader import DataManager
+from cpt_plugin.toolkit.embedded.loader import DataManager, build_data_loader
 from cpt_plugin.toolkit.embedded.logs import collect_env_info, setup_logger
 from cpt_plugin.toolkit.embedded.models import (
     compute_accuracy,
@@ -35,6 +35,7 @@ from cpt_plugin.toolkit.embedded.registry import (
 from cpt_plugin.toolkit.embedded.rng import set_random_seed
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes
 from cpt_plugin.toolkit.embedded.trainer import SimpleTrainer, TrainerX
+from cpt_plugin.toolkit.embedded.transforms import build_transform
 
 __all__ = [
     "DATASET_REGISTRY",
@@ -49,11 +50,13 @@ __all__ = [
     "SimpleTrainer",
     "TrainerBase",
     "TrainerX",
+    "build_data_loader",
     "build_dataset",
     "build_evaluator",
     "build_lr_scheduler",
     "build_optimizer",
     "build_trainer",
+    "build_transform",
     "collect_env_info",
     "compute_accuracy",
     "count_num_param",
