@@ -130,9 +130,9 @@ def write_weights(path: Path, **sizes: int) -> None:
     torch.save(state, path)
 
 
-def frozen_text(path: Path, classes: int = len(CLASSES)) -> Path:
+def frozen_text(path: Path, width: int = WIDTH) -> Path:
     """Made-up frozen text features in a file."""
-    torch.save(torch.randn(classes, WIDTH, generator=torch.Generator().manual_seed(5)), path)
+    torch.save(torch.randn(len(CLASSES), width, generator=torch.Generator().manual_seed(5)), path)
     return path
 
 

@@ -135,8 +135,11 @@ def test_without_dassl_the_remedy_is_named(monkeypatch, spec):
 
 def test_a_command_without_dassl_ends_with_one_line(tmp_path):
     (tmp_path / "train.py").write_text("import dassl")
-    hide = "import sys, importlib.util as u; f = u.find_spec; u.find_spec = lambda n, *a: None if n == 'dassl' else f(n, *a)"
-    code = f"{hide}; from cpt_plugin.cli.main import main; sys.exit(main(['train.py', '--seed', '1']))"
+    code = (
+        "import sys, importlib.util as util; find = util.find_spec\n"
+        "util.find_spec = lambda name, *more: None if name == 'dassl' else find(name, *more)\n"
+        "from cpt_plugin.cli.main import main; sys.exit(main(['train.py', '--seed', '1']))"
+    )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "CPT_TOOLKIT": "embedded"}
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
