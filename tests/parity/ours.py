@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
@@ -28,7 +30,7 @@ class OurRun:
 
 
 def run_ours(case: Problem, weights: str) -> OurRun:
-    """Starting values, logits and gradients on the first batch, and in float32 the 20 training steps."""
+    """Starting values, logits and gradients on the first batch, and the 20 training steps."""
     trainer = build(case, weights)
     images, labels = batches(case.torch_dtype)
     if case.trainer == "ZeroshotCLIP":
@@ -42,9 +44,15 @@ def run_ours(case: Problem, weights: str) -> OurRun:
     F.cross_entropy(logits, labels[0]).backward()
     run.logits = logits.detach()
     run.gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
-    if case.dtype == "float32":
+    with _wide_losses() if case.dtype == "float64" else nullcontext():
         _train(trainer, run, images, labels)
     return run
+
+
+def _wide_losses() -> Any:
+    """Keeps the losses, which our trainers compute in float32, in float64."""
+    narrow = Tensor.float
+    return patch.object(Tensor, "float", lambda self: self if self.is_floating_point() else narrow(self))
 
 
 def build(case: Problem, weights: str) -> Any:

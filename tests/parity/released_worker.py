@@ -57,9 +57,7 @@ def run(problem: Any, job: dict[str, Any]) -> dict[str, Any]:
     gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
     trainer.model.zero_grad()
     result = {"initial": initial, "logits": logits.detach(), "gradients": gradients}
-    if problem.dtype == "float32":
-        result |= steps(trainer, images, labels)
-    return result
+    return result | steps(trainer, images, labels)
 
 
 def steps(trainer: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:

@@ -37,5 +37,4 @@ def test_maple(case: Problem, theirs: dict[str, Any], compare: Any) -> None:
     ours, released_run = compare(case, theirs), theirs[case.name]
     check_initial(ours, released_run, words=bool(case.options["CTX_INIT"]))
     check_forward_and_gradients(case, ours, released_run)
-    if case.dtype == "float32":
-        check_training(ours, released_run)
+    check_training(case, ours, released_run)

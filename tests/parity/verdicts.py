@@ -11,7 +11,7 @@ from tests.parity.problems import STEPS, Problem, relative_error
 
 FORWARD = {"float32": 1e-5, "float64": 1e-12}
 GRADIENT = {"float32": 1e-4, "float64": 1e-10}
-TRAINED = 1e-4
+TRAINED = {"float32": 1e-4, "float64": 1e-9}
 
 
 def check_initial(ours: OurRun, theirs: dict[str, Any], words: bool) -> None:
@@ -35,12 +35,12 @@ def check_forward_and_gradients(case: Problem, ours: OurRun, theirs: dict[str, A
     assert all(g.abs().max() > 1e-8 for g in theirs["gradients"].values())
 
 
-def check_training(ours: OurRun, theirs: dict[str, Any]) -> None:
+def check_training(case: Problem, ours: OurRun, theirs: dict[str, Any]) -> None:
     """20 steps end at the same prompts, by the same rates and losses, and the prompts have moved by far more."""
     assert ours.rates == theirs["rates"]
     assert len(set(ours.rates)) == 4
     errors = {name: relative_error(ours.trained[name], value) for name, value in theirs["trained"].items()}
     moved = {name: relative_error(ours.start[name], value) for name, value in theirs["trained"].items()}
     print(f"after {STEPS} steps: prompts {max(errors.values()):.1e}, having moved by {max(moved.values()):.1e}")
-    assert max(errors.values()) <= TRAINED, errors
-    assert max(moved.values()) > 100 * TRAINED, moved
+    assert max(errors.values()) <= TRAINED[case.dtype], errors
+    assert max(moved.values()) > 100 * TRAINED["float32"], moved
