@@ -14,7 +14,7 @@ from cpt_plugin import toolkit
 from cpt_plugin.encoders import FrozenCLIP
 from trainers._base import PromptedCLIP, PromptLearner
 
-TRAINABLE = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT")
+TRAINABLE = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT", "CoOpDPC", "MaPLeDPCCPT")
 
 
 def losses_of_overfitting(
