@@ -34,7 +34,7 @@ class IndependentPrompts(PromptLearner):
         depth_vision: int,
     ) -> None:
         super().__init__()
-        clip.check_depth(text=depth_text, vision=max(1, depth_vision))
+        clip.check_depth(text=depth_text, vision=depth_vision or 1)
         self.tokens, context = worded_context(clip, class_names, n_ctx_text, ctx_init)
         self.ctx = nn.Parameter(context)
         self.deep_text = _matrices(depth_text - 1, n_ctx_text, clip.text_width)

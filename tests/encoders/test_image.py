@@ -58,20 +58,21 @@ def test_without_prompts_equals_clips_own_encode_image(make: object) -> None:
     n_prompts=st.integers(0, 3),
     depth=st.integers(1, 4),
     seed=st.integers(0, 999),
+    after_norm=st.booleans(),
 )
 def test_features_equal_the_numpy_oracle(
-    width: int, layers: int, patch: int, n_prompts: int, depth: int, seed: int
+    width: int, layers: int, patch: int, n_prompts: int, depth: int, seed: int, after_norm: bool
 ) -> None:
     clip = vit64(width, layers, patch)
     images = draw(2, 3, 16, 16, seed=seed)
     prompts = None
     if n_prompts:
         deep = tuple(draw(n_prompts, width, seed=seed + i) for i in range(1, min(depth, layers)))
-        prompts = ImagePrompts(draw(n_prompts, width, seed=seed), deep)
+        prompts = ImagePrompts(draw(n_prompts, width, seed=seed), deep, after_norm)
     state = numpy_state(clip.model)
     shallow = None if prompts is None else prompts.shallow.numpy()
     later = [] if prompts is None else [prompt.numpy() for prompt in prompts.deep]
-    expected = np.stack([run_image(state, image, shallow, later) for image in images.numpy()])
+    expected = np.stack([run_image(state, image, shallow, later, after_norm) for image in images.numpy()])
     assert relative(ImageEncoder(clip)(images, prompts), torch.from_numpy(expected)) <= EXACT
 
 

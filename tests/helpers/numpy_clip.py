@@ -37,8 +37,9 @@ def run_image(
     image: Array,
     shallow: Array | None = None,
     deep: Sequence[Array] = (),
+    after_norm: bool = False,
 ) -> Array:
-    """Image feature of one image (3, H, W); prompt rows stand behind the patches."""
+    """Image feature of one image (3, H, W); prompt rows stand behind the patches, or behind the first norm too."""
     kernel = state["visual.conv1.weight"]
     patch, cells = kernel.shape[-1], image.shape[-1] // kernel.shape[-1]
     tokens = [state["visual.class_embedding"]]
@@ -47,9 +48,11 @@ def run_image(
             window = image[:, i * patch : (i + 1) * patch, j * patch : (j + 1) * patch]
             tokens.append(np.array([np.sum(filter_ * window) for filter_ in kernel]))
     x = np.stack(tokens) + state["visual.positional_embedding"]
-    if shallow is not None:
+    if shallow is not None and not after_norm:
         x = np.concatenate([x, shallow])
     x = _norm(state, "visual.ln_pre.", x)
+    if shallow is not None and after_norm:
+        x = np.concatenate([x, shallow])
     for layer in range(_depth(state, "visual.transformer.resblocks.")):
         if 1 <= layer <= len(deep):
             x = np.concatenate([x[: cells * cells + 1], deep[layer - 1]])
