@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from cpt_plugin._names import some
-from cpt_plugin.encoders import FrozenCLIP, ImageEncoder, TextEncoder, fill_template, single_template, tokenize
-from cpt_plugin.encoders.templates import ENSEMBLE
-from cpt_plugin.errors import DataError
+from cpt_plugin.encoders import FrozenCLIP, ImageEncoder, class_means, class_text_features, single_template
 from cpt_plugin.toolkit import build_data_loader, build_transform
 
 
@@ -37,14 +34,9 @@ class FrozenFeatures:
         Raises:
             ConfigError: the template does not hold ``{}`` once, or a text is too long.
         """
-        encoder, names = TextEncoder(self.clip), self.dm.dataset.classnames
         wanted = template or single_template(self.cfg.DATASET.NAME)
-        sentences = ENSEMBLE if wanted == "ensemble" else (wanted,)
-        ids = [tokenize(fill_template(sentence, names), self.clip) for sentence in sentences]
         with self.precision.context(self.device):
-            encoded = [encoder.encode_ids(i) for i in ids]
-        features = [f.float() if f.element_size() < 4 else f for f in encoded]
-        return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
+            return class_text_features(self.clip, self.dm.dataset.classnames, wanted)
 
     @torch.no_grad()
     def frozen_image_prototypes(self) -> Tensor:
@@ -62,15 +54,14 @@ class FrozenFeatures:
             self.cfg, data_source=train, batch_size=self.cfg.DATALOADER.TEST.BATCH_SIZE,
             tfm=build_transform(self.cfg, is_train=False), is_train=False,
         )  # fmt: skip
-        sums, counts = torch.zeros(len(names), self.clip.embed_dim, dtype=torch.float64), torch.zeros(len(names))
-        with torch.random.fork_rng(devices=[]):
+
+        def encoded() -> Iterator[tuple[Tensor, Tensor]]:
             for batch in loader:
                 with self.precision.context(self.device):
                     features = encoder(batch["img"].to(self.device))
-                sums.index_add_(0, batch["label"], F.normalize(features.double(), dim=-1).cpu())
-                counts.index_add_(0, batch["label"], torch.ones(len(features)))
-        if not counts.all():
-            empty = [name for name, count in zip(names, counts.tolist(), strict=True) if not count]
-            raise DataError(f"no prototype for classes without training images: {some(empty)}; give each at least one")
+                yield features, batch["label"]
+
+        with torch.random.fork_rng(devices=[]):
+            prototypes = class_means(encoded(), names)
         dtype = torch.float64 if self.clip.dtype == torch.float64 else torch.float32
-        return (sums / counts[:, None]).to(self.device, dtype)
+        return prototypes.to(self.device, dtype)

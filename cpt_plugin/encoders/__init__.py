@@ -1,6 +1,7 @@
 """CLIP loading, tokenization, and the text and image encoders that every prompt learner uses."""
 
-from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
+from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip, plain_state
+from cpt_plugin.encoders.frozen_features import class_means, class_text_features
 from cpt_plugin.encoders.image import ImageEncoder, ImagePrompts
 from cpt_plugin.encoders.load import available_models, load_clip
 from cpt_plugin.encoders.precision import Precision, resolve_precision
@@ -17,9 +18,12 @@ __all__ = [
     "TextEncoder",
     "TextPrompts",
     "available_models",
+    "class_means",
+    "class_text_features",
     "fill_template",
     "freeze_clip",
     "load_clip",
+    "plain_state",
     "resolve_precision",
     "single_template",
     "tokenize",

@@ -147,6 +147,17 @@ def freeze_clip(
     )
 
 
+def plain_state(state: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """What is CLIP's own in the state dict of a model that may hold learned prompts or adapters besides.
+
+    Raises:
+        CheckpointError: the shapes do not describe a CLIP model.
+    """
+    with torch.device("meta"):
+        own = model_module().CLIP(**_architecture(state, name)).state_dict()
+    return {key: value for key, value in state.items() if key in own}
+
+
 def _architecture(state: Mapping[str, Tensor], name: str) -> dict[str, Any]:
     try:
         vision = _vit_sizes(state) if "visual.proj" in state else _resnet_sizes(state)

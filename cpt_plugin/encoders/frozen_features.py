@@ -1,0 +1,64 @@
+"""Features of a frozen CLIP without learned prompts: of class names in a template, and class means of images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from cpt_plugin._names import some
+from cpt_plugin.encoders.frozen import FrozenCLIP
+from cpt_plugin.encoders.templates import ENSEMBLE, fill_template
+from cpt_plugin.encoders.text import TextEncoder
+from cpt_plugin.encoders.tokens import tokenize
+from cpt_plugin.errors import DataError
+
+
+@torch.no_grad()
+def class_text_features(clip: FrozenCLIP, class_names: Sequence[str], template: str) -> Tensor:
+    """(K, d) un-normalised features of the class names in a template, in float32 or wider.
+
+    Args:
+        clip: the frozen model.
+        class_names: K names; `_` is read as a space.
+        template: a sentence with `{}`, or `ensemble` for the mean of the unit features over CLIP's seven templates.
+
+    Raises:
+        ConfigError: the template does not hold `{}` once, or a text is too long.
+    """
+    encoder = TextEncoder(clip)
+    sentences = ENSEMBLE if template == "ensemble" else (template,)
+    encoded = [encoder.encode_ids(tokenize(fill_template(sentence, class_names), clip)) for sentence in sentences]
+    features = [f.float() if f.element_size() < 4 else f for f in encoded]
+    return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
+
+
+def class_means(batches: Iterable[tuple[Tensor, Tensor]], class_names: Sequence[str]) -> Tensor:
+    """(K, d) float64 means over each class of unit features, not scaled to length 1 again.
+
+    Args:
+        batches: pairs of (n, d) features of any length and their (n,) labels.
+        class_names: K names in the order of the labels.
+
+    Raises:
+        DataError: a class has no image (named), or a label is not within 0 .. K-1.
+    """
+    classes = len(class_names)
+    sums, counts = torch.zeros(()), torch.zeros(classes)
+    for features, labels in batches:
+        labels = labels.cpu()
+        if labels.min() < 0 or labels.max() >= classes:
+            raise DataError(
+                f"the training images have labels {int(labels.min())} to {int(labels.max())}, but there are {classes} "
+                "class names: a class without training images shifts the names of those behind it; give every class one"
+            )
+        if not sums.ndim:
+            sums = torch.zeros(classes, features.shape[-1], dtype=torch.float64)
+        sums.index_add_(0, labels, F.normalize(features.double(), dim=-1).cpu())
+        counts += torch.bincount(labels, minlength=classes)
+    if not counts.all():
+        empty = [name for name, count in zip(class_names, counts.tolist(), strict=True) if not count]
+        raise DataError(f"no prototype for classes without training images: {some(empty)}; give each at least one")
+    return sums / counts[:, None]
