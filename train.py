@@ -6,6 +6,9 @@
 
     python train.py ... --eval-only --model-dir output/x --load-epoch 20 DATASET.SUBSAMPLE_CLASSES new
 
+    python train.py --trainer CoOpDPC --config-file configs/trainers/CoOp/micro.yaml \\
+        --config-file configs/trainers/DPC/micro.yaml ... TRAINER.DPC.STAGE_ONE output/coop
+
 It resumes only with ``--resume``, and never trains over finished work. CPT_TOOLKIT=dassl|embedded picks the engine.
 Exit status: 0, or 2 for wrong input and failures that were foreseen, or 130 for Ctrl-C.
 """
@@ -40,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--source-domains", nargs="+", help="source domains for domain adaptation or generalization")
     p.add_argument("--target-domains", nargs="+", help="target domains for domain adaptation or generalization")
     p.add_argument("--transforms", nargs="+", help="data augmentation methods")
-    p.add_argument("--config-file", default="", help="yaml of the trainer")
+    p.add_argument("--config-file", action="append", default=[],
+                   help="yaml of the trainer; given again, the later one goes over the earlier")
     p.add_argument("--dataset-config-file", default="", help="yaml of the data set")
     p.add_argument("--trainer", default="", help="registered name, e.g. CoOp, MaPLeCPT, ZeroshotCLIP")
     p.add_argument("--backbone", default="", help="CLIP model: micro, ViT-B/16, ...")
@@ -63,7 +67,8 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
     cfg = default_cfg()
-    for option, path in (("--dataset-config-file", args.dataset_config_file), ("--config-file", args.config_file)):
+    files = [("--dataset-config-file", args.dataset_config_file), *(("--config-file", p) for p in args.config_file)]
+    for option, path in files:
         if path and not Path(path).is_file():
             raise ConfigError(f"{option}: there is no file {path}")
         if path:

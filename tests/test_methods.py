@@ -43,6 +43,7 @@ def test_every_combination_is_taken_apart_in_any_order_of_regularizers(repositor
     plain = methods.parse_method(learner + "_dpc" * dpc, repository)
     assert method.baseline == plain
     assert plain.baseline == plain
+    assert method.first_stage == (methods.parse_method(learner, repository) if dpc else None)
 
 
 @pytest.mark.parametrize(
@@ -155,7 +156,8 @@ def test_parts_are_described_without_importing_them(repository):
 
 
 def test_this_repository_has_the_methods_it_was_made_for():
-    for name, trainer in {"zeroshot": "ZeroshotCLIP", "coop": "CoOp", "maple_cpt": "MaPLeCPT"}.items():
+    names = {"zeroshot": "ZeroshotCLIP", "coop": "CoOp", "maple_cpt": "MaPLeCPT", "dpc_cpt": "CoOpDPCCPT"}
+    for name, trainer in names.items():
         assert methods.parse_method(name, ROOT).trainer_name == trainer
 
 

@@ -65,6 +65,15 @@ def test_what_is_not_run_twice_or_not_wanted(tmp_path):
     assert plan(tmp_path, "coop_cpt", "shapes", "1", "--no-baseline", "--seeds", "7") == ["coop_cpt 7"]
 
 
+def test_first_stage_runs_before_the_second_even_without_baselines(tmp_path):
+    assert plan(tmp_path, "dpc_cpt", "shapes", "1", "--seeds", "4,5") == [
+        "zeroshot 4",
+        *(f"{method} {seed}" for seed in (4, 5) for method in ("coop", "coop_dpc", "coop_dpc_cpt")),
+    ]
+    assert plan(tmp_path, "maple_dpc", "shapes", "1", "--seeds", "1") == ["zeroshot 1", "maple 1", "maple_dpc 1"]
+    assert plan(tmp_path, "dpc_cpt", "shapes", "1", "--seeds", "1", "--no-baseline") == ["coop 1", "coop_dpc_cpt 1"]
+
+
 def test_zero_shot_runs_for_every_seed_when_the_class_order_is_drawn(tmp_path):
     words = ["zeroshot", "shapes", "1", "--seeds", "1,2", "DATASET.CLASS_ORDER", "random"]
     assert plan(tmp_path, *words) == ["zeroshot 1", "zeroshot 2"]

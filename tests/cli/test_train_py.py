@@ -30,10 +30,11 @@ def root(tmp_path_factory):
 
 def words(root, output, trainer="CoOp", *options, seed=1, classes="base"):
     """A command line of two epochs; options that start with -- go before the keys and values."""
+    learner = trainer.removesuffix("CPT").removesuffix("DPC")
     return [
         "--root", str(root), "--output-dir", str(output), "--trainer", trainer, "--backbone", str(weights(root)),
         "--dataset-config-file", str(ROOT / "configs" / "datasets" / "shapes.yaml"),
-        "--config-file", str(ROOT / "configs" / "trainers" / trainer.removesuffix("CPT") / "micro.yaml"),
+        "--config-file", str(ROOT / "configs" / "trainers" / learner / "micro.yaml"),
         "--seed", str(seed), *options,
         "DATASET.NAME", "TinyWorld", "DATASET.SUBSAMPLE_CLASSES", classes,
         "INPUT.SIZE", f"({RESOLUTION}, {RESOLUTION})", "DATALOADER.TRAIN_X.BATCH_SIZE", "8",
@@ -58,6 +59,25 @@ def test_two_steps_of_the_field_train_on_base_then_evaluate_new(root, tmp_path):
     assert "* total: 12" in log, "three new classes, four images each"
     assert "Finish training" not in log
     assert not list((tmp_path / "new").rglob("model.pth.tar*"))
+
+
+def test_second_stage_starts_from_the_folder_of_the_first(root, tmp_path, capsys):
+    dpc = ("--config-file", str(ROOT / "configs" / "trainers" / "DPC" / "micro.yaml"))
+    chosen = configured(root, tmp_path, "CoOpDPC", *dpc)
+    assert (chosen.TRAINER.DPC.TOP_K, chosen.TRAINER.COOP.N_CTX) == (4, 4), "of both files"
+    assert command.cli(words(root, tmp_path / "early", "CoOpDPC", *dpc)) == 2
+    assert "train CoOp first" in capsys.readouterr().err
+    call(root, tmp_path / "first")
+    missing = [*words(root, tmp_path / "early", "CoOpDPC", *dpc), "TRAINER.DPC.STAGE_ONE", str(tmp_path / "nothing")]
+    assert command.cli(missing) == 2
+    assert "nothing holds no prompts of CoOp" in capsys.readouterr().err
+    given = [*words(root, tmp_path / "second", "CoOpDPC", *dpc), "TRAINER.DPC.STAGE_ONE", str(tmp_path / "first")]
+    assert command.cli(given) == 0
+    state = saved(tmp_path / "second")["state_dict"]
+    assert torch.equal(state["stage_one.ctx"], saved(tmp_path / "first")["state_dict"]["ctx"])
+    load = ("--eval-only", "--model-dir", str(tmp_path / "second"), "--load-epoch", "2")
+    call(root, tmp_path / "new", "CoOpDPC", *dpc, *load, classes="new")
+    assert "* total: 12" in (tmp_path / "new" / "log.txt").read_text()
 
 
 def test_evaluation_of_the_training_classes_repeats_the_result(root, tmp_path):

@@ -22,15 +22,18 @@ def test_names_of_the_methods():
     assert trainer_name("coop") == "CoOp"
     assert trainer_name("maple", ("cpt",)) == "MaPLeCPT"
     assert trainer_name("zeroshot") == "ZeroshotCLIP"
+    assert trainer_name("maple", ("cpt",), dpc=True) == "MaPLeDPCCPT"
 
 
 def test_zero_shot_takes_no_regularizer():
     with pytest.raises(ConfigError, match="trains nothing"):
         trainer_name("zeroshot", ("cpt",))
+    with pytest.raises(ConfigError, match="takes no second stage"):
+        trainer_name("zeroshot", dpc=True)
 
 
 def test_unknown_learner_names_those_that_exist():
-    with pytest.raises(ConfigError, match="coop, .*maple"):
+    with pytest.raises(ConfigError, match=r"coop, .*maple"):
         trainer_name("cop")
 
 
