@@ -18,7 +18,7 @@ from cpt_plugin.toolkit.embedded.resume import ResumeFolder
 from tests.helpers.prompt_runs import fingerprint, prepare, prompt_cfg, train
 from tests.reliability.kill_harness import Run, patched, trials_in_training
 
-TRAINERS = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoOpDPC", "MaPLeDPC")
+TRAINERS = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "IVLP", "CoOpDPC", "MaPLeDPC")
 
 
 def resumable(folder: Path, name: str) -> Run:

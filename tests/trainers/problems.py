@@ -14,7 +14,9 @@ from cpt_plugin import toolkit
 from cpt_plugin.encoders import FrozenCLIP
 from trainers._base import PromptedCLIP, PromptLearner
 
-TRAINABLE = ("CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT", "CoOpDPC", "MaPLeDPCCPT")
+TRAINABLE = (
+    "CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT", "IVLP", "ShallowVL", "CoOpDPC", "MaPLeDPCCPT"
+)  # fmt: skip
 
 
 def losses_of_overfitting(
