@@ -1,14 +1,12 @@
-"""What a trainer must offer to a hook, and where frozen features and class names come from."""
+"""What a trainer must offer to a hook, and what it says about class names and templates."""
 
 from __future__ import annotations
 
-import inspect
 import weakref
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from cpt_plugin.errors import ConfigError, HookError
 
@@ -60,39 +58,6 @@ def shared_template(regularizers: Sequence[Any]) -> str:
     return next(iter(wanted.values()), "")
 
 
-def resolve_frozen_text(trainer: Any, given: Tensor | None, template: str = "") -> Tensor:
-    """(K, d) frozen text features: the given ones, else the trainer's own, of a template if one is wanted.
-
-    Raises ConfigError for a template beside given features, HookError if the trainer cannot provide them.
-    """
-    if given is not None:
-        if template:
-            raise ConfigError(
-                f"frozen_text and the template {template!r} were both given: encode the class names in that template "
-                "yourself and leave template out, or leave frozen_text out."
-            )
-        return given.detach()
-    if not hasattr(trainer, "frozen_text_features"):
-        raise HookError(
-            f"{type(trainer).__name__} has no method frozen_text_features(): give CPTHook(frozen_text=...), "
-            "the (K, d) features of the class names from the CLIP text encoder without learned prompts."
-        )
-    if template and not _takes_template(trainer.frozen_text_features):
-        raise HookError(
-            f"{type(trainer).__name__}.frozen_text_features() takes no template, so {template!r} would be ignored: "
-            "give the method a parameter `template`, or encode the class names yourself and give "
-            "CPTHook(frozen_text=...) instead."
-        )
-    with torch.no_grad():
-        options = {"template": template} if template else {}
-        return trainer.frozen_text_features(**options).detach()
-
-
-def _takes_template(method: Any) -> bool:
-    parameters = inspect.signature(method).parameters.values()
-    return any(p.name == "template" or p.kind is p.VAR_KEYWORD for p in parameters)
-
-
 def resolve_class_names(trainer: Any, given: Sequence[str] | None) -> list[str]:
     """K class names in the order of the labels: the given ones, else the data set's."""
     if given is not None:
@@ -104,12 +69,3 @@ def resolve_class_names(trainer: Any, given: Sequence[str] | None) -> list[str]:
             "order of the labels."
         )
     return list(names)
-
-
-def check_frozen_text(frozen_text: Tensor, class_names: Sequence[str]) -> None:
-    """Raise HookError unless there is one row of features for each class name."""
-    if frozen_text.dim() != 2 or len(frozen_text) != len(class_names):
-        raise HookError(
-            f"frozen_text has shape {tuple(frozen_text.shape)} for {len(class_names)} class names: give one "
-            "row of features for each class name, (K, d)."
-        )

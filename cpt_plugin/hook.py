@@ -10,14 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpt_plugin._trainer_checks import (
-    attached_models,
-    check_frozen_text,
-    check_trainer,
-    resolve_class_names,
-    resolve_frozen_text,
-    shared_template,
-)
+from cpt_plugin._frozen_sources import FrozenSources
+from cpt_plugin._trainer_checks import attached_models, check_trainer, resolve_class_names, shared_template
 from cpt_plugin.attach import Attachment, OutputScale, attach_loss
 from cpt_plugin.errors import ConfigError, HookError, TrainingError
 from cpt_plugin.regularizers import FeatureBatch, Regularizer, build
@@ -28,9 +22,15 @@ class CPTHook:
     """Regularizers waiting for a trainer; one hook serves one trainer at a time.
 
     regularizers: the parts to add; default: CPT, with its options as keywords (``weight_etf=0.25, ...``).
-    frozen_text: (K, d) features of the frozen text encoder, default ``trainer.frozen_text_features()``, or of
-    the regularizers' ``template`` where they name one: ``trainer.frozen_text_features(template=...)``.
+    frozen_text: (K, d) features of the frozen text encoder. Default: ``trainer.frozen_text_features()``, or of
+    the regularizers' ``template`` where they name one: ``trainer.frozen_text_features(template=...)``. For a
+    trainer without that method: the class names in the template (the data set's own, ``cfg.DATASET.NAME``, else
+    "a photo of a {}." with a logged note), encoded by the CLIP that the trainer names, which must have the weights
+    that its text encoder runs on.
     class_names: K names in the order of the labels, default ``trainer.dm.dataset.classnames``.
+    prototypes: (K, d) means over each class of frozen CLIP's unit image features, not scaled again, for
+    regularizers that need them. Default: ``trainer.frozen_image_prototypes()``, or computed from
+    ``trainer.dm.dataset.train_x`` in the test loader's view with the CLIP that the trainer names.
     accumulation: what the trainer divides its loss by, needed only if it accumulates gradients over several
     steps and its model returns logits or a tuple; for a model that returns its loss the divisor is seen by
     itself.
@@ -44,6 +44,7 @@ class CPTHook:
         regularizers: Sequence[Regularizer] | None = None,
         frozen_text: Tensor | None = None,
         class_names: Sequence[str] | None = None,
+        prototypes: Tensor | None = None,
         accumulation: int | None = None,
         **cpt_kwargs: Any,
     ) -> None:
@@ -57,6 +58,7 @@ class CPTHook:
         self._regularizers = _cpt(cpt_kwargs) if regularizers is None else list(regularizers)
         self._frozen_text = frozen_text
         self._class_names = class_names
+        self._prototypes = prototypes
         self._accumulation = accumulation
         self._handle: HookHandle | None = None
 
@@ -68,7 +70,8 @@ class CPTHook:
         drawn, and ``handle.active`` is False.
 
         Raises HookError, with the reason and a remedy, if the trainer cannot be regularized; ConfigError if the
-        regularizers name different templates, or one beside given ``frozen_text``.
+        regularizers name different templates, or one beside given ``frozen_text``; DataError if prototypes are
+        needed and a class has no training image.
         """
         regularizers = [regularizer for regularizer in self._regularizers if regularizer.active]
         if not regularizers:
@@ -76,11 +79,15 @@ class CPTHook:
         if self._handle is not None and self._handle.active:
             raise HookError("This CPTHook is attached already: detach() its handle, or make another CPTHook.")
         check_trainer(trainer)
-        frozen_text = resolve_frozen_text(trainer, self._frozen_text, shared_template(regularizers))
         class_names = resolve_class_names(trainer, self._class_names)
-        check_frozen_text(frozen_text, class_names)
+        sources = FrozenSources(trainer, class_names)
+        frozen_text = sources.text(self._frozen_text, shared_template(regularizers))
         for regularizer in regularizers:
             regularizer.prepare(frozen_text, class_names)
+        if waiting := [regularizer for regularizer in regularizers if regularizer.needs_prototypes]:
+            prototypes = sources.prototypes(self._prototypes, frozen_text.shape[1])
+            for regularizer in waiting:
+                regularizer.prepare_prototypes(prototypes)
         step = _RegularizedStep(trainer, regularizers, frozen_text.shape, self._accumulation)
         self._handle = HookHandle(step)
         return self._handle
