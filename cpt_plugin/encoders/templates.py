@@ -1,4 +1,4 @@
-"""The single hand-written prompt template of each data set."""
+"""The single hand-written prompt template of each data set, and CLIP's lists for ImageNet."""
 
 from __future__ import annotations
 
@@ -40,6 +40,11 @@ def single_template(dataset_name: str) -> str:
     return template
 
 
+def imagenet_templates(count: int = 80) -> tuple[str, ...]:
+    """The first of the 80 templates that OpenAI published for ImageNet (notebook of the CLIP repository, MIT)."""
+    return _table()["imagenet"][:count]
+
+
 def fill_template(template: str, class_names: Sequence[str]) -> list[str]:
     """One text per class name, `_` in a name becoming a space.
 
@@ -57,6 +62,7 @@ def _table() -> dict[str, Any]:
     return {
         "default": table["default"],
         "templates": {_key(name): text for name, text in table["templates"].items()},
+        "imagenet": tuple(table["imagenet"]),
     }
 
 
