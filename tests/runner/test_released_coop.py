@@ -115,6 +115,16 @@ def test_the_long_tail_is_a_prefix_of_their_few_shot_sample(coop):
     assert "--regularizers none" in text
 
 
+def test_frozen_features_come_from_the_clip_that_the_trainer_loads(coop, runs):
+    done = coop.run(*words(coop, "own features"), "OPTIM.MAX_EPOCH", "1", "CPT.CLUSTER_SIZE", "3")
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert len(coop.loads()) == 2  # the trainer's, and the frozen one
+    assert "CPT: 2 clusters over 6 classes" in done.stdout
+    first = [re.findall(r" loss (\S+) .* loss_rs (\S+) ", log(coop, name))[0] for name in ("own features", "cpt")]
+    assert first[0][0] == first[1][0]  # the same images in the same order: nothing was drawn on the way
+    assert first[0][1] != first[1][1]
+
+
 @pytest.mark.usefixtures("runs")
 def test_evaluation_needs_no_hook_and_reads_checkpoints_of_an_unrepaired_dassl(coop):
     """With weights on and without frozen features; CLIP is loaded once, by the trainer."""
