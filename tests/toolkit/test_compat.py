@@ -158,6 +158,23 @@ def test_stub_package_replaces_nothing() -> None:
     assert sys.modules["types"] is types
 
 
+@pytest.mark.parametrize("there", [True, False])
+def test_pkg_resources_is_provided_where_setuptools_has_none(there: bool, tmp_path: Path) -> None:
+    """As CLIP's file uses it; a pkg_resources that is installed stays."""
+    if there:
+        make_package(tmp_path, "pkg_resources", "from packaging import version\nimport packaging\nmine = True")
+    code = (
+        "import importlib.util, sys; find = importlib.util.find_spec\n"
+        f"hidden = [] if {there} else ['pkg_resources']\n"
+        "importlib.util.find_spec = lambda name, *more: None if name in hidden else find(name, *more)\n"
+        "from cpt_plugin.toolkit import compat; compat.prepare_dassl()\n"
+        "from pkg_resources import packaging; import pkg_resources\n"
+        "print(packaging.version.parse('1.10') > packaging.version.parse('1.9'), hasattr(pkg_resources, 'mine'),\n"
+        "      'pkg_resources for CLIP' in compat.applied_fixes())"
+    )
+    assert output(python(code, tmp_path, CPT_TOOLKIT="embedded")) == f"True {there} {not there}"
+
+
 @pytest.mark.parametrize("value", [None, True, 3, 0.5, "x", [1.0, [2]], (1, None)])
 def test_plain_values(value: object) -> None:
     assert compat._is_plain(value)
