@@ -12,7 +12,8 @@ from torch import Tensor
 from cpt_plugin._names import some
 from cpt_plugin.config_identity import differences, hashed_part
 from cpt_plugin.errors import CheckpointError
-from cpt_plugin.toolkit import load_checkpoint
+from cpt_plugin.toolkit.embedded.foreign import load_any_checkpoint
+from trainers._released import check_frozen, check_suffix, is_released, take_apart
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -20,20 +21,35 @@ LOG = logging.getLogger("cpt_plugin")
 def load_prompts(trainer: Any, path: Path, prompt_learner: Any = None) -> dict[str, Any]:
     """Copy the prompts of a checkpoint that fits into a prompt learner, by default the trainer's; returns all it holds.
 
+    Checkpoints of the released CoOp, CoCoOp, MaPLe, IVLP and PromptSRC are understood as well.
+
     Raises:
         CheckpointError: damaged, without prompts, or with prompts of another shape, of other CLIP weights, of
             other settings, or (class-specific ones) of other classes; each named.
     """
     target = trainer.model.prompt_learner if prompt_learner is None else prompt_learner
-    content = load_checkpoint(str(path))
+    content = load_any_checkpoint(path)
     state = content.get("state_dict")
-    if not isinstance(state, Mapping):
+    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(f"{path} holds no prompts (state_dict): give a checkpoint of {type(trainer).__name__}.")
-    if target.class_specific:
-        check_classes(trainer.dm.dataset.classnames, content.get("class_names"), path)
-    check_meaning(trainer, content.get("extra") or {}, content.get("config") or {}, path)
+    if is_released(state):
+        state = released_prompts(trainer, target, state, path)
+    else:
+        if target.class_specific:
+            check_classes(trainer.dm.dataset.classnames, content.get("class_names"), path)
+        check_meaning(trainer, content.get("extra") or {}, content.get("config") or {}, path)
     copy_state(trainer, target, state, path)
     return content
+
+
+def released_prompts(trainer: Any, target: Any, state: Mapping[str, Tensor], path: Path) -> dict[str, Tensor]:
+    """The prompts in a state dict of the released code, under our names, after a check of what is frozen in it."""
+    parts = take_apart(state)
+    check_frozen(trainer.clip, parts, path)
+    if target.class_specific and "ctx" in parts.prompts:
+        check_suffix(trainer.clip, trainer.dm.dataset.classnames, parts, path)
+    LOG.info(f"{path} is of the released code and does not say how its prompts are meant; only shapes are checked")
+    return parts.prompts
 
 
 def check_classes(own: list[str], trained: list[str] | None, path: Path) -> None:

@@ -10,6 +10,7 @@ import io
 import pickletools
 import zipfile
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Collection
 
 import torch
 
@@ -34,12 +35,13 @@ _ZIP_MAGIC = b"PK\x03\x04"
 _MAX_NAMED = 5
 
 
-def inspect_archive(archive: bytes, source: str, check_crc: bool) -> None:
+def inspect_archive(archive: bytes, source: str, check_crc: bool, stand_ins: Collection[str] = ()) -> None:
     """Refuse an archive that is not a plain ``torch.save`` file of tensors and simple values.
 
     Bounds: entries are stored, not compressed (``torch.save`` never compresses), and their declared sizes
     add up to no more than the file has bytes, so that nothing can expand. ``check_crc`` also compares every
-    entry with its CRC-32, which ``torch.load`` leaves out.
+    entry with its CRC-32, which ``torch.load`` leaves out. ``stand_ins`` are dotted names in whose place the
+    caller puts something inert.
 
     Raises:
         CheckpointError: the file is of another kind, damaged or hostile; nothing in it was executed.
@@ -62,7 +64,7 @@ def inspect_archive(archive: bytes, source: str, check_crc: bool) -> None:
         raise CheckpointError(
             f"{source} is damaged: the checksum of its entry {damaged!r} is wrong. Use another copy."
         )
-    _check_globals(opcodes, source)
+    _check_globals(opcodes, source, stand_ins)
 
 
 def _check_entries(entries: list[zipfile.ZipInfo], available: int, source: str) -> zipfile.ZipInfo:
@@ -101,14 +103,14 @@ def _is_safe_name(name: str) -> bool:
     return name.isprintable() and not set(parts) & {"", ".", ".."} and not set(name) & set("\\:")
 
 
-def _check_globals(opcodes: bytes, source: str) -> None:
+def _check_globals(opcodes: bytes, source: str, stand_ins: Collection[str]) -> None:
     try:
         found, _ = find_globals(opcodes)
     except Exception as error:
         raise CheckpointError(
             f"{source} is damaged: its data.pkl is not a pickle ({error}). Use another copy of the file."
         ) from error
-    blocked = [name for name in found if name not in _ALLOWED_GLOBALS]
+    blocked = [name for name in found if name not in _ALLOWED_GLOBALS and name not in stand_ins]
     if blocked:
         raise CheckpointError(
             f"{source} is refused: it asks for {_listed(blocked)}, which is neither a tensor nor a plain "

@@ -13,8 +13,9 @@ import hashlib
 import io
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -67,7 +68,7 @@ def load_checkpoint(
     Raises:
         CheckpointError: the file is missing, damaged, of another kind, or asks for more than plain values.
     """
-    return decode(_read(Path(path)), str(path), map_location, require_hash)
+    return decode(read_bytes(Path(path)), str(path), map_location, require_hash)
 
 
 def latest_good(
@@ -84,7 +85,7 @@ def latest_good(
     reasons = []
     for path in map(Path, paths):
         try:
-            data = _read(path)
+            data = read_bytes(path)
         except CheckpointError as error:
             reasons.append(str(error))
             _LOGGER.warning("%s Trying the checkpoint before it.", error)
@@ -119,9 +120,16 @@ def encode(state: Mapping[str, Any], source: str = "checkpoint") -> bytes:
 
 
 def decode(
-    data: bytes, source: str, map_location: str | torch.device = "cpu", require_hash: bool = True
+    data: bytes,
+    source: str,
+    map_location: str | torch.device = "cpu",
+    require_hash: bool = True,
+    stand_ins: Mapping[str, Callable[..., Any]] = MappingProxyType({}),
 ) -> dict[str, Any]:
     """Return the state in the bytes of a checkpoint file; ``source`` is its name in messages.
+
+    ``stand_ins`` maps the dotted names of further classes and functions that the file may ask for to what is called
+    in their place.
 
     Raises:
         CheckpointError: as :func:`load_checkpoint`.
@@ -133,9 +141,11 @@ def decode(
             "written by other software. Use another copy; for a foreign file say require_hash=False."
         )
     archive = _unseal(data, source) if sealed else data
-    inspect_archive(archive, source, check_crc=not sealed)
+    inspect_archive(archive, source, check_crc=not sealed, stand_ins=stand_ins)
+    extra = [(function, name) for name, function in stand_ins.items()]
     try:
-        state = torch.load(io.BytesIO(archive), map_location=map_location, weights_only=True)
+        with torch.serialization.safe_globals(extra):  # type: ignore[arg-type]
+            state = torch.load(io.BytesIO(archive), map_location=map_location, weights_only=True)
     except Exception as error:
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         raise CheckpointError(
@@ -167,7 +177,8 @@ def _unseal(data: bytes, source: str) -> bytes:
     return archive
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """Return the bytes of a checkpoint file; raises :class:`CheckpointError` if it is missing or cannot be read."""
     if not path.exists():
         raise CheckpointError(f"There is no checkpoint {path}. Check the output folder and the epoch.")
     if not path.is_file():
