@@ -16,6 +16,7 @@ from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.encoders import freeze_clip, resolve_precision
 from cpt_plugin.toolkit import TRAINER_REGISTRY, TrainerBase
 from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, Problem, batches, prompts_like
+from trainers.promptsrc import PromptSRC
 
 
 @dataclass
@@ -27,6 +28,8 @@ class OurRun:
     trained: dict[str, Tensor] = field(default_factory=dict)
     losses: list[float] = field(default_factory=list)
     rates: list[float] = field(default_factory=list)
+    terms: dict[str, float] = field(default_factory=dict)
+    own_gradients: dict[str, Tensor] = field(default_factory=dict)
 
 
 def run_ours(case: Problem, weights: str) -> OurRun:
@@ -44,12 +47,24 @@ def run_ours(case: Problem, weights: str) -> OurRun:
     F.cross_entropy(logits, labels[0]).backward()
     run.logits = logits.detach()
     run.gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
-    with _wide_losses() if case.dtype == "float64" else nullcontext():
+    with wide_losses() if case.dtype == "float64" else nullcontext():
+        _own_loss(trainer, run, images[0], labels[0])
         _train(trainer, run, images, labels)
     return run
 
 
-def _wide_losses() -> Any:
+def _own_loss(trainer: Any, run: OurRun, image: Tensor, label: Tensor) -> None:
+    """The terms of the method's own loss and their gradient, without a step."""
+    learner = trainer.model.prompt_learner
+    learner.zero_grad()
+    terms = trainer.loss_parts(trainer.model(image, label, with_features=True), image, label)
+    total = torch.stack(list(terms.values())).sum()
+    total.backward()
+    run.terms = {name: value.item() for name, value in terms.items()} | {"total": total.item()}
+    run.own_gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
+
+
+def wide_losses() -> Any:
     """Keeps the losses, which our trainers compute in float32, in float64."""
     narrow = Tensor.float
     return patch.object(Tensor, "float", lambda self: self if self.is_floating_point() else narrow(self))
@@ -95,10 +110,12 @@ def _build_wide(trainer: Any, weights: str) -> None:
 
 
 def _train(trainer: Any, run: OurRun, images: Tensor, labels: Tensor) -> None:
-    trainer.num_batches, trainer.epoch = EPOCH_LENGTH, 0
+    trainer.num_batches, trainer.max_epoch = EPOCH_LENGTH, OPTIM["MAX_EPOCH"]
     for step, (image, label) in enumerate(zip(images, labels, strict=True)):
-        trainer.batch_idx = step % EPOCH_LENGTH
+        trainer.epoch, trainer.batch_idx = divmod(step, EPOCH_LENGTH)
         run.rates.append(trainer.get_current_lr())
         run.losses.append(trainer.forward_backward({"img": image, "label": label})["loss"])
+        if trainer.batch_idx + 1 == EPOCH_LENGTH and isinstance(trainer, PromptSRC):
+            trainer.average_prompts()
     learner = trainer.model.prompt_learner
     run.trained = {name: value.detach().clone() for name, value in learner.named_parameters()}
