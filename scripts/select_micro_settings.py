@@ -1,10 +1,11 @@
-"""Choose the settings of configs/trainers/{CoOp,MaPLe}/micro.yaml on validation images, never on test images.
+"""Choose the settings of configs/trainers/{CoOp,MaPLe,DPC}/micro.yaml on validation images, never on test images.
 
-Trains the plain prompt learners on other class sets in the default world's domain, scores the harmonic mean of
-the accuracies on the *validation* images of base and of new classes, and writes every score and the choice to a
-log beside the configurations:
+Trains the prompt learners, and DPC over CoOp, on other class sets in the default world's domain, scores the harmonic
+mean of the accuracies on the *validation* images of base and of new classes, and writes every score and the choice to
+a log beside the configurations:
 
-    python scripts/select_micro_settings.py --root data --log configs/trainers/micro_selection.json
+    python scripts/select_micro_settings.py --trainers CoOp MaPLe --log configs/trainers/micro_selection.json
+    python scripts/select_micro_settings.py --trainers CoOpDPC --log configs/trainers/DPC/micro_selection.json
 
 A candidate's score is the mean over worlds and imbalance ratios. Half a point is less than the sampling error of
 one seed, so among scores that close the higher accuracy on base classes decides: not training is no setting.

@@ -5,8 +5,8 @@ P' = P, trains P' alone by the dynamic hard-negative optimizer, and evaluates th
 token vectors: w = WEIGHT_BASE on base (or all) classes, w = WEIGHT_NEW on new ones, where 0 gives stage one bit
 for bit. Regularizers act in the second stage only.
 
-P' is itself what the optimizer trains here. The released code trains w_b P' + (1 - w_b) P, so that its learning
-rate moves P' as lr / w_b^2 does here, 25 times as far at w_b = 0.2.
+P' is itself what the optimizer trains here. The released code, as it runs, moves its P' by lr as lr / w_b does here,
+5 times as far at w_b = 0.2 (docs/differences.md, tests/parity/test_dpc.py).
 """
 
 from __future__ import annotations

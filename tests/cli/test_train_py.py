@@ -64,7 +64,7 @@ def test_two_steps_of_the_field_train_on_base_then_evaluate_new(root, tmp_path):
 def test_second_stage_starts_from_the_folder_of_the_first(root, tmp_path, capsys):
     dpc = ("--config-file", str(ROOT / "configs" / "trainers" / "DPC" / "micro.yaml"))
     chosen = configured(root, tmp_path, "CoOpDPC", *dpc)
-    assert (chosen.TRAINER.DPC.TOP_K, chosen.TRAINER.COOP.N_CTX) == (4, 4), "of both files"
+    assert (chosen.OPTIM.LR, chosen.TRAINER.COOP.N_CTX) == (0.01, 4), "of both files"
     assert command.cli(words(root, tmp_path / "early", "CoOpDPC", *dpc)) == 2
     assert "train CoOp first" in capsys.readouterr().err
     call(root, tmp_path / "first")

@@ -7,24 +7,29 @@ import json
 import pytest
 
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg
+from cpt_plugin.config_identity import flatten
 from cpt_plugin.worlds import parse_world
 from scripts.select_micro_settings import choose
 
-LOG = json.loads((ROOT / "configs" / "trainers" / "micro_selection.json").read_text())
+FOLDER = ROOT / "configs" / "trainers"
+LOGS = [json.loads((FOLDER / name).read_text()) for name in ("micro_selection.json", "DPC/micro_selection.json")]
+SCORES = {trainer: scores for log in LOGS for trainer, scores in log["trainers"].items()}
 
 
-@pytest.mark.parametrize("trainer", ["CoOp", "MaPLe"])
-def test_configuration_is_the_logged_choice(trainer):
+@pytest.mark.parametrize(("trainer", "folder"), [("CoOp", "CoOp"), ("MaPLe", "MaPLe"), ("CoOpDPC", "DPC")])
+def test_configuration_is_the_logged_choice(trainer, folder):
     cfg = default_cfg()
-    cfg.merge_from_file(config_file("trainers", trainer, "micro"))
-    chosen = LOG["trainers"][trainer]["chosen"]
-    assert chosen == {"OPTIM.LR": cfg.OPTIM.LR, "OPTIM.MAX_EPOCH": cfg.OPTIM.MAX_EPOCH}
-    assert chosen == choose(LOG["trainers"][trainer]["candidates"])
+    cfg.merge_from_file(config_file("trainers", folder, "micro"))
+    chosen, flat = SCORES[trainer]["chosen"], flatten(cfg)
+    assert chosen == {key: flat[key] for key in chosen}
+    assert {"OPTIM.LR", "OPTIM.MAX_EPOCH"} <= set(chosen)
+    assert chosen == choose(SCORES[trainer]["candidates"])
 
 
-def test_selection_saw_neither_test_images_nor_the_default_classes():
-    assert LOG["split"] == "val"
-    assert parse_world("").class_set not in {parse_world(world).class_set for world in LOG["worlds"]}
+@pytest.mark.parametrize("log", LOGS)
+def test_selection_saw_neither_test_images_nor_the_default_classes(log):
+    assert log["split"] == "val"
+    assert parse_world("").class_set not in {parse_world(world).class_set for world in log["worlds"]}
 
 
 def test_choice_goes_by_base_accuracy_only_among_ties():
