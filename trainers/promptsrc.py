@@ -138,12 +138,16 @@ class PromptSRC(IVLP):
         super().before_epoch()
 
     def after_epoch(self) -> None:
+        self.average_prompts()
+        super().after_epoch()
+
+    def average_prompts(self) -> None:
+        """Add the prompts of the epoch that has ended to the average; after the last epoch it replaces them."""
         learner, options = self.model.prompt_learner, self.options
         weights = epoch_weights(self.max_epoch, options.GPA_MEAN, options.GPA_STD)
         self.average.add(learner, weights[self.epoch].item())
         if self.epoch + 1 == self.max_epoch:
             self.average.copy_to(learner)
-        super().after_epoch()
 
     def resume_extra(self) -> dict[str, Any]:
         return {**super().resume_extra(), "average": {"epochs": self.average.epochs, "sums": self.average.sums}}

@@ -57,6 +57,16 @@ def prompts_like(shapes: dict[str, tuple[int, ...]], dtype: torch.dtype) -> dict
     }
 
 
+def our_name(name: str) -> str:
+    """Our name of a prompt tensor of a released model: IVLP and PromptSRC keep theirs among the encoders' weights."""
+    if name == "image_encoder.VPT":
+        return "visual_ctx"
+    side, _, rest = name.partition("_encoder.transformer.resblocks.")
+    if rest.endswith(".VPT_shallow"):
+        return f"deep_{'visual' if side == 'image' else side}.{int(rest.partition('.')[0]) - 1}"
+    return name.removeprefix("prompt_learner.")
+
+
 def batches(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Images (steps, batch, 3, side, side) and labels (steps, batch)."""
     generator = torch.Generator().manual_seed(12)

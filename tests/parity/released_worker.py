@@ -1,4 +1,4 @@
-"""Runs the released CoOp or MaPLe code on given problems, in a process of its own.
+"""Runs released prompt learners (CoOp, CoCoOp, MaPLe, IVLP, PromptSRC) on given problems, in a process of its own.
 
 The released repositories all use the top-level names ``clip``, ``datasets`` and ``trainers``; so one process
 serves one repository, which stands first on the path. Nothing of theirs is edited: half precision is
@@ -11,15 +11,17 @@ from __future__ import annotations
 
 import random
 import sys
+from contextlib import ExitStack
 from importlib import import_module
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, batches, prompts_like
+from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, batches, our_name, prompts_like
 
 
 def prepare(repository: str) -> None:
@@ -30,8 +32,8 @@ def prepare(repository: str) -> None:
     sys.path.insert(0, repository)
     import_module("dassl.engine")
     compat.repair_dassl()
-    torch.Tensor.half = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
-    nn.Module.half = lambda self: self  # type: ignore[method-assign]
+    torch.Tensor.half = torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
+    nn.Module.half = nn.Module.float = nn.Module.cuda = lambda self: self  # type: ignore[method-assign]
 
 
 def run(problem: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -46,18 +48,62 @@ def run(problem: Any, job: dict[str, Any]) -> dict[str, Any]:
     if problem.trainer == "ZeroshotCLIP":
         with torch.no_grad():
             return {"logits": trainer.model_inference(batches(problem.torch_dtype)[0][0])}
-    learner = trainer.model.prompt_learner
-    initial = {name: value.detach().clone() for name, value in learner.named_parameters()}
-    shapes = {name: tuple(value.shape) for name, value in initial.items()}
-    learner.load_state_dict(prompts_like(shapes, problem.torch_dtype), strict=False)
+    prompts = prompts_of(trainer)
+    initial = {name: value.detach().clone() for name, value in prompts.items()}
+    start = prompts_like({name: tuple(value.shape) for name, value in initial.items()}, problem.torch_dtype)
+    with torch.no_grad():
+        for name, value in prompts.items():
+            value.copy_(start[name])
     images, labels = batches(problem.torch_dtype)
     trainer.set_model_mode("eval")
     logits = trainer.model(images[0])
     F.cross_entropy(logits, labels[0]).backward()
-    gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
+    gradients = {name: value.grad.clone() for name, value in prompts.items()}
     trainer.model.zero_grad()
     result = {"initial": initial, "logits": logits.detach(), "gradients": gradients}
+    if problem.trainer == "PromptSRC":
+        result |= own_loss(trainer, images[0], labels[0])
     return result | steps(trainer, images, labels)
+
+
+def prompts_of(trainer: Any) -> dict[str, Tensor]:
+    """All tensors that train, under our names."""
+    return {our_name(name): value for name, value in trainer.model.named_parameters() if value.requires_grad}
+
+
+def own_loss(trainer: Any, image: Tensor, label: Tensor) -> dict[str, Any]:
+    """PromptSRC's loss terms, weighted, and their gradients: a training step whose update is left out.
+
+    Its ``forward_backward`` keeps the terms to itself; they are read where it calls torch's functions.
+    """
+    trainer.set_model_mode("train")
+    trainer.num_batches, trainer.batch_idx = 2, 0
+    options, values = trainer.cfg.TRAINER.PROMPTSRC, []
+    with ExitStack() as stack:
+        for name in ("cross_entropy", "l1_loss", "kl_div"):
+            stack.enter_context(patch.object(F, name, recording(getattr(F, name), values)))
+        stack.enter_context(patch.object(trainer.optim, "step"))
+        total = trainer.forward_backward({"img": image, "label": label})["loss"]
+    ce, text, images, kl = values
+    gradients = {name: value.grad.clone() for name, value in prompts_of(trainer).items()}
+    trainer.model.zero_grad()
+    terms = {
+        "ce": ce,
+        "scl_text": options.TEXT_LOSS_WEIGHT * text,
+        "scl_image": options.IMAGE_LOSS_WEIGHT * images,
+        "scl_logits": kl / (len(image) * len(NAMES)),
+        "total": total,
+    }
+    return {"terms": terms, "own gradients": gradients}
+
+
+def recording(function: Any, values: list[float]) -> Any:
+    def call(*args: Any, **kwargs: Any) -> Tensor:
+        value = function(*args, **kwargs)
+        values.append(value.item())
+        return value
+
+    return call
 
 
 def steps(trainer: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
@@ -68,8 +114,7 @@ def steps(trainer: Any, images: Tensor, labels: Tensor) -> dict[str, Any]:
         trainer.batch_idx = step % EPOCH_LENGTH
         rates.append(trainer.get_current_lr())
         losses.append(trainer.forward_backward({"img": image, "label": label})["loss"])
-    learner = trainer.model.prompt_learner
-    trained = {name: value.detach().clone() for name, value in learner.named_parameters()}
+    trained = {name: value.detach().clone() for name, value in prompts_of(trainer).items()}
     return {"trained": trained, "losses": losses, "rates": rates}
 
 
@@ -135,6 +180,8 @@ def main(repository: str, job_file: str, result_file: str) -> None:
     results = {problem.name: run(problem, job) for problem in job["problems"]}
     if "items" in job:
         results["data rules"] = data_rules(job)
+    if "trainers.promptsrc" in job["modules"]:
+        results["teacher templates"] = import_module("trainers.promptsrc").IMAGENET_TEMPLATES
     torch.save(results, result_file)
 
 

@@ -35,6 +35,17 @@ def check_forward_and_gradients(case: Problem, ours: OurRun, theirs: dict[str, A
     assert all(g.abs().max() > 1e-8 for g in theirs["gradients"].values())
 
 
+def check_own_loss(case: Problem, ours: OurRun, theirs: dict[str, Any]) -> None:
+    """Every term of the method's own loss, their sum, and its gradient agree; no term is zero."""
+    assert ours.terms.keys() == theirs["terms"].keys()
+    terms = {name: abs(ours.terms[name] / value - 1) for name, value in theirs["terms"].items()}
+    gradients = {name: relative_error(ours.own_gradients[name], g) for name, g in theirs["own gradients"].items()}
+    print(f"terms {max(terms.values()):.1e}, gradients of their sum {max(gradients.values()):.1e}")
+    assert max(terms.values()) <= FORWARD[case.dtype], terms
+    assert max(gradients.values()) <= GRADIENT[case.dtype], gradients
+    assert min(theirs["terms"].values()) > 1e-3
+
+
 def check_training(case: Problem, ours: OurRun, theirs: dict[str, Any]) -> None:
     """20 steps end at the same prompts, by the same rates and losses, and the prompts have moved by far more."""
     assert ours.rates == theirs["rates"]
