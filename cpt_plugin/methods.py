@@ -182,9 +182,18 @@ def describe_parts(repository: Path | None = None) -> list[Part]:
 
 
 def first_line(path: Path) -> str:
-    """First line of a Python file's module documentation, read without importing it."""
-    documentation = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
-    return documentation.splitlines()[0] if documentation else ""
+    """First line of a Python file's module documentation, else its `description = "..."`, read without importing it."""
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except SyntaxError as error:
+        return f"(cannot be used: {path.name}, line {error.lineno}: {error.msg})"
+    if documentation := ast.get_docstring(tree):
+        return documentation.splitlines()[0]
+    for node in ast.walk(tree):
+        named = isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == ["description"]
+        if named and isinstance(node.value, ast.Constant):
+            return str(node.value.value)
+    return ""
 
 
 def _stems(folder: Path, suffix: str) -> list[str]:
@@ -215,7 +224,11 @@ def _split(rest: str, known: list[str]) -> list[str] | None:
 
 def _trainer_class(path: Path, learner: str) -> str:
     """Name of the class under `@prompt_learner("<learner>")` in a file, read without importing it."""
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+    try:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+    except SyntaxError as error:
+        raise ConfigError(f"{path}, line {error.lineno}: {error.msg}; correct or remove that file") from error
+    for node in body:
         if isinstance(node, ast.ClassDef):
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and repr(learner) in map(ast.unparse, mark.args):

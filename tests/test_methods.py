@@ -155,6 +155,26 @@ def test_parts_are_described_without_importing_them(repository):
     assert set(described) == {*LEARNERS, *REGULARIZERS, "dpc"}
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('"""Spread: all of it."""\nx = 1\n', "Spread: all of it."),
+        ('class S:\n    description = "one simplex"\n', "one simplex"),
+        ("x = 1\n", ""),
+        ("x = 1\ny = (\n", r"(cannot be used: spread.py, line 2: '(' was never closed)"),
+    ],
+)
+def test_a_file_without_documentation_is_described_by_what_it_has(tmp_path, text, line):
+    (tmp_path / "spread.py").write_text(text)
+    assert methods.first_line(tmp_path / "spread.py") == line
+
+
+def test_a_learner_that_is_no_python_is_refused_by_line(tmp_path):
+    repository = make_repository(tmp_path / "clone")
+    (repository / "trainers" / "bad.py").write_text("x = (\n")
+    assert "bad.py, line 1: '(' was never closed; correct or remove" in refusal("bad", repository)
+
+
 def test_this_repository_has_the_methods_it_was_made_for():
     names = {"zeroshot": "ZeroshotCLIP", "coop": "CoOp", "maple_cpt": "MaPLeCPT", "dpc_cpt": "CoOpDPCCPT"}
     for name, trainer in names.items():

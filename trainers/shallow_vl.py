@@ -1,4 +1,4 @@
-"""DAPT's prompts: learned words in the text, learned tokens in the image, first layer only (ICCV 2023, 2309.03406)."""
+"""DAPT's prompts: learned vectors in the first layer of both encoders (ICCV 2023, arXiv 2309.03406)."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from typing import Any
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT
-from cpt_plugin.cli.settings import assemble, identity_of
+from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
 from cpt_plugin.config_identity import config_hash, differences
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.methods import ZEROSHOT, Method
@@ -65,6 +65,14 @@ class Experiment:
     def is_begun(self) -> bool:
         """Whether the folder holds an unfinished run that this one will continue."""
         return not self.record_file.is_file() and (self._states() != [] or self._final_models() != [])
+
+    def reads(self, key: str) -> bool:
+        """Whether this run's result can depend on a configuration key."""
+        return reads(self.method, key)
+
+    def check(self) -> None:
+        """Raise ConfigError for settings that this run would refuse, as far as can be told without data."""
+        check_settings(self.method, self.config("base"))
 
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.

@@ -22,6 +22,10 @@ class Run(Protocol):
     @property
     def is_begun(self) -> bool: ...
 
+    def check(self) -> None: ...
+
+    def reads(self, key: str) -> bool: ...
+
     def execute(self) -> Outcome: ...
 
 
@@ -37,8 +41,12 @@ def run(args: RunArguments, make_run: MakeRun | None = None) -> int:
     0: every run finished; 1: some failed (the table shows n/expected); 2: the configuration is wrong;
     130: interrupted. `make_run` replaces the real experiment.
     """
-    plan = plan_runs(args)
-    records, status = _execute(plan, args, make_run or _experiment())
+    plan, make_run = plan_runs(args), make_run or _experiment()
+    try:
+        check_settings(plan, args, make_run)
+    except CPTError as error:
+        return report(error)
+    records, status = _execute(plan, args, make_run)
     if records:
         methods = list(dict.fromkeys(method.name for method, _ in plan))
         try:
@@ -68,6 +76,19 @@ def plan_runs(args: RunArguments) -> list[tuple[Method, int]]:
         seeds = args.seeds if by_seed else args.seeds[:1]
         plan = [(parse_method(ZEROSHOT), seed) for seed in seeds] + plan
     return plan
+
+
+def check_settings(plan: Sequence[tuple[Method, int]], args: RunArguments, make_run: MakeRun) -> None:
+    """Look at the settings of every method before the first run begins.
+
+    Raises ConfigError for a value out of range, or a key that none of the methods reads.
+    """
+    runs = [make_run(method, seed, args) for method, seed in dict(reversed(plan)).items()]
+    for key in args.opts[::2]:
+        if not any(run.reads(key) for run in runs):
+            raise ConfigError(f"{key} changes nothing: {args.method.name} does not read it; leave it out")
+    for run in runs:
+        run.check()
 
 
 def _experiment() -> MakeRun:

@@ -50,15 +50,33 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
         own["OPTIM.MAX_EPOCH"] = arguments.epochs
     merge_list(cfg.clone(), arguments.opts)
     pairs = [*own.items(), *zip(arguments.opts[::2], arguments.opts[1::2], strict=True)]
-    reads = _trainer_class(method).reads
-    merge_list(cfg, [part for key, value in pairs if reads(key) for part in (key, value)])
+    merge_list(cfg, [part for key, value in pairs if reads(method, key) for part in (key, value)])
     return cfg
+
+
+def reads(method: Method, key: str) -> bool:
+    """Whether a method's result can depend on a configuration key."""
+    return bool(_trainer_class(method).reads(key))
+
+
+def check_settings(method: Method, cfg: Any) -> None:
+    """Look at the values that a method reads, as far as can be told without data and weights.
+
+    Raises:
+        ConfigError: a value out of range, or settings that contradict each other; the key is named.
+    """
+    from cpt_plugin import regularizers
+    from cpt_plugin.toolkit.embedded.config import validate
+
+    validate(cfg)
+    trainer = _trainer_class(method)
+    trainer.__new__(trainer).check_cfg(cfg)
+    regularizers.build(method.regularizers, cfg)
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
     """The flat configuration that decides a run's result: keys that the method reads, paths and talk left out."""
-    reads = _trainer_class(method).reads
-    return {key: value for key, value in hashed_part(cfg).items() if reads(key)}
+    return {key: value for key, value in hashed_part(cfg).items() if reads(method, key)}
 
 
 def _trainer_class(method: Method) -> Any:

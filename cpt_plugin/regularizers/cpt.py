@@ -1,4 +1,4 @@
-"""The CPT regularizer: local ETF separation, class convergence and rotation stabilization."""
+"""CPT: local ETF separation, class convergence, rotation stabilization (CVPR 2026, arXiv 2605.11939)."""
 
 from __future__ import annotations
 

@@ -475,3 +475,20 @@ def test_unreadable_image_is_named_and_the_run_goes_on_when_it_is_back(tmp_path,
         patch.setattr(PromptTrainer, "forward_backward", raises_at(0, PromptTrainer.forward_backward, AssertionError))
         outcome = experiment.execute()
     assert outcome.record.accuracy == wanted.record.accuracy
+
+
+@pytest.mark.parametrize(
+    ("method", "opts", "message"),
+    [
+        ("coop_cpt", ("CPT.WEIGHT_ETF", "-1"), r"CPT\.WEIGHT_ETF must be a finite number"),
+        ("coop", ("OPTIM.LR", "-1"), r"OPTIM\.LR must be at least 0"),
+        ("coop", ("TRAINER.COOP.N_CTX", "3", "TRAINER.COOP.CTX_INIT", "a photo"), "N_CTX is 3"),
+        ("coop_dpc", ("TRAINER.DPC.TOP_K", "1"), r"TRAINER\.DPC\.TOP_K must be at least 2"),
+    ],
+)
+def test_values_are_looked_at_without_data(tmp_path, method, opts, message):
+    experiment = tiny_experiment(tmp_path, tmp_path / "output", method, *opts)
+    with pytest.raises(ConfigError, match=message):
+        experiment.check()
+    assert not (tmp_path / "output").exists()
+    tiny_experiment(tmp_path, tmp_path / "output", method).check()

@@ -27,19 +27,28 @@ def plan(tmp_path, *words):
 class FakeRuns:
     """Stands for the experiments: records what was asked, fails where it is told to."""
 
-    def __init__(self, failures=(), status="new"):
+    def __init__(self, failures=(), status="new", refused=(), unread=()):
         self.failures = dict(failures)
         self.status = status
+        self.refused = dict(refused)
+        self.unread = unread
         self.asked = []
 
     def __call__(self, method, seed, arguments):
-        self.asked.append((method.name, seed))
         runs = self
 
         class Fake:
             is_begun = False
 
+            def reads(self, key):
+                return (method.name, key) not in runs.unread
+
+            def check(self):
+                if method.name in runs.refused:
+                    raise runs.refused[method.name]
+
             def execute(self):
+                runs.asked.append((method.name, seed))
                 if (method.name, seed) in runs.failures:
                     raise runs.failures[method.name, seed]
                 record = make_record(method.name, seed, dataset=arguments.dataset, tau=arguments.tau)
@@ -77,6 +86,23 @@ def test_first_stage_runs_before_the_second_even_without_baselines(tmp_path):
 def test_zero_shot_runs_for_every_seed_when_the_class_order_is_drawn(tmp_path):
     words = ["zeroshot", "shapes", "1", "--seeds", "1,2", "DATASET.CLASS_ORDER", "random"]
     assert plan(tmp_path, *words) == ["zeroshot 1", "zeroshot 2"]
+
+
+def test_wrong_settings_end_the_command_before_the_first_run(tmp_path, capsys):
+    runs = FakeRuns(refused={"maple_cpt": ConfigError("CPT.WEIGHT_ETF must be a finite number >= 0, got -1.0")})
+    assert pipeline.run(arguments(tmp_path, "maple_cpt", "shapes", "0.25"), runs) == 2
+    assert runs.asked == []
+    assert capsys.readouterr().err == "error: CPT.WEIGHT_ETF must be a finite number >= 0, got -1.0\n"
+
+
+def test_a_key_that_no_run_of_the_command_reads_is_refused(tmp_path, capsys):
+    words = ["maple_cpt", "shapes", "0.25", "--seeds", "1", "OPTIM.LR", "0.1", "NPT.WEIGHT_LC", "2.0"]
+    unread = {(m, "NPT.WEIGHT_LC") for m in ("zeroshot", "maple", "maple_cpt")} | {("zeroshot", "OPTIM.LR")}
+    runs = FakeRuns(unread=unread)
+    assert pipeline.run(arguments(tmp_path, *words), runs) == 2
+    assert runs.asked == []
+    assert "NPT.WEIGHT_LC changes nothing: maple_cpt does not read it" in capsys.readouterr().err
+    assert pipeline.run(arguments(tmp_path, *words[:-2]), runs) == 0
 
 
 def test_all_runs_give_headings_a_table_and_files(tmp_path, capsys):
