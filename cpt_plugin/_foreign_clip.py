@@ -16,10 +16,12 @@ from cpt_plugin.errors import CPTError, HookError
 _LOG = logging.getLogger("cpt_plugin")
 _LOADER = "load_clip_to_cpu"
 _HALF_PRECISION = 4e-3
-REMEDY = (
-    "give CPTHook(frozen_text=...), the (K, d) features of the class names from the CLIP text encoder without "
-    "learned prompts, or add a method frozen_text_features() to the trainer"
-)
+_REMEDY = {
+    "text": "give CPTHook(frozen_text=...), the (K, d) features of the class names from the CLIP text encoder without "
+    "learned prompts, or add a method frozen_text_features() to the trainer",
+    "image": "give CPTHook(prototypes=...), the (K, d) class means of unit image features of frozen CLIP, or add a "
+    "method frozen_image_prototypes() to the trainer",
+}
 
 
 def foreign_clip(trainer: Any) -> FrozenCLIP:
@@ -61,7 +63,7 @@ def _load(trainer: Any) -> FrozenCLIP:
         failures.append(f"cfg.MODEL.BACKBONE.NAME {name!r}: {_one_line(error)}")
         raise HookError(
             f"{type(trainer).__name__} has no method frozen_text_features(), and the CLIP that it names cannot be "
-            f"loaded ({'; '.join(failures)}): {REMEDY}."
+            f"loaded ({'; '.join(failures)}): {_REMEDY['text']}."
         ) from error
     _LOG.info("frozen features come from CLIP %s (%s)", name, "; ".join(failures))
     return clip
@@ -100,13 +102,13 @@ def check_same_weights(clip: FrozenCLIP, trainer: Any, kind: str) -> None:
         if not _close(value, known[key]):
             raise HookError(
                 f"{type(trainer).__name__} names CLIP {clip.name}, but its {kind} encoder runs on other weights "
-                f"({name} differs), so frozen features of that model would be wrong: {REMEDY}."
+                f"({name} differs), so frozen features of that model would be wrong: {_REMEDY[kind]}."
             )
         compared |= value.ndim > 1
     if not compared:
         raise HookError(
             f"Whether model.{kind}_encoder of {type(trainer).__name__} runs on CLIP {clip.name}, the model that it "
-            f"names, cannot be checked (no weights under CLIP's names): {REMEDY}."
+            f"names, cannot be checked (no weights under CLIP's names): {_REMEDY[kind]}."
         )
 
 

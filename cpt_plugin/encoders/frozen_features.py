@@ -50,9 +50,10 @@ def class_means(batches: Iterable[tuple[Tensor, Tensor]], class_names: Sequence[
     for features, labels in batches:
         labels = labels.cpu()
         if labels.min() < 0 or labels.max() >= classes:
+            wrong = int(labels.min() if labels.min() < 0 else labels.max())
             raise DataError(
-                f"the training images have labels {int(labels.min())} to {int(labels.max())}, but there are {classes} "
-                "class names: a class without training images shifts the names of those behind it; give every class one"
+                f"a training image has label {wrong}, but there are {classes} class names: a class without training "
+                "images shifts the names of those behind it; give every class one"
             )
         if not sums.ndim:
             sums = torch.zeros(classes, features.shape[-1], dtype=torch.float64)

@@ -1,0 +1,108 @@
+"""Writes docs/hook-table.md: the hook on every released trainer, measured now.
+
+Usage: python -m tests.parity.foreign_table, with the environment variables that tests/parity/conftest.py lists.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tests.parity.foreign_cases import CASES, STEPS, Case
+from tests.parity.foreign_launch import ROOT, run_repository, variables
+
+DOCUMENT = ROOT / "docs" / "hook-table.md"
+HEAD = """# The hook on the released trainers
+
+Written by `python -m tests.parity.foreign_table`, with CPT_RELEASED_DASSL, _COOP, _MAPLE, _PROMPTSRC, _KGCOOP, _DEPT,
+_DAPT, _PROMPTKD and _DPC naming clones of the released repositories; `tests/parity/test_foreign_hook.py` checks the
+same. Measured with {versions}, on a CPU; nothing here was run on a GPU.
+
+Every trainer runs on a real Dassl with its data loaders, optimizer and schedule, on a random CLIP of two blocks and
+random images. No file of theirs is changed. From outside, half precision and `.cuda()` do nothing (there is no GPU),
+CLIP's download serves the random weights, and modules that a repository imports but does not have get a stand-in (DPC:
+`trainers.base`, `trainers.optim`, `trainers.imagenet_templates`, a default for an argument that it forgets; DePT:
+`plotnine`). DPC and ProGrad need their repository's own copy of Dassl. The hook is `CPTHook(...).attach(trainer)` with
+nothing but weights and a cluster size: it finds class names, template and frozen text features by itself.
+
+- **gradient error**: largest relative error max |a - b| / max |b| over all trained tensors, hook against an explicit
+  sum main loss + regularizer written without the hook: the encoders' outputs are noted by replacing their `forward`,
+  and the sum is formed in `Tensor.backward`. fp32: with `CPTLoss`; fp64: with the formulas written out in the test.
+  DPC's second stage keeps its prompts in fp32, as its checkpoint has them, also in the fp64 run. 0 means that every
+  bit is the same.
+- **frozen text**: relative error of the features that the hook found, against plain CLIP with the repository's own
+  tokenizer, fp32.
+- **weight 0**: after {steps} steps with all weights 0, gradients, weights, buffers, momenta, summaries and the three
+  global random number generators are bit for bit those of a run without the hook; positive control: with the weights
+  above 0 they are not.
+- **draws unchanged**: attaching and training with weights above 0 leave the random number generators where the plain
+  run does.
+
+"""
+COLUMNS = (
+    "trainer", "file, SHA-256", "its model returns", "runs hooked", "gradient error fp32", "fp64", "frozen text",
+    "weight 0 identical", "draws unchanged", "refused why",
+)  # fmt: skip
+
+
+def measure() -> dict[str, dict[str, Any]]:
+    """Results of all cases; refuses to start if a variable is not set."""
+    repositories = dict.fromkeys(case.repository for case in CASES)
+    if missing := {v for r in repositories for v in variables(r) if not os.environ.get(v)}:
+        raise SystemExit(f"set {', '.join(sorted(missing))} (folders of clones)")
+    results: dict[str, dict[str, Any]] = {}
+    for repository in repositories:
+        with tempfile.TemporaryDirectory() as folder:
+            results |= run_repository(repository, Path(folder))
+    return results
+
+
+def row(case: Case, result: dict[str, Any]) -> str:
+    """One line of the table."""
+    head = f"| {case.trainer} | {source(case)} | {case.returns} |"
+    if result["refused"]:
+        return f"{head} no | - | - | - | - | - | {result['refused']}: {result['message']} |\n"
+    single, double = result["float32"], result["float64"]
+    unchanged = result["same draws"] and not result["attaching drew"]
+    return (
+        f"{head} yes | {error(single['gradient'])} | {error(double['gradient'])} | {error(single['frozen text'])} | "
+        f"{yes(result['weight 0 identical'] and result['weight changes training'])} | {yes(unchanged)} | |\n"
+    )
+
+
+def yes(value: bool) -> str:
+    return "yes" if value else "**no**"
+
+
+def error(value: float) -> str:
+    return f"{value:.1e}" if value else "0"
+
+
+def source(case: Case) -> str:
+    """The file that defines the trainer, below its clone, and the start of its SHA-256."""
+    clone = Path(os.environ[case.repository.variable])
+    for path in sorted((clone / case.repository.folder / "trainers").glob("*.py")):
+        content = path.read_bytes()
+        if f"class {case.trainer}(".encode() in content:
+            name = clone.name if not case.repository.folder else f"{clone.name}/{case.repository.folder}"
+            return f"{name}/trainers/{path.name} {hashlib.sha256(content).hexdigest()[:8]}"
+    raise SystemExit(f"no file below {clone} defines {case.trainer}")
+
+
+def main() -> None:
+    results = measure()
+    versions = f"Python {platform.python_version()} and torch {torch.__version__}"
+    rows = "".join(row(case, results[case.name]) for case in CASES)
+    columns = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
+    DOCUMENT.write_text(HEAD.format(versions=versions, steps=STEPS) + columns + rows, encoding="utf-8")
+    print(f"{DOCUMENT}: {len(results)} trainers")
+
+
+if __name__ == "__main__":
+    main()
