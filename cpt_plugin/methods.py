@@ -190,9 +190,9 @@ def first_line(path: Path) -> str:
     if documentation := ast.get_docstring(tree):
         return documentation.splitlines()[0]
     for node in ast.walk(tree):
-        named = isinstance(node, ast.Assign) and [ast.unparse(name) for name in node.targets] == ["description"]
-        if named and isinstance(node.value, ast.Constant):
-            return str(node.value.value)
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant):
+            if [ast.unparse(name) for name in node.targets] == ["description"]:
+                return str(node.value.value)
     return ""
 
 
