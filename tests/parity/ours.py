@@ -49,7 +49,7 @@ def run_ours(case: Problem, weights: str) -> OurRun:
     run.gradients = {name: value.grad.clone() for name, value in learner.named_parameters()}
     with wide_losses() if case.dtype == "float64" else nullcontext():
         _own_loss(trainer, run, images[0], labels[0])
-        _train(trainer, run, images, labels)
+        train_steps(trainer, run, images, labels)
     return run
 
 
@@ -109,7 +109,8 @@ def _build_wide(trainer: Any, weights: str) -> None:
     trainer.model.prompt_learner.double()
 
 
-def _train(trainer: Any, run: OurRun, images: Tensor, labels: Tensor) -> None:
+def train_steps(trainer: Any, run: OurRun, images: Tensor, labels: Tensor) -> None:
+    """The training steps of all batches, with rates, losses and the prompts at the end."""
     trainer.num_batches, trainer.max_epoch = EPOCH_LENGTH, OPTIM["MAX_EPOCH"]
     for step, (image, label) in enumerate(zip(images, labels, strict=True)):
         trainer.epoch, trainer.batch_idx = divmod(step, EPOCH_LENGTH)

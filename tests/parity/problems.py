@@ -75,6 +75,13 @@ def batches(dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return images.to(dtype), labels
 
 
+def prototypes(width: int, dtype: torch.dtype) -> Tensor:
+    """One prototype a class, (K, d): means of three random unit vectors."""
+    generator = torch.Generator().manual_seed(13)
+    features = torch.randn(len(NAMES), 3, width, generator=generator, dtype=torch.float64)
+    return (features / features.norm(dim=-1, keepdim=True)).mean(1).to(dtype)
+
+
 def relative_error(ours: Tensor, theirs: Tensor) -> float:
     """max |a - b| / max |b|."""
     assert ours.shape == theirs.shape, (ours.shape, theirs.shape)

@@ -1,4 +1,4 @@
-"""Runs released prompt learners (CoOp, CoCoOp, MaPLe, IVLP, PromptSRC) on given problems, in a process of its own.
+"""Runs released prompt learners (CoOp, CoCoOp, MaPLe, IVLP, PromptSRC, DAPT) on given problems, in a process of its own.
 
 The released repositories all use the top-level names ``clip``, ``datasets`` and ``trainers``; so one process
 serves one repository, which stands first on the path. Nothing of theirs is edited: half precision is
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, batches, our_name, prompts_like
+from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, batches, our_name, prompts_like, prototypes
 
 
 def prepare(repository: str) -> None:
@@ -34,6 +34,19 @@ def prepare(repository: str) -> None:
     compat.repair_dassl()
     torch.Tensor.half = torch.Tensor.cuda = lambda self, *args, **kwargs: self  # type: ignore[method-assign]
     nn.Module.half = nn.Module.float = nn.Module.cuda = lambda self: self  # type: ignore[method-assign]
+    for cls in (torch.Tensor, nn.Module):
+        cls.to = staying(cls.to)  # type: ignore[method-assign]
+
+
+def staying(move: Any) -> Any:
+    """``to`` that ignores the word cuda, and a step down from float64 to float32."""
+
+    def to(self: Any, *args: Any, **kwargs: Any) -> Any:
+        narrows = isinstance(self, Tensor) and self.dtype == torch.float64
+        kept = [a for a in args if not (isinstance(a, str) and a == "cuda") and not (narrows and a is torch.float)]
+        return move(self, *kept, **kwargs) if kept or kwargs else self
+
+    return to
 
 
 def run(problem: Any, job: dict[str, Any]) -> dict[str, Any]:
@@ -56,7 +69,8 @@ def run(problem: Any, job: dict[str, Any]) -> dict[str, Any]:
             value.copy_(start[name])
     images, labels = batches(problem.torch_dtype)
     trainer.set_model_mode("eval")
-    logits = trainer.model(images[0])
+    output = trainer.model(images[0])
+    logits = output[0] if isinstance(output, tuple) else output
     F.cross_entropy(logits, labels[0]).backward()
     gradients = {name: value.grad.clone() for name, value in prompts.items()}
     trainer.model.zero_grad()
@@ -126,6 +140,9 @@ def build(problem: Any, weights: str) -> Any:
     from yacs.config import CfgNode
 
     import_module("clip.clip")._download = lambda url, root=None: weights
+    if problem.trainer == "DAPT":
+        given = prototypes(problem.sizes["embed_dim"], problem.torch_dtype)
+        import_module("trainers.dapt").prototype_load = lambda cfg: given
     cfg = get_cfg_default()
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
     cfg.INPUT.SIZE = (RESOLUTION, RESOLUTION)
