@@ -1,4 +1,4 @@
-"""Runs released prompt learners (CoOp, CoCoOp, MaPLe, IVLP, PromptSRC, DAPT) on given problems, in a process of its own.
+"""Runs released prompt learners (CoOp, CoCoOp, MaPLe, IVLP, PromptSRC, DAPT), in a process of its own.
 
 The released repositories all use the top-level names ``clip``, ``datasets`` and ``trainers``; so one process
 serves one repository, which stands first on the path. Nothing of theirs is edited: half precision is
