@@ -26,7 +26,7 @@ from datasets.shapes_world import store
 from tests.helpers.prompt_runs import fingerprint
 from tests.reliability.kill_harness import Run, Tally, final_models, fork, kill_after, newest_step, to_the_end
 
-METHODS = ("coop_cpt", "maple_cpt")
+METHODS = ("coop_cpt", "maple_cpt", "coop_dpc")
 VOLATILE = ("timings", "created", "git")
 STATE_A_STEP = ("--epochs", "2", "TRAIN.CHECKPOINT_SECONDS", "0")
 NO_STATE_WITHIN_AN_EPOCH = ("--epochs", "1", "TRAIN.CHECKPOINT_SECONDS", "-1")
@@ -101,8 +101,10 @@ def check(data: Path, output: Path, method: str, kills: int, of_each_kind: int) 
     assert min(tally.before, tally.training, tally.after) >= of_each_kind, tally
 
 
-def test_run_killed_at_any_time_ends_with_the_same_record(data: Path, tmp_path: Path) -> None:
-    check(data, tmp_path, "coop_cpt", kills=12, of_each_kind=1)
+@pytest.mark.parametrize("method", ["coop_cpt", "coop_dpc"])
+def test_run_killed_at_any_time_ends_with_the_same_record(data: Path, tmp_path: Path, method: str) -> None:
+    """Of two stages the first counts as before the run's first state."""
+    check(data, tmp_path, method, kills=12, of_each_kind=1)
 
 
 @pytest.mark.long
