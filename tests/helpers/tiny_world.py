@@ -69,8 +69,11 @@ def tiny_arguments(root: Path, output: Path, method: str, *opts: str, tau: float
         "CPT.CLUSTER_SIZE": "2",
         "USE_CUDA": "False",
     }
-    if "maple" in method:
+    learner = parse_method(method).prompt_learner
+    if learner == "maple":
         options["TRAINER.MAPLE.PROMPT_DEPTH"] = "2"
+    if learner in ("ivlp", "promptsrc"):
+        options |= {f"TRAINER.{learner.upper()}.PROMPT_DEPTH_{tower}": "2" for tower in ("TEXT", "VISION")}
     pairs = [word for pair in options.items() for word in pair]
     return RunArguments(
         method=parse_method(method),
