@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from cpt_plugin import CPTHook, CPTLoss, SemanticClusters
@@ -133,9 +134,8 @@ def examine_prototypes(train: Any, case: Case, folder: Path) -> dict[str, Any]:
     settings = {"CPT": {"CLUSTER_SIZE": CLUSTER_SIZE}, "DAPT": {"BETA_V": 10.0}}
     handle = CPTHook(regularizers=build_regularizers(["cpt", "dapt"], settings)).attach(trainer)
     found = next(r for r in handle.regularizers if r.name == "dapt")._prototypes
-    clip, features = plain_clip(folder, torch.float32), {}
-    from PIL import Image
-
+    clip = plain_clip(folder, torch.float32)
+    features: dict[int, list[Tensor]] = {}
     for item in trainer.dm.dataset.train_x:
         with Image.open(item.impath) as image:
             view = trainer.dm.test_loader.dataset.transform(image.convert("RGB"))
