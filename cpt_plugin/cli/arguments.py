@@ -43,6 +43,9 @@ _OWNED_KEYS = {
     "RESUME": "what the output folder holds",
     "TEST.NO_TEST": "the protocol (both halves are tested)",
     "TEST.SPLIT": "the protocol (test images)",
+    "TRAINER.DPC.STAGE_ONE": "METHOD (its first stage runs before it)",
+    "TRAINER.DPC.STAGE_ONE_EPOCH": "METHOD (its first stage runs before it)",
+    "TRAINER.DPC.STAGE_ONE_HASH": "METHOD (its first stage runs before it)",
     "TRAINER.NAME": "METHOD",
 }
 _EXAMPLES = """\

@@ -121,6 +121,7 @@ def test_everything_given_in_any_order():
         ("DATASET.WORLD", "set by DATASET"),
         ("OPTIM.MAX_EPOCH", "set by --epochs"),
         ("RESUME", "what the output folder holds"),
+        ("TRAINER.DPC.STAGE_ONE", "set by METHOD"),
     ],
 )
 def test_keys_that_are_unknown_or_would_falsify_a_record_are_refused(key, message):
