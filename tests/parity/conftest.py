@@ -1,7 +1,8 @@
 """The released repositories, where environment variables say that they are on this machine.
 
 CPT_RELEASED_COOP, _MAPLE, _PROMPTSRC, _DPC, _DAPT, _KGCOOP, _DEPT, _PROMPTKD: clones of those repositories;
-CPT_RELEASED_DASSL: a clone of Dassl.pytorch. They are only run beside this package; nothing of them is in this repository.
+CPT_RELEASED_DASSL: a clone of Dassl.pytorch. They are only run beside this package; nothing of them is in this
+repository.
 """
 
 from __future__ import annotations
