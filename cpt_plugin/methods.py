@@ -189,10 +189,10 @@ def first_line(path: Path) -> str:
         return f"(cannot be used: {path.name}, line {error.lineno}: {error.msg})"
     if documentation := ast.get_docstring(tree):
         return documentation.splitlines()[0]
-    constants = (node for node in ast.walk(tree) if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant))
-    for node in constants:
-        if [ast.unparse(name) for name in node.targets] == ["description"]:
-            return str(ast.literal_eval(node.value))
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name(id="description")], value=ast.Constant(value=text)):
+                return str(text)
     return ""
 
 
