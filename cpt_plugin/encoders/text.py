@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,6 +67,22 @@ class TextPrompts:
         """Number B of images the context is conditioned on, None if it does not depend on images."""
         return self.context.shape[0] if self.context is not None and self.context.ndim == 4 else None
 
+    def equals(self, other: TextPrompts) -> bool:
+        """Whether all vectors have the same values for the same classes."""
+        mine, theirs = [self.context, *self.deep], [other.context, *other.deep]
+        return self.tokens is other.tokens and len(mine) == len(theirs) and all(map(_same, mine, theirs))
+
+    def copy(self) -> TextPrompts:
+        """The same prompts with vectors of their own, detached."""
+        context = None if self.context is None else self.context.detach().clone()
+        return TextPrompts(self.tokens, context, tuple(prompt.detach().clone() for prompt in self.deep))
+
+
+def _same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
+
 
 class TextEncoder(FrozenEncoder):
     """Text features of prompted or plain texts through CLIP's own frozen modules.
@@ -81,6 +98,7 @@ class TextEncoder(FrozenEncoder):
         if path not in PATHS:
             raise ConfigError(f"text path {path!r} is unknown; choose one of {', '.join(PATHS)}")
         self.path = path
+        self._last: tuple[TextPrompts, tuple[Any, ...], Tensor] | None = None
         self.dtype = clip.dtype
         self.token_embedding = clip.model.token_embedding
         self.positional_embedding = clip.model.positional_embedding
@@ -90,7 +108,20 @@ class TextEncoder(FrozenEncoder):
         self.eval()
 
     def forward(self, prompts: TextPrompts) -> Tensor:
-        """Un-normalized text features (K, d), or (B, K, d) for a context per image."""
+        """Un-normalized text features (K, d), or (B, K, d) for a context per image.
+
+        Without gradients (evaluation) features of the same prompts are computed once: prompts whose values equal
+        those of the call before get the features of the call before.
+        """
+        if torch.is_grad_enabled() or prompts.images is not None:
+            return self._encode(prompts)
+        device = self.text_projection.device
+        setting = (self.path, self.text_projection.dtype, device, _autocast_dtype(device.type))
+        if self._last is None or self._last[1] != setting or not self._last[0].equals(prompts):
+            self._last = prompts.copy(), setting, self._encode(prompts)
+        return self._last[2]
+
+    def _encode(self, prompts: TextPrompts) -> Tensor:
         tokens, images = prompts.tokens, prompts.images or 1
         if self.path == "auto" and (prompts.context is None or prompts.context.ndim == 2) and tokens.layout:
             return encode_shared(self, tokens.layout, prompts.context, prompts.deep)
@@ -122,6 +153,10 @@ class TextEncoder(FrozenEncoder):
             x = residual_block(block, x, mask)
         x = x[eot, torch.arange(sequences, device=x.device)]
         return self.ln_final(x).to(self.dtype) @ self.text_projection
+
+
+def _autocast_dtype(kind: str) -> torch.dtype | None:
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def _fits(context: Tensor, slot_shape: tuple[int, int], classes: int) -> bool:

@@ -197,6 +197,67 @@ def test_what_the_classes_do_not_share_falls_back_to_truncation(position: str, s
     assert relative(TextEncoder(clip)(prompts), TextEncoder(clip, "reference")(prompts)) <= EXACT
 
 
+def passes(encoder: TextEncoder) -> list[int]:
+    """Filled with one entry for each time the tower runs."""
+    seen: list[int] = []
+    encoder.ln_final.register_forward_pre_hook(lambda *_: seen.append(1))
+    return seen
+
+
+def test_without_gradients_the_same_prompts_are_encoded_once_and_changed_ones_again() -> None:
+    clip = tiny_clip(64, 64, 2, dtype=torch.float64)
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2)
+    encoder, context, deep = TextEncoder(clip), draw(2, 64, seed=1), draw(2, 64, seed=2)
+    seen = passes(encoder)
+    with torch.no_grad():
+        first = encoder(TextPrompts(tokens, context, (deep,)))
+        assert torch.equal(encoder(TextPrompts(tokens, context.clone(), (deep.clone(),))), first)
+        assert len(seen) == 1
+        changes = [
+            lambda: context.data[0, 0].add_(1e-12),  # behind autograd's back
+            lambda: deep.data[1, 3].mul_(2),
+            lambda: context.copy_(draw(2, 64, seed=3)),
+        ]
+        for count, change in enumerate(changes, start=2):
+            change()
+            found = encoder(TextPrompts(tokens, context, (deep,)))
+            assert len(seen) == count
+            assert torch.equal(found, TextEncoder(clip)(TextPrompts(tokens, context, (deep,))))
+            seen.pop()
+        others = [
+            TextPrompts(tokens, context),
+            TextPrompts(tokens.select([1, 0]), context, (deep,)),
+            TextPrompts(tokens, context.expand(2, -1, -1), (deep,)),
+            TextPrompts(tokens, context.float(), (deep,)),
+        ]
+        for prompts in others:
+            seen.clear()
+            encoder(prompts)
+            assert len(seen) == 1
+
+
+def test_with_gradients_or_another_precision_nothing_is_remembered() -> None:
+    clip = tiny_clip(64, 64, 2)
+    tokens = ClassTokens.build(clip, ["cat", "dog"], n_ctx=2)
+    encoder, context = TextEncoder(clip), draw(2, 64, seed=1).detach().float().requires_grad_()
+    seen = passes(encoder)
+    for _ in range(2):
+        assert encoder(TextPrompts(tokens, context)).requires_grad
+    assert len(seen) == 2
+    with torch.no_grad():
+        full = encoder(TextPrompts(tokens, context))
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            half = encoder(TextPrompts(tokens, context))
+    assert len(seen) == 4
+    assert not torch.equal(full, half.to(full.dtype))
+    assert encoder(TextPrompts(tokens, context)).requires_grad
+    one = TextPrompts(tokens, context.detach().expand(3, 1, -1, -1))
+    with torch.no_grad():
+        encoder(one)
+        encoder(one)
+    assert len(seen) == 7, "contexts of each image are not remembered"
+
+
 def test_encoder_is_frozen_and_stays_in_eval_mode() -> None:
     encoder = TextEncoder(clip64())
     encoder.train()

@@ -128,3 +128,12 @@ def test_order_of_classes_only_permutes_the_features(clip):
     swapped.load_state_dict(learner.state_dict())
     with torch.no_grad():
         torch.testing.assert_close(features(clip, swapped), features(clip, learner).flip(0), rtol=0, atol=1e-6)
+
+
+def test_an_evaluation_encodes_the_texts_once(folder, tmp_path):
+    trainer = build_trainer(prompt_cfg(folder, tmp_path, "CoOp", "DATALOADER.TEST.BATCH_SIZE", 2))
+    seen = []
+    trainer.model.text_encoder.ln_final.register_forward_pre_hook(lambda *_: seen.append(1))
+    trainer.test()
+    assert len(trainer.test_loader) > 2
+    assert len(seen) == 1
