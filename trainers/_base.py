@@ -196,8 +196,8 @@ class PromptTrainer(CLIPTrainer):
     def after_epoch(self) -> None:
         """Log the degrees of neural collapse of the epoch."""
         degrees = self.epoch_features.degrees()
-        LOG.info(f"epoch [{self.epoch + 1}/{self.max_epoch}] neural collapse (NPT, our reconstruction): "
-                 + " ".join(f"{name} {value:.4f}" for name, value in degrees.items()))
+        shown = " ".join(f"{name} {value:.4f}" for name, value in degrees.items())
+        LOG.info(f"neural collapse in epoch {self.epoch + 1}/{self.max_epoch} (NPT, our reconstruction): {shown}")
         for name, value in degrees.items():
             self.write_scalar(f"train/{name}", value, (self.epoch + 1) * self.num_batches - 1)
         super().after_epoch()
