@@ -244,7 +244,7 @@ class Experiment:
             worst_class=worst_class([c.name for c in base], tested),
             per_class=records.ClassResults(tuple(base), tuple(new)),
             losses=last_epoch_means(trainer),
-            history=tuple(trainer.history),
+            history=tuple(getattr(trainer, "history", ())),
             prompts_hash=getattr(trainer, "prompts_hash", ""),
             timings=timings,
             config=config,
