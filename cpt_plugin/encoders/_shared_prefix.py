@@ -61,65 +61,69 @@ class Layout:
         return cls(ids[0, :shared], slots[0], ids[row, position], position, ends, back, buckets)
 
     def split(self, rows: Tensor, of_ends: bool = False) -> Iterator[Tensor]:
-        """Packed rows (heads, T, ...) as (heads, classes, length, ...) by bucket; length 1 for rows of end tokens."""
+        """Packed rows (B, heads, T, ...) as (B, heads, classes, length, ...) by bucket; length 1 for end rows."""
         start = 0
         for classes, length in self.buckets:
             taken = 1 if of_ends else length
-            yield rows[:, start : start + classes * taken].unflatten(1, (classes, taken))
+            yield rows[:, :, start : start + classes * taken].unflatten(2, (classes, taken))
             start += classes * taken
 
 
 def encode(tower: Any, layout: Layout, context: Tensor | None, deep: tuple[Tensor, ...]) -> Tensor:
-    """Un-normalized text features (K, d) of classes that share one context (P, w) and deep prompts (P, w).
+    """Un-normalized text features (B, K, d) of classes that share a context (P, w), or (B, P, w) one for each image.
 
+    B is 1 where the context does not depend on images; deep prompts (P, w) do not.
     ``tower`` holds CLIP's frozen text modules under their own names (``transformer``, ``ln_final``, ...).
     """
-    prefix = tower.token_embedding(layout.prefix_ids).to(tower.dtype)
+    prefix = tower.token_embedding(layout.prefix_ids).to(tower.dtype)[None]
     if context is not None:
         prefix = _replace(prefix, layout.slots, context)
     position = tower.positional_embedding.to(prefix.dtype)
-    prefix = prefix + position[: len(prefix)]
+    prefix = prefix + position[: prefix.shape[1]]
     suffix = tower.token_embedding(layout.ids).to(tower.dtype) + position[layout.positions]
+    suffix = suffix.expand(len(prefix), -1, -1)
     blocks = tower.transformer.resblocks
     for index, block in enumerate(blocks):
         if 1 <= index <= len(deep):
             prefix = _replace(prefix, layout.slots, deep[index - 1])
         is_last = index == len(blocks) - 1
         prefix, suffix = _block(block, prefix, suffix, layout, is_last)
-    return tower.ln_final(suffix[layout.back]).to(tower.dtype) @ tower.text_projection
+    return tower.ln_final(suffix[:, layout.back]).to(tower.dtype) @ tower.text_projection
 
 
 def _replace(rows: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
-    return rows.index_copy(0, slots, vectors.to(rows.dtype))
+    vectors = vectors.to(rows.dtype)
+    batch = max(len(rows), len(vectors) if vectors.ndim == 3 else 1)
+    shape = (batch, *vectors.shape[-2:])
+    return rows.expand(batch, -1, -1).index_copy(1, slots, vectors.expand(shape))
 
 
 def _block(block: Any, prefix: Tensor, suffix: Tensor, layout: Layout, is_last: bool) -> tuple[Tensor, Tensor]:
-    """One residual attention block on prefix (S, w) and packed suffixes (T, w); the last one keeps end rows only."""
-    heads = block.attn.num_heads
-    weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, suffix.shape[1]
-    normed = block.ln_1(torch.cat([prefix, suffix]))
+    """One residual attention block on prefix (B, S, w) and packed suffixes (B, T, w); the last one keeps end rows."""
+    heads, shared = block.attn.num_heads, prefix.shape[1]
+    weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, suffix.shape[-1]
+    normed = block.ln_1(torch.cat([prefix, suffix], dim=1))
     if is_last:
-        queries = normed[len(prefix) + layout.ends]
+        queries = normed[:, shared + layout.ends]
         q = _heads(F.linear(queries, weight[:width], bias[:width]), heads)
-        k, v = (_heads(x, heads) for x in F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=1))
-        attended = _attend(q, k, v, len(prefix), layout, of_ends=True)
-        return prefix, _feed_forward(block, suffix[layout.ends], attended)
-    q, k, v = (_heads(x, heads) for x in F.linear(normed, weight, bias).chunk(3, dim=1))
-    shared = len(prefix)
-    own = F.scaled_dot_product_attention(q[None, :, :shared], k[None, :, :shared], v[None, :, :shared], is_causal=True)
-    attended = torch.cat([own[0], _attend(q[:, shared:], k, v, shared, layout)], dim=1)
-    rows = _feed_forward(block, torch.cat([prefix, suffix]), attended)
-    return rows[:shared], rows[shared:]
+        k, v = (_heads(x, heads) for x in F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
+        attended = _attend(q, k, v, shared, layout, of_ends=True)
+        return prefix, _feed_forward(block, suffix[:, layout.ends], attended)
+    q, k, v = (_heads(x, heads) for x in F.linear(normed, weight, bias).chunk(3, dim=-1))
+    own = F.scaled_dot_product_attention(q[:, :, :shared], k[:, :, :shared], v[:, :, :shared], is_causal=True)
+    attended = torch.cat([own, _attend(q[:, :, shared:], k, v, shared, layout)], dim=2)
+    rows = _feed_forward(block, torch.cat([prefix, suffix], dim=1), attended)
+    return rows[:, :shared], rows[:, shared:]
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, shared: int, layout: Layout, of_ends: bool = False) -> Tensor:
-    """Attention of suffix rows (heads, rows, w/heads) to the prefix and to their own class's earlier rows."""
+    """Attention of suffix rows (B, heads, rows, w/heads) to the prefix and to their own class's earlier rows."""
     q = q * q.shape[-1] ** -0.5
-    to_prefix = q @ k[:, :shared].transpose(1, 2)
+    to_prefix = q @ k[:, :, :shared].transpose(-1, -2)
     weights, outputs = [], []
     parts = zip(
-        layout.split(q, of_ends), layout.split(to_prefix, of_ends), layout.split(k[:, shared:]),
-        layout.split(v[:, shared:]), strict=True,
+        layout.split(q, of_ends), layout.split(to_prefix, of_ends), layout.split(k[:, :, shared:]),
+        layout.split(v[:, :, shared:]), strict=True,
     )  # fmt: skip
     for queries, scores, keys, values in parts:
         within = queries @ keys.transpose(-1, -2)
@@ -127,9 +131,9 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, shared: int, layout: Layout, of_end
             length = within.shape[-1]
             within = within.masked_fill(within.new_ones(length, length, dtype=torch.bool).triu(1), float("-inf"))
         weight = torch.cat([scores, within], dim=-1).softmax(-1, dtype=_softmax_type(q)).to(q.dtype)
-        weights.append(weight[..., :shared].flatten(1, 2))
-        outputs.append((weight[..., shared:] @ values).flatten(1, 2))
-    return torch.cat(weights, dim=1) @ v[:, :shared] + torch.cat(outputs, dim=1)
+        weights.append(weight[..., :shared].flatten(2, 3))
+        outputs.append((weight[..., shared:] @ values).flatten(2, 3))
+    return torch.cat(weights, dim=2) @ v[:, :, :shared] + torch.cat(outputs, dim=2)
 
 
 def _softmax_type(like: Tensor) -> torch.dtype:
@@ -137,12 +141,12 @@ def _softmax_type(like: Tensor) -> torch.dtype:
 
 
 def _heads(rows: Tensor, heads: int) -> Tensor:
-    """(rows, w) -> (heads, rows, w/heads)."""
-    return rows.unflatten(1, (heads, -1)).transpose(0, 1)
+    """(B, rows, w) -> (B, heads, rows, w/heads)."""
+    return rows.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
 def _feed_forward(block: Any, rows: Tensor, attended: Tensor) -> Tensor:
-    rows = rows + block.attn.out_proj(attended.transpose(0, 1).flatten(1))
+    rows = rows + block.attn.out_proj(attended.transpose(1, 2).flatten(2))
     hidden = block.mlp.c_fc(block.ln_2(rows))
     if type(block.mlp.gelu).__name__ == "QuickGELU":
         # x sigmoid(1.702 x), written so that one tensor is kept for the backward pass instead of two

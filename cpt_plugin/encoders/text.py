@@ -67,6 +67,11 @@ class TextPrompts:
         """Number B of images the context is conditioned on, None if it does not depend on images."""
         return self.context.shape[0] if self.context is not None and self.context.ndim == 4 else None
 
+    @property
+    def is_shared(self) -> bool:
+        """Whether all classes have the same context, of each image or of all."""
+        return self.context is None or self.context.ndim == 2 or (self.context.ndim == 4 and self.context.shape[1] == 1)
+
     def equals(self, other: TextPrompts) -> bool:
         """Whether all vectors have the same values for the same classes."""
         mine, theirs = [self.context, *self.deep], [other.context, *other.deep]
@@ -89,8 +94,8 @@ class TextEncoder(FrozenEncoder):
 
     Path "reference" runs all 77 positions. The text tower is causal and read at the end token, so what follows the
     last end token cannot matter: path "truncated" leaves it out. Path "auto" moreover runs what all classes have in
-    common once (:mod:`cpt_plugin.encoders._shared_prefix`) where they share one context in front of their names, and
-    is "truncated" elsewhere: class-specific contexts, names in front or middle, contexts per image.
+    common once, or once an image (:mod:`cpt_plugin.encoders._shared_prefix`), where they share one context in front
+    of their names, and is "truncated" elsewhere: class-specific contexts, names in front or middle.
     """
 
     def __init__(self, clip: FrozenCLIP, path: str = "auto") -> None:
@@ -123,8 +128,10 @@ class TextEncoder(FrozenEncoder):
 
     def _encode(self, prompts: TextPrompts) -> Tensor:
         tokens, images = prompts.tokens, prompts.images or 1
-        if self.path == "auto" and (prompts.context is None or prompts.context.ndim == 2) and tokens.layout:
-            return encode_shared(self, tokens.layout, prompts.context, prompts.deep)
+        if self.path == "auto" and prompts.is_shared and tokens.layout:
+            context = prompts.context if prompts.images is None else prompts.context[:, 0]  # type: ignore[index]
+            features = encode_shared(self, tokens.layout, context, prompts.deep)
+            return features[0] if prompts.images is None else features
         x = self._embed(tokens.ids, tokens.length).repeat(1, images, 1)
         slots = tokens.slots.T.repeat(1, images)
         if prompts.context is not None:
@@ -136,7 +143,7 @@ class TextEncoder(FrozenEncoder):
         """Un-normalized features (n, d) of plain token ids (n, 77) through the same path."""
         eot, slots = ids.argmax(dim=1), ids.new_empty(len(ids), 0)
         if self.path == "auto" and (layout := Layout.of(ids, eot, slots)):
-            return encode_shared(self, layout, None, ())
+            return encode_shared(self, layout, None, ())[0]
         return self._transform(self._embed(ids, int(eot.max()) + 1), eot, slots.T, ())
 
     def _embed(self, ids: Tensor, needed: int) -> Tensor:

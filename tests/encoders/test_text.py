@@ -35,6 +35,9 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
 
 
 def oracle(clip: FrozenCLIP, prompts: TextPrompts) -> np.ndarray:
+    if prompts.images is not None:
+        contexts = prompts.context.expand(-1, len(prompts.tokens), -1, -1)  # type: ignore[union-attr]
+        return np.stack([oracle(clip, TextPrompts(prompts.tokens, one, prompts.deep)) for one in contexts])
     state, tokens = numpy_state(clip.model), prompts.tokens
     features = []
     for k in range(len(tokens)):
@@ -59,7 +62,7 @@ def cases(draw_: st.DrawFn) -> tuple[FrozenCLIP, TextPrompts]:
     if n_ctx == 0:
         return clip, TextPrompts(tokens)
     seed = draw_(st.integers(0, 999))
-    shape = (len(names), n_ctx) if draw_(st.booleans()) else (n_ctx,)
+    shape = draw_(st.sampled_from([(n_ctx,), (len(names), n_ctx), (3, 1, n_ctx), (2, len(names), n_ctx)]))
     depth = draw_(st.integers(0, clip.text_layers - 1))
     deep = tuple(draw(n_ctx, clip.text_width, seed=seed + 1 + i) for i in range(depth))
     return clip, TextPrompts(tokens, draw(*shape, clip.text_width, seed=seed), deep)
@@ -186,12 +189,12 @@ def test_the_fast_path_runs_only_the_rows_that_matter() -> None:
 
 
 @pytest.mark.parametrize(
-    ("position", "specific", "images"), [("middle", False, 0), ("front", False, 0), ("end", True, 0), ("end", False, 3)]
+    ("position", "specific", "images"), [("middle", False, 0), ("front", False, 3), ("end", True, 0), ("end", True, 3)]
 )
 def test_what_the_classes_do_not_share_falls_back_to_truncation(position: str, specific: bool, images: int) -> None:
     clip = clip64()
     tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2, position=position)
-    leading = (images, 1) if images else (2,) if specific else ()
+    leading = (*([images] if images else []), *([2] if specific else [1] if images else []))
     prompts = TextPrompts(tokens, draw(*leading, 2, 64, seed=1))
     assert rows_through(clip, "auto", prompts) == rows_through(clip, "truncated", prompts)
     assert relative(TextEncoder(clip)(prompts), TextEncoder(clip, "reference")(prompts)) <= EXACT
