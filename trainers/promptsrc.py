@@ -99,9 +99,9 @@ class PromptSRC(IVLP):
 
     @cached_property
     def frozen_text(self) -> Tensor:
-        """(K, d) unit text features of the frozen CLIP: of the mean of un-normalised ones over ``TEMPLATES``."""
+        """(K, d) float32 unit text features of the frozen CLIP: of the mean of raw ones over ``TEMPLATES``."""
         features = [self.frozen_text_features(sentence) for sentence in TEMPLATES[self.options.TEMPLATES]]
-        return F.normalize(torch.stack(features).mean(0), dim=-1)
+        return F.normalize(torch.stack(features).mean(0), dim=-1).float()
 
     def loss_parts(self, prediction: Prediction, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and the three terms that hold prompted features g, f and logits near the frozen ones (eq. 3-6).

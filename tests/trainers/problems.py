@@ -15,7 +15,8 @@ from cpt_plugin.encoders import FrozenCLIP
 from trainers._base import PromptedCLIP, PromptLearner
 
 TRAINABLE = (
-    "CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT", "IVLP", "ShallowVL", "CoOpDPC", "MaPLeDPCCPT"
+    "CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT", "IVLP", "ShallowVL", "PromptSRC", "PromptSRCCPT",
+    "CoOpDPC", "MaPLeDPCCPT",
 )  # fmt: skip
 
 

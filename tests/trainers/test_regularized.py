@@ -1,4 +1,4 @@
-"""The regularized trainers: R10 (neutral at weight 0) and R11 (exact gradient) with the real CoOp, MaPLe and CoCoOp."""
+"""The regularized trainers: R10 (neutral at weight 0) and R11 (exact gradient) with the real trainers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainers._regularized import Regularized
 
 NO_WEIGHTS = ("CPT.WEIGHT_ETF", 0.0, "CPT.WEIGHT_CC", 0.0, "CPT.WEIGHT_RS", 0.0)
 WEIGHTS = {"ETF": 0.25, "CC": 0.15, "RS": 0.1}
-BASES = ("CoOp", "MaPLe", "CoCoOp")
+BASES = ("CoOp", "MaPLe", "CoCoOp", "PromptSRC")
 
 
 def two_epochs(folder, output, trainer, *options):
@@ -73,13 +73,15 @@ def test_each_weight_changes_the_prompts_but_draws_nothing(folder, tmp_path, pla
 
 
 @pytest.mark.parametrize("name", BASES)
-def test_after_training_nothing_of_the_hook_is_left(folder, tmp_path, name, caplog):
+def test_after_training_nothing_of_the_hook_is_left(folder, tmp_path, plain, name, caplog):
     with caplog.at_level("INFO", logger="cpt_plugin"):
         trainer = two_epochs(folder, tmp_path, f"{name}CPT")
     assert not trainer.hook.active
     assert "forward_backward" not in vars(trainer)
     assert all(not module._forward_hooks and not module._forward_pre_hooks for module in trainer.model.modules())
-    assert set(trainer.losses.meters) == {"loss", "acc", "loss_reg", "loss_etf", "loss_cc", "loss_rs"}
+    own = {*plain[name][0].losses.meters}
+    assert set(trainer.losses.meters) == own | {"loss_reg", "loss_etf", "loss_cc", "loss_rs"}
+    assert own >= {"loss", "acc"}
     assert "2 clusters over 4 classes" in caplog.text
     frozen = trainer.frozen_text_features()
     clusters = SemanticClusters.fit(frozen, trainer.dm.dataset.classnames, cluster_size=2)
@@ -137,7 +139,7 @@ def flat(gradients):
 def test_gradient_is_that_of_the_explicit_sum(folder, tmp_path, monkeypatch, name, scale):
     """R11 in float64, from perturbed prompts: at the start the rotation term's sign is rounding noise.
 
-    The trainer computes its cross-entropy from float32 logits, so both sides do.
+    The trainer computes its own loss from float32 values, so both sides do.
     """
     clip = tiny_clip(64, 64, 3, resolution=16, dtype=torch.float64)
     monkeypatch.setattr(_base, "load_clip", lambda *args, **options: clip)
@@ -161,7 +163,9 @@ def test_gradient_is_that_of_the_explicit_sum(folder, tmp_path, monkeypatch, nam
     assert max(map(assignment.count, assignment)) >= 2
     regularizer = regularizer_by_hand(text, image, batch["label"].tolist(), frozen, assignment)
     parameters = list(learner.parameters())
-    main = flat(torch.autograd.grad(F.cross_entropy(logits.float(), batch["label"]), parameters, retain_graph=True))
+    prediction = _base.Prediction(logits, unit, F.normalize(text, dim=-1))
+    loss = sum(trainer.loss_parts(prediction, batch["img"], batch["label"]).values())
+    main = flat(torch.autograd.grad(loss, parameters, retain_graph=True))
     added = flat(torch.autograd.grad(regularizer, parameters))
     assert added.norm() > 0.01 * main.norm()
 
