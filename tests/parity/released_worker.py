@@ -77,7 +77,22 @@ def run(problem: Any, job: dict[str, Any]) -> dict[str, Any]:
     result = {"initial": initial, "logits": logits.detach(), "gradients": gradients}
     if problem.trainer == "PromptSRC":
         result |= own_loss(trainer, images[0], labels[0])
-    return result | steps(trainer, images, labels)
+    result |= steps(trainer, images, labels)
+    if folder := job.get("save to"):
+        result |= saved(trainer, f"{folder}/{problem.name}", images[0])
+    return result
+
+
+def saved(trainer: Any, folder: str, image: Tensor) -> dict[str, Any]:
+    """Logits of the trained model, which Dassl saves as it does without our repair: with live schedulers."""
+    from dassl.optim.lr_scheduler import _BaseWarmupScheduler
+    from torch.optim.lr_scheduler import LRScheduler
+
+    with patch.object(_BaseWarmupScheduler, "state_dict", LRScheduler.state_dict):
+        trainer.save_model(OPTIM["MAX_EPOCH"] - 1, folder)
+    trainer.set_model_mode("eval")
+    with torch.no_grad():
+        return {"folder": folder, "trained logits": trainer.model(image)}
 
 
 def prompts_of(trainer: Any) -> dict[str, Tensor]:
