@@ -249,8 +249,10 @@ def _unknown_method(text: str, name: str, learners: list[str], known: list[str],
     alias = f"method '{text}' (= {name}) needs a part that is not here yet"
     stated = alias if name != text else f"unknown method '{text}'"
     second = f"[_{DPC}]" if dpc else ""
+    names = list(_combinations(learners, known, dpc))
+    reordered = [other for other in names if sorted(other.split("_")) == sorted(name.split("_"))]
     return (
-        f"{stated}; nearest: '{nearest(name, _combinations(learners, known, dpc))}'; "
+        f"{stated}; nearest: '{nearest(name, reordered or names)}'; "
         f"a method is LEARNER{second}[_REGULARIZER...] with learners {', '.join(learners) or '(none)'}"
         f" and regularizers {', '.join(known) or '(none)'}"
     )

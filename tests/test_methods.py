@@ -85,6 +85,11 @@ def test_what_is_no_method_is_refused_with_all_parts(repository, text):
     assert "[_dpc]" in message
 
 
+@pytest.mark.parametrize("text", ["dpc_coop_cpt", "coop_cpt_dpc", "cpt_dpc_coop"])
+def test_parts_in_a_wrong_order_are_put_right(repository, text):
+    assert "nearest: 'coop_dpc_cpt'" in refusal(text, repository)
+
+
 def test_a_repeated_part_is_named(repository):
     assert "'cpt' twice" in refusal("maple_cpt_npt_cpt", repository)
     assert "'dpc' twice" in refusal("maple_dpc_dpc", repository)
