@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import logging
 import sys
@@ -15,6 +14,7 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
+from cpt_plugin.cli.locking import only_process
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
 from cpt_plugin.config_identity import config_hash, differences
@@ -77,9 +77,11 @@ class Experiment:
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.
 
+        While another process works on this run, wait for it.
+
         Raises:
             ConfigError: the folder holds a run with another configuration or other images (keys named).
-            DataError: another process works on this run, or the folder cannot be written.
+            DataError: the folder cannot be written.
             CPTError: anything else that ends the run; what is finished stays on disk.
         """
         started = time.monotonic()
@@ -278,22 +280,6 @@ def class_results(trainer: Any) -> list[records.ClassResult]:
 def last_epoch_means(trainer: Any) -> dict[str, float]:
     """Mean of the loss and its parts over the last training epoch; empty for zero-shot."""
     return {name: meter.avg for name, meter in trainer.losses.meters.items() if name.startswith("loss")}
-
-
-@contextmanager
-def only_process(folder: Path) -> Iterator[None]:
-    """Hold the run's folder for this process.
-
-    Raises:
-        DataError: another process holds it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise DataError(f"another process is working on {folder}: wait for it, or give another --output") from error
-        yield
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,9 @@ import torch
 
 from cpt_plugin import toolkit
 from cpt_plugin.cli import experiment as experiment_module
-from cpt_plugin.cli.experiment import Experiment, only_process
+from cpt_plugin.cli import locking
+from cpt_plugin.cli.experiment import Experiment
+from cpt_plugin.cli.locking import only_process
 from cpt_plugin.errors import CheckpointError, ClusterError, ConfigError, DataError, RecordError
 from cpt_plugin.results import record as records
 from tests.helpers.checkpoints import identical
@@ -299,10 +302,18 @@ def test_temporary_file_of_a_killed_first_save_is_no_state(root, tmp_path, finis
     assert lasting(outcome.record) == lasting(finished["maple"][1].record)
 
 
-def test_second_process_on_the_same_run_is_refused(root, tmp_path, no_step):
-    experiment = tiny_experiment(root, tmp_path, "maple")
-    with only_process(experiment.folder), pytest.raises(DataError, match="another process is working on"):
-        experiment.execute()
+def test_second_process_on_the_same_run_waits_and_finds_it_finished(finished, tmp_path, monkeypatch, capsys):
+    experiment = copy_run(finished["maple"][0], tmp_path)
+    monkeypatch.setattr(locking, "POLL_SECONDS", 0.01)
+    outcomes = []
+    second = threading.Thread(target=lambda: outcomes.append(experiment.execute()))
+    with only_process(experiment.folder):
+        second.start()
+        second.join(0.5)
+        assert outcomes == []
+    second.join(30)
+    assert [outcome.status for outcome in outcomes] == ["finished before"]
+    assert f"another process is working on {experiment.folder}: waiting" in capsys.readouterr().err
 
 
 def test_folder_that_cannot_be_written_is_named(root, tmp_path):
