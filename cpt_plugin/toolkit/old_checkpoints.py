@@ -6,6 +6,7 @@ import importlib
 import os
 import pickle
 import types
+import zipfile
 from pathlib import Path
 from typing import IO, Any
 
@@ -58,6 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     place = None if torch.cuda.is_available() else "cpu"
     try:
+        _refuse_programs(path)
         return torch.load(path, map_location=place, weights_only=False, pickle_module=_PICKLE)
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
@@ -65,6 +67,14 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             f"Cannot read the checkpoint {path} ({reason}): it is missing, damaged, or holds objects that could run "
             "code. If you trust where it comes from, set TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1."
         ) from error
+
+
+def _refuse_programs(path: str | Path) -> None:
+    """Raise UnpicklingError for a TorchScript archive, which ``torch.load`` would hand to ``torch.jit.load``."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if any(name.rpartition("/")[2] == "constants.pkl" for name in archive.namelist()):
+                raise pickle.UnpicklingError("it is a TorchScript program")
 
 
 def install() -> None:

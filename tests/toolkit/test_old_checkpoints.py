@@ -119,3 +119,10 @@ def test_who_asks_for_pickle_gets_pickle(dassl, monkeypatch):
     monkeypatch.setenv("TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD", "1")
     old_checkpoints.install()
     assert dassl.load_checkpoint("x") == ("Dassl's", "x")  # type: ignore[attr-defined]
+
+
+def test_a_torchscript_program_is_refused(tmp_path):
+    path = tmp_path / "model.pth.tar-1"
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
+    with pytest.raises(CheckpointError, match="TorchScript program"):
+        read_checkpoint(path)
