@@ -121,6 +121,7 @@ def test_who_asks_for_pickle_gets_pickle(dassl, monkeypatch):
     assert dassl.load_checkpoint("x") == ("Dassl's", "x")  # type: ignore[attr-defined]
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
 def test_a_torchscript_program_is_refused(tmp_path):
     path = tmp_path / "model.pth.tar-1"
     torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), path)
