@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import re
 import secrets
 import sys
@@ -35,7 +36,7 @@ OUTPUT_FOLDER = object()
 def parser() -> argparse.ArgumentParser:
     """The options of the CoOp family; everything after them is KEY VALUE ..."""
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("--root", default="", help="data folder")
+    p.add_argument("--root", default="", help="data folder (default: $DATA_ROOT, else data)")
     p.add_argument("--output-dir", default="", help="folder of log.txt, checkpoints and TensorBoard files")
     p.add_argument("--resume", nargs="?", const=OUTPUT_FOLDER, default="", metavar="DIR",
                    help="continue an interrupted run from DIR (default: the output folder)")
@@ -92,6 +93,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     merge_list(cfg, opts)
     if resume is OUTPUT_FOLDER and "RESUME" not in opts[::2]:
         cfg.RESUME = _output_folder(cfg)
+    cfg.DATASET.ROOT = cfg.DATASET.ROOT or os.environ.get("DATA_ROOT") or "data"
     if cfg.SEED > MAX_SEED:
         raise ConfigError(f"--seed {cfg.SEED} is outside 0 .. {MAX_SEED}")
     if cfg.SEED < 0:

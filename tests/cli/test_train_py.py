@@ -298,3 +298,15 @@ def test_the_command_ends_with_one_line_for_wrong_input(tmp_path):
 def test_public_functions_say_what_they_do():
     functions = [command.parser, command.setup_cfg, command.check, command.run, command.main, command.cli]
     assert [function.__name__ for function in functions if not function.__doc__] == []
+
+
+@pytest.mark.parametrize(
+    ("given", "variable", "expected"), [("here", "there", "here"), ("", "there", "there"), ("", None, "data")]
+)
+def test_the_data_folder_is_given_or_the_variable_or_data(root, tmp_path, monkeypatch, given, variable, expected):
+    monkeypatch.delenv("DATA_ROOT", raising=False)
+    if variable:
+        monkeypatch.setenv("DATA_ROOT", variable)
+    _, _, *rest = words(root, tmp_path)
+    cfg = command.setup_cfg(command.parser().parse_args(["--root", given, *rest]))
+    assert cfg.DATASET.ROOT == expected
