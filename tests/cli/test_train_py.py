@@ -308,5 +308,5 @@ def test_the_data_folder_is_given_or_the_variable_or_data(root, tmp_path, monkey
     if variable:
         monkeypatch.setenv("DATA_ROOT", variable)
     _, _, *rest = words(root, tmp_path)
-    cfg = command.setup_cfg(command.parser().parse_args(["--root", given, *rest]))
-    assert cfg.DATASET.ROOT == expected
+    folder = command.setup_cfg(command.parser().parse_args(["--root", given, *rest])).DATASET.ROOT
+    assert folder == expected
