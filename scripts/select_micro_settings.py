@@ -1,10 +1,11 @@
-"""Choose the settings of configs/trainers/{CoOp,MaPLe,DPC}/micro.yaml on validation images, never on test images.
+"""Choose settings of configs/trainers/*/micro.yaml, where the file says so, on validation images, never on test images.
 
 Trains the prompt learners, and DPC over CoOp, on other class sets in the default world's domain, scores the harmonic
 mean of the accuracies on the *validation* images of base and of new classes, and writes every score and the choice to
 a log beside the configurations:
 
     python scripts/select_micro_settings.py --trainers CoOp MaPLe --log configs/trainers/micro_selection.json
+    python scripts/select_micro_settings.py --trainers IVLP --log configs/trainers/IVLP/micro_selection.json
     python scripts/select_micro_settings.py --trainers CoOpDPC --log configs/trainers/DPC/micro_selection.json
 
 A candidate's score is the mean over worlds and imbalance ratios. Half a point is less than the sampling error of
@@ -34,6 +35,8 @@ TAUS = (0.25, 0.06)
 GRIDS: dict[str, dict[str, tuple[Any, ...]]] = {
     "CoOp": {"OPTIM.LR": (0.002, 0.008, 0.02), "OPTIM.MAX_EPOCH": (10, 20)},
     "MaPLe": {"OPTIM.LR": (0.002, 0.005, 0.02), "OPTIM.MAX_EPOCH": (10, 20)},
+    "IVLP": {"OPTIM.LR": (0.002, 0.005, 0.02), "OPTIM.MAX_EPOCH": (10, 20)},
+    "ShallowVL": {"OPTIM.LR": (0.002, 0.02, 0.2), "OPTIM.MAX_EPOCH": (10, 20)},
     "CoOpDPC": {"OPTIM.LR": (0.002, 0.01, 0.05), "OPTIM.MAX_EPOCH": (10,), "TRAINER.DPC.TOP_K": (4, 8)},
 }
 TIE = 0.5

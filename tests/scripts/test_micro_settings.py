@@ -12,11 +12,12 @@ from cpt_plugin.worlds import parse_world
 from scripts.select_micro_settings import choose
 
 FOLDER = ROOT / "configs" / "trainers"
-LOGS = [json.loads((FOLDER / name).read_text()) for name in ("micro_selection.json", "DPC/micro_selection.json")]
+LOGS = [json.loads((FOLDER / name / "micro_selection.json").read_text()) for name in (".", "DPC", "IVLP", "ShallowVL")]
 SCORES = {trainer: scores for log in LOGS for trainer, scores in log["trainers"].items()}
+FOLDERS = {"CoOp": "CoOp", "MaPLe": "MaPLe", "IVLP": "IVLP", "ShallowVL": "ShallowVL", "CoOpDPC": "DPC"}
 
 
-@pytest.mark.parametrize(("trainer", "folder"), [("CoOp", "CoOp"), ("MaPLe", "MaPLe"), ("CoOpDPC", "DPC")])
+@pytest.mark.parametrize(("trainer", "folder"), FOLDERS.items())
 def test_configuration_is_the_logged_choice(trainer, folder):
     cfg = default_cfg()
     cfg.merge_from_file(config_file("trainers", folder, "micro"))
