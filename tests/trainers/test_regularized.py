@@ -19,7 +19,7 @@ from trainers._regularized import Regularized
 
 NO_WEIGHTS = ("CPT.WEIGHT_ETF", 0.0, "CPT.WEIGHT_CC", 0.0, "CPT.WEIGHT_RS", 0.0)
 WEIGHTS = {"ETF": 0.25, "CC": 0.15, "RS": 0.1}
-BASES = ("CoOp", "MaPLe", "CoCoOp", "PromptSRC")
+BASES = ("CoOp", "MaPLe", "CoCoOp", "IVLP", "PromptSRC", "ShallowVL")
 
 
 def two_epochs(folder, output, trainer, *options):
@@ -67,7 +67,8 @@ def test_each_weight_changes_the_prompts_but_draws_nothing(folder, tmp_path, pla
     weights = list(NO_WEIGHTS)
     weights[weights.index(f"CPT.WEIGHT_{part}") + 1] = WEIGHTS[part]
     trainer = two_epochs(folder, tmp_path, f"{name}CPT", *weights)
-    assert not torch.equal(saved(tmp_path)["state_dict"]["ctx"], saved(output)["state_dict"]["ctx"])
+    context = "txt_ctx" if name == "ShallowVL" else "ctx"
+    assert not torch.equal(saved(tmp_path)["state_dict"][context], saved(output)["state_dict"][context])
     assert identical(rng_state(), state)
     assert f"loss_{part.lower()}" in trainer.losses.meters
 
