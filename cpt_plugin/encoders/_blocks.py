@@ -6,6 +6,9 @@ from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+
+_QUICK_GELU = 1.702
 
 
 class FrozenEncoder(nn.Module):
@@ -32,3 +35,31 @@ def insert(x: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
     """Copy of `x` (L, N, w) whose rows `slots` (P, N) of each sequence are `vectors` (P, N or 1, w)."""
     index = slots.unsqueeze(-1).expand(-1, -1, x.shape[-1])
     return torch.scatter(x, 0, index, vectors.to(x.dtype).expand_as(index))
+
+
+def heads(rows: Tensor, number: int) -> Tensor:
+    """(B, rows, w) -> (B, number, rows, w / number)."""
+    return rows.unflatten(2, (number, -1)).transpose(1, 2)
+
+
+def project(block: Any, normed: Tensor, queries: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    """Query, key and value rows (B, heads, rows, w / heads) of one block; the queries of other rows if given."""
+    number, weight, bias = block.attn.num_heads, block.attn.in_proj_weight, block.attn.in_proj_bias
+    if queries is None:
+        q, k, v = (heads(x, number) for x in F.linear(normed, weight, bias).chunk(3, dim=-1))
+        return q, k, v
+    width = normed.shape[-1]
+    k, v = (heads(x, number) for x in F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
+    return heads(F.linear(queries, weight[:width], bias[:width]), number), k, v
+
+
+def feed_forward(block: Any, rows: Tensor, attended: Tensor) -> Tensor:
+    """Second half of a block, attention output (B, heads, rows, w / heads) and MLP added to `rows` (B, rows, w)."""
+    rows = rows + block.attn.out_proj(attended.transpose(1, 2).flatten(2))
+    hidden = block.mlp.c_fc(block.ln_2(rows))
+    if type(block.mlp.gelu).__name__ == "QuickGELU":
+        # x sigmoid(1.702 x), written so that one tensor is kept for the backward pass instead of two
+        hidden = F.silu(_QUICK_GELU * hidden) / _QUICK_GELU
+    else:
+        hidden = block.mlp.gelu(hidden)
+    return rows + block.mlp.c_proj(hidden)

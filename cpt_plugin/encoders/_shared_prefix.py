@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_QUICK_GELU = 1.702
+from cpt_plugin.encoders._blocks import feed_forward, project
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,19 +100,16 @@ def _replace(rows: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
 
 def _block(block: Any, prefix: Tensor, suffix: Tensor, layout: Layout, is_last: bool) -> tuple[Tensor, Tensor]:
     """One residual attention block on prefix (B, S, w) and packed suffixes (B, T, w); the last one keeps end rows."""
-    heads, shared = block.attn.num_heads, prefix.shape[1]
-    weight, bias, width = block.attn.in_proj_weight, block.attn.in_proj_bias, suffix.shape[-1]
+    shared = prefix.shape[1]
     normed = block.ln_1(torch.cat([prefix, suffix], dim=1))
     if is_last:
-        queries = normed[:, shared + layout.ends]
-        q = _heads(F.linear(queries, weight[:width], bias[:width]), heads)
-        k, v = (_heads(x, heads) for x in F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
+        q, k, v = project(block, normed, normed[:, shared + layout.ends])
         attended = _attend(q, k, v, shared, layout, of_ends=True)
-        return prefix, _feed_forward(block, suffix[:, layout.ends], attended)
-    q, k, v = (_heads(x, heads) for x in F.linear(normed, weight, bias).chunk(3, dim=-1))
+        return prefix, feed_forward(block, suffix[:, layout.ends], attended)
+    q, k, v = project(block, normed)
     own = F.scaled_dot_product_attention(q[:, :, :shared], k[:, :, :shared], v[:, :, :shared], is_causal=True)
     attended = torch.cat([own, _attend(q[:, :, shared:], k, v, shared, layout)], dim=2)
-    rows = _feed_forward(block, torch.cat([prefix, suffix], dim=1), attended)
+    rows = feed_forward(block, torch.cat([prefix, suffix], dim=1), attended)
     return rows[:, :shared], rows[:, shared:]
 
 
@@ -138,19 +135,3 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, shared: int, layout: Layout, of_end
 
 def _softmax_type(like: Tensor) -> torch.dtype:
     return torch.float32 if like.element_size() < 4 else like.dtype
-
-
-def _heads(rows: Tensor, heads: int) -> Tensor:
-    """(B, rows, w) -> (B, heads, rows, w/heads)."""
-    return rows.unflatten(2, (heads, -1)).transpose(1, 2)
-
-
-def _feed_forward(block: Any, rows: Tensor, attended: Tensor) -> Tensor:
-    rows = rows + block.attn.out_proj(attended.transpose(1, 2).flatten(2))
-    hidden = block.mlp.c_fc(block.ln_2(rows))
-    if type(block.mlp.gelu).__name__ == "QuickGELU":
-        # x sigmoid(1.702 x), written so that one tensor is kept for the backward pass instead of two
-        hidden = F.silu(_QUICK_GELU * hidden) / _QUICK_GELU
-    else:
-        hidden = block.mlp.gelu(hidden)
-    return rows + block.mlp.c_proj(hidden)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from cpt_plugin.encoders._blocks import FrozenEncoder, residual_block
+from cpt_plugin.encoders._blocks import FrozenEncoder, feed_forward, project
 from cpt_plugin.encoders.frozen import FrozenCLIP
 from cpt_plugin.errors import ConfigError, FeatureError
 
@@ -98,13 +100,21 @@ class ImageEncoder(FrozenEncoder):
         x = torch.cat([first, x], dim=1) + self.visual.positional_embedding.to(x.dtype)
         shallow = () if prompts is None else (prompts.shallow.to(x.dtype).expand(len(x), -1, -1),)
         if prompts is not None and prompts.after_norm:
-            x = torch.cat([self.visual.ln_pre(x), *shallow], dim=1).transpose(0, 1)
+            x = torch.cat([self.visual.ln_pre(x), *shallow], dim=1)
         else:
-            x = self.visual.ln_pre(torch.cat([x, *shallow], dim=1)).transpose(0, 1)
+            x = self.visual.ln_pre(torch.cat([x, *shallow], dim=1))
         deep = () if prompts is None else prompts.deep
-        for index, block in enumerate(self.visual.transformer.resblocks):
+        blocks = self.visual.transformer.resblocks
+        for index, block in enumerate(blocks):
             if 1 <= index <= len(deep):
                 prompt = deep[index - 1].to(x.dtype)
-                x = torch.cat([x[: -len(prompt)], prompt.unsqueeze(1).expand(-1, x.shape[1], -1)])
-            x = residual_block(block, x)
-        return self.visual.ln_post(x[0]) @ self.visual.proj
+                x = torch.cat([x[:, : -len(prompt)], prompt.expand(len(x), -1, -1)], dim=1)
+            x = _block(block, x, is_last=index == len(blocks) - 1)
+        return self.visual.ln_post(x[:, 0]) @ self.visual.proj
+
+
+def _block(block: Any, x: Tensor, is_last: bool) -> Tensor:
+    """One residual attention block on (B, L, w); of the last one only the class row (B, 1, w), all that is read."""
+    normed = block.ln_1(x)
+    q, k, v = project(block, normed, normed[:, :1] if is_last else None)
+    return feed_forward(block, x[:, :1] if is_last else x, F.scaled_dot_product_attention(q, k, v))
