@@ -2,14 +2,15 @@
 
 The text tower is causal and is read at the end token. Start token, learned context and words in front of the class
 names are therefore the same for every class in every block, deep prompts included, and what remains of a class is
-its name, the period and the end token: a few rows, packed without padding. In the last block only the end token's
-row is needed. Same result as running all 77 positions, up to rounding.
+its name, the period and the end token: a few rows, packed without padding. What the first block projects them to does
+not depend on the context and is computed once. In the last block only the end token's row is needed. Same result as
+running all 77 positions, up to rounding.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
 
@@ -18,6 +19,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpt_plugin.encoders._blocks import feed_forward, project
+
+Projected = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,6 +44,7 @@ class Layout:
     ends: Tensor
     back: Tensor
     buckets: tuple[tuple[int, int], ...]
+    _constants: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(cls, ids: Tensor, eot: Tensor, slots: Tensor) -> Layout | None:
@@ -60,6 +64,20 @@ class Layout:
         back[torch.tensor(order, device=ids.device)] = torch.arange(len(order), device=ids.device)
         return cls(ids[0, :shared], slots[0], ids[row, position], position, ends, back, buckets)
 
+    def constants(self, tower: Any) -> tuple[Tensor, Projected]:
+        """Suffix rows (1, T, w) at the input of the first block and their queries, keys and values, made once."""
+        block, embedding = tower.transformer.resblocks[0], tower.token_embedding
+        weights = (embedding.weight, tower.positional_embedding, *block.ln_1.parameters(), *block.attn.parameters())
+        kind = embedding.weight.device.type
+        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        key = autocast, [(id(weight), weight._version, weight.dtype, weight.device) for weight in weights]
+        if self._constants.get("key") != key:
+            with torch.inference_mode(False), torch.no_grad():
+                rows = embedding(self.ids).to(tower.dtype)
+                rows = (rows + tower.positional_embedding.to(rows.dtype)[self.positions])[None]
+                self._constants.update(key=key, rows=rows, projected=project(block, block.ln_1(rows)))
+        return self._constants["rows"], self._constants["projected"]
+
     def split(self, rows: Tensor, of_ends: bool = False) -> Iterator[Tensor]:
         """Packed rows (B, heads, T, ...) as (B, heads, classes, length, ...) by bucket; length 1 for end rows."""
         start = 0
@@ -78,16 +96,18 @@ def encode(tower: Any, layout: Layout, context: Tensor | None, deep: tuple[Tenso
     prefix = tower.token_embedding(layout.prefix_ids).to(tower.dtype)[None]
     if context is not None:
         prefix = _replace(prefix, layout.slots, context)
-    position = tower.positional_embedding.to(prefix.dtype)
-    prefix = prefix + position[: prefix.shape[1]]
-    suffix = tower.token_embedding(layout.ids).to(tower.dtype) + position[layout.positions]
-    suffix = suffix.expand(len(prefix), -1, -1)
+    prefix = prefix + tower.positional_embedding.to(prefix.dtype)[: prefix.shape[1]]
+    rows, (q, k, v) = layout.constants(tower)
+    suffix, every = rows.expand(len(prefix), -1, -1), (len(prefix), -1, -1, -1)
+    projected = q.expand(every), k.expand(every), v.expand(every)
     blocks = tower.transformer.resblocks
     for index, block in enumerate(blocks):
         if 1 <= index <= len(deep):
             prefix = _replace(prefix, layout.slots, deep[index - 1])
-        is_last = index == len(blocks) - 1
-        prefix, suffix = _block(block, prefix, suffix, layout, is_last)
+        if index == len(blocks) - 1:
+            suffix = _last_block(block, prefix, suffix, layout)
+        else:
+            prefix, suffix = _block(block, prefix, suffix, layout, projected if index == 0 else None)
     return tower.ln_final(suffix[:, layout.back]).to(tower.dtype) @ tower.text_projection
 
 
@@ -98,30 +118,45 @@ def _replace(rows: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
     return rows.expand(batch, -1, -1).index_copy(1, slots, vectors.expand(shape))
 
 
-def _block(block: Any, prefix: Tensor, suffix: Tensor, layout: Layout, is_last: bool) -> tuple[Tensor, Tensor]:
-    """One residual attention block on prefix (B, S, w) and packed suffixes (B, T, w); the last one keeps end rows."""
+def _block(
+    block: Any, prefix: Tensor, suffix: Tensor, layout: Layout, known: Projected | None
+) -> tuple[Tensor, Tensor]:
+    """One residual attention block on prefix (B, S, w) and packed suffixes (B, T, w), maybe with known projections."""
     shared = prefix.shape[1]
-    normed = block.ln_1(torch.cat([prefix, suffix], dim=1))
-    if is_last:
-        q, k, v = project(block, normed, normed[:, shared + layout.ends])
-        attended = _attend(q, k, v, shared, layout, of_ends=True)
-        return prefix, feed_forward(block, suffix[:, layout.ends], attended)
-    q, k, v = project(block, normed)
-    own = F.scaled_dot_product_attention(q[:, :, :shared], k[:, :, :shared], v[:, :, :shared], is_causal=True)
-    attended = torch.cat([own, _attend(q[:, :, shared:], k, v, shared, layout)], dim=2)
+    if known is None:
+        first, rest = _parted(project(block, block.ln_1(torch.cat([prefix, suffix], dim=1))), shared)
+    else:
+        first, rest = project(block, block.ln_1(prefix)), known
+    own = F.scaled_dot_product_attention(first[0], first[1], first[2], is_causal=True)
+    attended = torch.cat([own, _attend(first, rest, layout)], dim=2)
     rows = feed_forward(block, torch.cat([prefix, suffix], dim=1), attended)
     return rows[:, :shared], rows[:, shared:]
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, shared: int, layout: Layout, of_ends: bool = False) -> Tensor:
-    """Attention of suffix rows (B, heads, rows, w/heads) to the prefix and to their own class's earlier rows."""
-    q = q * q.shape[-1] ** -0.5
-    to_prefix = q @ k[:, :, :shared].transpose(-1, -2)
+def _last_block(block: Any, prefix: Tensor, suffix: Tensor, layout: Layout) -> Tensor:
+    """End rows (B, K, w) of the packed suffixes after the last block."""
+    shared = prefix.shape[1]
+    normed = block.ln_1(torch.cat([prefix, suffix], dim=1))
+    ends, k, v = project(block, normed, normed[:, shared + layout.ends])
+    first, (_, k, v) = _parted((ends, k, v), shared)
+    return feed_forward(block, suffix[:, layout.ends], _attend(first, (ends, k, v), layout, of_ends=True))
+
+
+def _parted(projected: Projected, shared: int) -> tuple[Projected, Projected]:
+    """Projections of the first `shared` rows and of the others."""
+    first, rest = ([x[:, :, rows] for x in projected] for rows in (slice(shared), slice(shared, None)))
+    return (first[0], first[1], first[2]), (rest[0], rest[1], rest[2])
+
+
+def _attend(prefix: Projected, suffix: Projected, layout: Layout, of_ends: bool = False) -> Tensor:
+    """Attention of suffix rows (B, heads, rows, w / heads) to the prefix and to their own class's earlier rows."""
+    q, k, v = suffix
+    q, shared = q * q.shape[-1] ** -0.5, prefix[1].shape[2]
+    to_prefix = q @ prefix[1].transpose(-1, -2)
     weights, outputs = [], []
     parts = zip(
-        layout.split(q, of_ends), layout.split(to_prefix, of_ends), layout.split(k[:, :, shared:]),
-        layout.split(v[:, :, shared:]), strict=True,
-    )  # fmt: skip
+        layout.split(q, of_ends), layout.split(to_prefix, of_ends), layout.split(k), layout.split(v), strict=True
+    )
     for queries, scores, keys, values in parts:
         within = queries @ keys.transpose(-1, -2)
         if not of_ends:
@@ -130,7 +165,7 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, shared: int, layout: Layout, of_end
         weight = torch.cat([scores, within], dim=-1).softmax(-1, dtype=_softmax_type(q)).to(q.dtype)
         weights.append(weight[..., :shared].flatten(2, 3))
         outputs.append((weight[..., shared:] @ values).flatten(2, 3))
-    return torch.cat(weights, dim=2) @ v[:, :, :shared] + torch.cat(outputs, dim=2)
+    return torch.cat(weights, dim=2) @ prefix[2] + torch.cat(outputs, dim=2)
 
 
 def _softmax_type(like: Tensor) -> torch.dtype:

@@ -166,11 +166,11 @@ def test_gradcheck(path: str, position: str) -> None:
 
 
 def rows_through(clip: FrozenCLIP, path: str, prompts: TextPrompts) -> tuple[int, int]:
-    """Rows that enter the first block, and rows that enter the feed-forward part of the last one."""
+    """Rows that enter the feed-forward parts of the first and of the last block."""
     blocks, rows = clip.model.transformer.resblocks, {}
     hooks = [
         module.register_forward_pre_hook(lambda _, inputs, key=key: rows.__setitem__(key, inputs[0][..., 0].numel()))
-        for key, module in (("first", blocks[0].ln_1), ("last", blocks[-1].ln_2))
+        for key, module in (("first", blocks[0].ln_2), ("last", blocks[-1].ln_2))
     ]
     TextEncoder(clip, path)(prompts)
     for hook in hooks:
@@ -186,6 +186,31 @@ def test_the_fast_path_runs_only_the_rows_that_matter() -> None:
     assert rows_through(clip, "auto", prompts) == (prefix + suffixes, 2)
     assert rows_through(clip, "truncated", prompts) == (2 * 7, 2 * 7)
     assert rows_through(clip, "reference", prompts) == (2 * 77, 2 * 77)
+
+
+def test_what_the_first_block_makes_of_class_names_is_computed_once_and_again_for_other_weights() -> None:
+    clip = tiny_clip(64, 64, 2, dtype=torch.float64)
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever"], n_ctx=2)
+    encoder, block = TextEncoder(clip), clip.model.transformer.resblocks[0]
+    rows: list[int] = []
+    block.ln_1.register_forward_pre_hook(lambda _, inputs: rows.append(inputs[0].shape[1]))
+
+    def encoded(seed: int) -> list[int]:
+        rows.clear()
+        context = draw(2, 64, seed=seed)
+        found = encoder(TextPrompts(tokens, context))
+        seen = rows.copy()
+        assert relative(found, TextEncoder(clip, "reference")(TextPrompts(tokens, context))) <= EXACT
+        return seen
+
+    prefix, suffixes = 1 + 2, (1 + 1 + 1) + (2 + 1 + 1)
+    assert encoded(seed=1) == [suffixes, prefix]
+    assert encoded(seed=2) == [prefix]
+    weights = (block.attn.in_proj_weight, block.attn.in_proj_bias, block.ln_1.weight, clip.model.positional_embedding)
+    for weight in (*weights, clip.model.token_embedding.weight):
+        with torch.no_grad():
+            weight.mul_(1.5)
+        assert encoded(seed=3) == [suffixes, prefix]
 
 
 @pytest.mark.parametrize(
