@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from cpt_plugin.encoders._blocks import FrozenEncoder, causal_mask, insert, residual_block
 from cpt_plugin.encoders._shared_prefix import Layout
@@ -15,7 +17,11 @@ from cpt_plugin.encoders.frozen import FrozenCLIP
 from cpt_plugin.encoders.tokens import ClassTokens
 from cpt_plugin.errors import ConfigError, FeatureError
 
+LOG = logging.getLogger("cpt_plugin")
 PATHS = ("auto", "truncated", "reference")
+MEMORY_GIB = 2.0
+_KEPT_WIDTHS = {True: 10, False: 16}
+"""Numbers kept for the backward pass by one row in one block, in widths: of the packed path, and of the others."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,6 +78,15 @@ class TextPrompts:
         """Whether all classes have the same context, of each image or of all."""
         return self.context is None or self.context.ndim == 2 or (self.context.ndim == 4 and self.context.shape[1] == 1)
 
+    def select(self, classes: Tensor | slice) -> TextPrompts:
+        """The prompts of some classes: their indices, in the wanted order, or a slice."""
+        context = self.context
+        if context is not None and context.ndim == 3:
+            context = context[classes]
+        elif context is not None and context.ndim == 4 and context.shape[1] > 1:
+            context = context[:, classes]
+        return TextPrompts(self.tokens.select(classes), context, self.deep)
+
     def equals(self, other: TextPrompts) -> bool:
         """Whether all vectors have the same values for the same classes."""
         mine, theirs = [self.context, *self.deep], [other.context, *other.deep]
@@ -96,13 +111,23 @@ class TextEncoder(FrozenEncoder):
     last end token cannot matter: path "truncated" leaves it out. Path "auto" moreover runs what all classes have in
     common once, or once an image (:mod:`cpt_plugin.encoders._shared_prefix`), where they share one context in front
     of their names, and is "truncated" elsewhere: class-specific contexts, names in front or middle.
+
+    What would keep more than `memory_gib` GiB for the backward pass (estimated from rows, width and blocks) is encoded
+    in chunks of classes, each run again when its gradient arrives: the same features and gradients, in less memory.
+
+    Raises:
+        ConfigError: unknown path, or a budget that is not above 0.
     """
 
-    def __init__(self, clip: FrozenCLIP, path: str = "auto") -> None:
+    def __init__(self, clip: FrozenCLIP, path: str = "auto", memory_gib: float = MEMORY_GIB) -> None:
         super().__init__()
+        if not memory_gib > 0:
+            raise ConfigError(f"the text encoder's memory budget is {memory_gib} GiB; give a number above 0")
         if path not in PATHS:
             raise ConfigError(f"text path {path!r} is unknown; choose one of {', '.join(PATHS)}")
         self.path = path
+        self.memory_gib = memory_gib
+        self._chunked: tuple[int, int] | None = None
         self._last: tuple[TextPrompts, tuple[Any, ...], Tensor] | None = None
         self.dtype = clip.dtype
         self.token_embedding = clip.model.token_embedding
@@ -127,12 +152,43 @@ class TextEncoder(FrozenEncoder):
         return self._last[2]
 
     def _encode(self, prompts: TextPrompts) -> Tensor:
+        classes, layout = len(prompts.tokens), self._layout(prompts)
+        rows = len(layout.ids) + len(layout.prefix_ids) if layout else classes * self._length(prompts.tokens)
+        size = self._at_once(classes, rows * (prompts.images or 1), layout is not None)
+        if size >= classes:
+            return self._encode_at_once(prompts)
+        if self._chunked != (classes, size):
+            self._chunked = classes, size
+            LOG.info(f"Text encoder: {classes} classes, {size} at a time, to keep within {self.memory_gib:g} GiB")
+
+        def encoded(start: int) -> Tensor:
+            return self._encode_at_once(prompts.select(slice(start, start + size)))
+
+        starts = range(0, classes, size)
+        if not torch.is_grad_enabled():
+            return torch.cat([encoded(start) for start in starts], dim=-2)
+        again = {"use_reentrant": False, "preserve_rng_state": False}
+        return torch.cat([checkpoint(encoded, start, **again) for start in starts], dim=-2)  # type: ignore[arg-type]
+
+    def _at_once(self, classes: int, rows: int, packed: bool) -> int:
+        """How many classes of that many rows in all fit in the budget."""
+        blocks = len(self.transformer.resblocks) if torch.is_grad_enabled() else 1
+        kept = rows * blocks * _KEPT_WIDTHS[packed] * self.positional_embedding.shape[1] * self.dtype.itemsize
+        return max(1, int(classes * self.memory_gib * 2**30 / kept))
+
+    def _layout(self, prompts: TextPrompts) -> Layout | None:
+        return prompts.tokens.layout if self.path == "auto" and prompts.is_shared else None
+
+    def _length(self, tokens: ClassTokens) -> int:
+        return tokens.ids.shape[1] if self.path == "reference" else tokens.length
+
+    def _encode_at_once(self, prompts: TextPrompts) -> Tensor:
         tokens, images = prompts.tokens, prompts.images or 1
-        if self.path == "auto" and prompts.is_shared and tokens.layout:
+        if layout := self._layout(prompts):
             context = prompts.context if prompts.images is None else prompts.context[:, 0]  # type: ignore[index]
-            features = encode_shared(self, tokens.layout, context, prompts.deep)
+            features = encode_shared(self, layout, context, prompts.deep)
             return features[0] if prompts.images is None else features
-        x = self._embed(tokens.ids, tokens.length).repeat(1, images, 1)
+        x = self._embed(tokens.ids, self._length(tokens)).repeat(1, images, 1)
         slots = tokens.slots.T.repeat(1, images)
         if prompts.context is not None:
             x = insert(x, slots, _per_sequence(prompts.context, len(tokens)))
@@ -140,14 +196,19 @@ class TextEncoder(FrozenEncoder):
         return features if prompts.images is None else features.unflatten(0, (images, len(tokens)))
 
     def encode_ids(self, ids: Tensor) -> Tensor:
-        """Un-normalized features (n, d) of plain token ids (n, 77) through the same path."""
+        """Un-normalized features (n, d) of plain token ids (n, 77) through the same path, without gradient."""
+        length = ids.shape[1] if self.path == "reference" else int(ids.argmax(dim=1).max()) + 1
+        with torch.no_grad():
+            size = self._at_once(len(ids), len(ids) * length, self.path == "auto")
+            return torch.cat([self._encode_ids(part, length) for part in ids.split(size)])
+
+    def _encode_ids(self, ids: Tensor, length: int) -> Tensor:
         eot, slots = ids.argmax(dim=1), ids.new_empty(len(ids), 0)
         if self.path == "auto" and (layout := Layout.of(ids, eot, slots)):
             return encode_shared(self, layout, None, ())[0]
-        return self._transform(self._embed(ids, int(eot.max()) + 1), eot, slots.T, ())
+        return self._transform(self._embed(ids, length), eot, slots.T, ())
 
-    def _embed(self, ids: Tensor, needed: int) -> Tensor:
-        length = ids.shape[1] if self.path == "reference" else needed
+    def _embed(self, ids: Tensor, length: int) -> Tensor:
         return self.token_embedding(ids[:, :length].T).to(self.dtype)
 
     def _transform(self, x: Tensor, eot: Tensor, slots: Tensor, deep: tuple[Tensor, ...]) -> Tensor:

@@ -179,8 +179,10 @@ class ClassTokens:
             raise ConfigError("there are no words to start the context from; give ClassTokens.build a prefix")
         return self._embedding(self._prefix_ids).detach().to(torch.float32, copy=True)
 
-    def select(self, indices: Tensor | Sequence[int]) -> ClassTokens:
+    def select(self, indices: Tensor | Sequence[int] | slice) -> ClassTokens:
         """The prompts of some classes, in the given order."""
+        if isinstance(indices, slice):
+            indices = range(len(self))[indices]
         rows = torch.as_tensor(indices, dtype=torch.long, device=self.ids.device)
         kept = rows.tolist()
         return replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
 import numpy as np
@@ -68,6 +69,13 @@ def cases(draw_: st.DrawFn) -> tuple[FrozenCLIP, TextPrompts]:
     return clip, TextPrompts(tokens, draw(*shape, clip.text_width, seed=seed), deep)
 
 
+def passes(encoder: TextEncoder) -> list[int]:
+    """Filled with one entry for each time the tower runs."""
+    seen: list[int] = []
+    encoder.ln_final.register_forward_pre_hook(lambda *_: seen.append(1))
+    return seen
+
+
 def learned(prompts: TextPrompts) -> list[torch.Tensor]:
     return [] if prompts.context is None else [prompts.context, *prompts.deep]
 
@@ -87,6 +95,82 @@ def test_the_fast_paths_are_exact_in_features_and_gradients(case: tuple[FrozenCL
     for fast in faster:
         for own, expected in zip(fast, reference, strict=True):
             assert relative(own, expected) <= EXACT
+
+
+@settings(max_examples=40, deadline=None)
+@given(case=cases(), path=st.sampled_from(PATHS), at_once=st.integers(1, 3))
+def test_classes_in_chunks_give_the_same_features_and_gradients(
+    case: tuple[FrozenCLIP, TextPrompts], path: str, at_once: int
+) -> None:
+    clip, prompts = case
+    expected, chunked, seen = TextEncoder(clip, path)(prompts), TextEncoder(clip, path), []
+    chunked._at_once = lambda *_: at_once  # type: ignore[method-assign]
+    chunked._encode_at_once = lambda part: seen.append(1) or TextEncoder._encode_at_once(chunked, part)  # type: ignore
+    found = chunked(prompts)
+    chunks = math.ceil(len(prompts.tokens) / at_once)
+    assert relative(found, expected) <= EXACT
+    assert len(seen) == chunks
+    if learned(prompts):
+        cotangent = draw(*expected.shape, seed=7).detach()
+        gradients = [torch.autograd.grad(features, learned(prompts), cotangent) for features in (found, expected)]
+        assert all(relative(*pair) <= EXACT for pair in zip(*gradients, strict=True))
+        assert len(seen) == (2 if chunks > 1 else 1) * chunks, "each chunk once more for its gradient"
+    with torch.no_grad():
+        assert relative(chunked(prompts), expected) <= EXACT
+
+
+def kept(encoder: TextEncoder, prompts: TextPrompts) -> int:
+    """Bytes kept for the backward pass, frozen weights aside."""
+    storages = {}
+    frozen = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in frozen:
+            storages[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        encoder(prompts)
+    return sum(size for size, _ in storages.values())
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_the_budget_bounds_what_is_kept_for_the_backward_pass(path: str) -> None:
+    clip = tiny_clip(text_width=128, text_layers=3, vision_layers=1)
+    tokens = ClassTokens.build(clip, ["cat", "golden retriever", "tabby cat", "dog"] * 8, n_ctx=4)
+    prompts = TextPrompts(tokens, torch.randn(4, 128).requires_grad_())
+    whole = TextEncoder(clip, path)
+    rows = whole._length(tokens) * 32 if path != "auto" else len(tokens.layout.ids)  # type: ignore[union-attr]
+    for budget in (kept(whole, prompts), kept(whole, prompts) / 7):
+        size = TextEncoder(clip, path, memory_gib=budget / 2**30)._at_once(32, rows, path == "auto")
+        part = prompts.select(slice(0, size))
+        assert 0.3 * budget <= kept(whole, part) <= 1.3 * budget
+    assert size < 10
+
+
+@pytest.mark.parametrize("budget", [0.0, -1.0, float("nan")])
+def test_a_budget_that_is_no_budget_is_refused(budget: float) -> None:
+    with pytest.raises(ConfigError, match="memory budget"):
+        TextEncoder(clip64(), memory_gib=budget)
+
+
+def test_chunks_are_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    clip = clip64()
+    tokens = ClassTokens.build(clip, ["cat", "dog", "golden retriever"], n_ctx=2)
+    encoder = TextEncoder(clip, memory_gib=1e-9)
+    with caplog.at_level("INFO", logger="cpt_plugin"):
+        for seed in (1, 2):
+            encoder(TextPrompts(tokens, draw(2, 64, seed=seed)))
+    (line,) = [record.getMessage() for record in caplog.records if "at a time" in record.getMessage()]
+    assert line == "Text encoder: 3 classes, 1 at a time, to keep within 1e-09 GiB"
+
+
+def test_plain_texts_in_chunks() -> None:
+    clip = clip64()
+    ids = tokenize(["a cat", "golden retriever", "dog", "a big dog", "cat"], clip)
+    expected = clip.model.encode_text(ids)
+    assert relative(TextEncoder(clip, memory_gib=1e-9).encode_ids(ids), expected) <= EXACT
 
 
 @settings(max_examples=25, deadline=None)
@@ -223,13 +307,6 @@ def test_what_the_classes_do_not_share_falls_back_to_truncation(position: str, s
     prompts = TextPrompts(tokens, draw(*leading, 2, 64, seed=1))
     assert rows_through(clip, "auto", prompts) == rows_through(clip, "truncated", prompts)
     assert relative(TextEncoder(clip)(prompts), TextEncoder(clip, "reference")(prompts)) <= EXACT
-
-
-def passes(encoder: TextEncoder) -> list[int]:
-    """Filled with one entry for each time the tower runs."""
-    seen: list[int] = []
-    encoder.ln_final.register_forward_pre_hook(lambda *_: seen.append(1))
-    return seen
 
 
 def test_without_gradients_the_same_prompts_are_encoded_once_and_changed_ones_again() -> None:
