@@ -11,6 +11,7 @@ NEUTRAL_KEYS = frozenset(
     {
         "DATALOADER.NUM_WORKERS",
         "DATASET.ROOT",
+        "MODEL.TEXT_MEMORY_GIB",
         "OUTPUT_DIR",
         "RESUME",
         "TRAIN.CHECKPOINT_FREQ",

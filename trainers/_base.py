@@ -23,6 +23,7 @@ from cpt_plugin.encoders import (
     load_clip,
     resolve_precision,
 )
+from cpt_plugin.encoders.text import MEMORY_GIB
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from trainers._degrees import EpochFeatures
@@ -64,28 +65,46 @@ class Prediction(NamedTuple):
 class PromptedCLIP(nn.Module):
     """Frozen CLIP read through learnable prompts: logits = exp(logit_scale) * cos(image, text)."""
 
-    def __init__(self, clip: FrozenCLIP, prompt_learner: PromptLearner) -> None:
+    def __init__(self, clip: FrozenCLIP, prompt_learner: PromptLearner, memory_gib: float = MEMORY_GIB) -> None:
         super().__init__()
         self.prompt_learner = prompt_learner
-        self.text_encoder = TextEncoder(clip)
+        self.text_encoder = TextEncoder(clip, memory_gib=memory_gib)
         self.image_encoder = ImageEncoder(clip)
         self.logit_scale = clip.logit_scale
 
-    def forward(self, image: Tensor, label: Tensor | None = None, with_features: bool = False) -> Any:
+    def forward(
+        self,
+        image: Tensor,
+        label: Tensor | None = None,
+        with_features: bool = False,
+        classes: Tensor | None = None,
+    ) -> Any:
         """(B, 3, H, W) images -> (B, K) logits over the classes of the prompt learner.
 
         Args:
             image: images in CLIP's normalization.
             label: (B,) their labels, which a hook on this module may read; not used here.
             with_features: return a :class:`Prediction` instead of the logits alone.
+            classes: the only classes to encode; the others have the logit -inf and no text feature.
         """
         features = F.normalize(self.image_encoder(image, self.prompt_learner.image_prompts()), dim=-1)
-        text = F.normalize(self.text_encoder(self.prompt_learner.text_prompts(features)), dim=-1).to(features.dtype)
+        prompts = self.prompt_learner.text_prompts(features)
+        text = self._encoded(prompts if classes is None else prompts.select(classes), features)
         if text.ndim == 3:
             logits = self.logit_scale * torch.einsum("bd,bkd->bk", features, text)
         else:
             logits = self.logit_scale * features @ text.t()
+        if classes is not None:
+            everywhere = logits.new_full((len(logits), len(prompts.tokens)), float("-inf"))
+            logits = everywhere.index_copy(1, classes, logits)
         return Prediction(logits, features, text) if with_features else logits
+
+    def text_features(self, image: Tensor) -> Tensor:
+        """Unit text features (K, d), or (B, K, d) where they depend on the unit image features (B, d)."""
+        return self._encoded(self.prompt_learner.text_prompts(image), image)
+
+    def _encoded(self, prompts: TextPrompts, image: Tensor) -> Tensor:
+        return F.normalize(self.text_encoder(prompts), dim=-1).to(image.dtype)
 
 
 class CLIPTrainer(FrozenFeatures, TrainerX):
@@ -172,7 +191,7 @@ class PromptTrainer(CLIPTrainer):
     def build_model(self) -> None:
         self.clip = self.load_frozen_clip(self.options.PREC)
         prompts = self.build_prompt_learner(self.clip, self.dm.dataset.classnames)
-        self.model = PromptedCLIP(self.clip, prompts).to(self.device)
+        self.model = PromptedCLIP(self.clip, prompts, self.cfg.MODEL.TEXT_MEMORY_GIB).to(self.device)
         if self.cfg.MODEL.INIT_WEIGHTS:
             load_prompts(self, Path(self.cfg.MODEL.INIT_WEIGHTS))
             LOG.info(f"Prompts start from {self.cfg.MODEL.INIT_WEIGHTS}")
@@ -208,20 +227,37 @@ class PromptTrainer(CLIPTrainer):
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         image, label = self.parse_batch_train(batch)
         with self.precision.context(self.device):
-            prediction = self.model(image, label, with_features=True)
+            classes = self.needed_classes(label)
+            prediction = self.model(image, label, with_features=True, classes=classes)
+            text = prediction.text if classes is None else self._text_of_all_classes(prediction.image)
+            self.epoch_features.add(prediction.image, text, label)
             parts = self.loss_parts(prediction, image, label)
             loss = torch.stack(list(parts.values())).sum()
         if self.scaler is None:
             self.model_backward_and_update(loss)
         else:
             self._scaled_step(self.scaler, loss)
-        self.epoch_features.add(prediction.image, prediction.text, label)
         if self.batch_idx + 1 == self.num_batches:
             self.update_lr()
-        summary = {"loss": loss.item(), "acc": compute_accuracy(prediction.logits, label)[0].item()}
+        summary = {"loss": loss.item(), "acc": self.training_accuracy(prediction.logits, label)}
         if parts.keys() != {"ce"}:
             summary |= {f"loss_{name}": value.item() for name, value in parts.items()}
         return summary
+
+    def needed_classes(self, label: Tensor) -> Tensor | None:
+        """Sorted classes whose text features a training step with these labels needs; None, as here, for all."""
+        return None
+
+    def _text_of_all_classes(self, image: Tensor) -> Tensor | None:
+        """For steps that encode some classes: what the epoch's degrees of collapse need, at its last step only."""
+        if self.batch_idx + 1 < self.num_batches:
+            return None
+        with torch.no_grad():
+            return self.model.text_features(image)
+
+    def training_accuracy(self, logits: Tensor, label: Tensor) -> float:
+        """Percentage of the batch's images whose highest logit is that of their label."""
+        return compute_accuracy(logits, label)[0].item()
 
     def loss_parts(self, prediction: Prediction, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Named float32 terms (weighted) of this method's own loss, which is their sum; all are logged.

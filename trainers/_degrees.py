@@ -25,15 +25,17 @@ class EpochFeatures:
         self._counts: Tensor | None = None
         self.text: Tensor | None = None
 
-    def add(self, image: Tensor, text: Tensor, label: Tensor) -> None:
-        """Take in one step's unit features, (B, d) and (K, d) or (B, K, d), and labels (B,)."""
-        image, text = (f.detach().float() if f.element_size() < 4 else f.detach() for f in (image, text))
+    def add(self, image: Tensor, text: Tensor | None, label: Tensor) -> None:
+        """Take in one step's unit features, (B, d) and (K, d) or (B, K, d) or none, and labels (B,)."""
+        image = _at_least_float(image)
         if self._sums is None or self._counts is None:
             self._sums = image.new_zeros(self._num_classes, image.shape[1])
             self._counts = image.new_zeros(self._num_classes)
         self._sums.index_add_(0, label, image)
         self._counts.index_add_(0, label, torch.ones_like(label, dtype=image.dtype))
-        self.text = text.mean(0) if text.ndim == 3 else text
+        if text is not None:
+            text = _at_least_float(text)
+            self.text = text.mean(0) if text.ndim == 3 else text
 
     def degrees(self) -> dict[str, float]:
         """Delta_LCD of all text features and Delta_MID over the classes seen, in both forms (our reconstruction).
@@ -65,3 +67,7 @@ class EpochFeatures:
         self._sums, self._counts, self.text = (
             None if state[name] is None else state[name].to(device) for name in ("sums", "counts", "text")
         )
+
+
+def _at_least_float(features: Tensor) -> Tensor:
+    return features.detach().float() if features.element_size() < 4 else features.detach()

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpt_plugin._trainer_checks import attached_models
 from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, TextPrompts
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import find_model
@@ -166,7 +167,7 @@ class DPC(PromptTrainer):
 
     def build_model(self) -> None:
         super().build_model()
-        self.stage_one = PromptedCLIP(self.clip, self.dual_prompts.stage_one)
+        self.stage_one = PromptedCLIP(self.clip, self.dual_prompts.stage_one, self.cfg.MODEL.TEXT_MEMORY_GIB)
 
     @property
     def dual_prompts(self) -> DualPrompts:
@@ -182,7 +183,7 @@ class DPC(PromptTrainer):
         return {**super().checkpoint_extra(), "stage_one": self.stage_one_hash}
 
     def before_train(self) -> None:
-        """Sort the training images by class.
+        """Sort the training images by class, and encode the texts of stage one once.
 
         Raises:
             ConfigError: no folder of stage one is given.
@@ -200,7 +201,24 @@ class DPC(PromptTrainer):
             self.images_of.setdefault(item.label, []).append(index)
         if len(self.images_of) < 2:
             raise DataError(f"{len(self.images_of)} class has training images: hard negatives need at least 2")
+        if not self.dual_prompts.conditional:
+            with torch.no_grad(), self.precision.context(self.device):
+                self.stage_one.text_encoder(self.dual_prompts.stage_one.text_prompts())
         super().before_train()
+
+    @property
+    def _plain_loss(self) -> bool:
+        """Whether the learner has no loss terms of its own, which may read all classes or the pixels."""
+        return super().loss_parts.__func__ is PromptTrainer.loss_parts  # type: ignore[attr-defined]
+
+    def needed_classes(self, label: Tensor) -> Tensor | None:
+        """Those of the batch; all where the learner's own loss terms or a regularizer may read them."""
+        return label.unique() if self._plain_loss and self.model not in attached_models else None
+
+    def training_accuracy(self, logits: Tensor, label: Tensor) -> float:
+        """Percentage of the batch's images whose label has the highest logit among the classes of the batch."""
+        classes, position = label.unique(return_inverse=True)
+        return super().training_accuracy(logits[:, classes], position)
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         """Each image followed by one training image of each of its hard negative classes, and their labels.

@@ -54,6 +54,7 @@ DEFAULTS: dict[str, Any] = {
         "INIT_WEIGHTS": "",
         "HEAD": {"NAME": ""},
         "BACKBONE": {"NAME": "", "PATH": "", "PRETRAINED": True},
+        "TEXT_MEMORY_GIB": 2.0,
     },
     "OPTIM": {
         "NAME": "adam",
@@ -97,5 +98,6 @@ PACKAGE_KEYS = (
     "DATASET.CLASS_ORDER",
     "DATASET.MAX_PER_CLASS",
     "MODEL.BACKBONE.PATH",
+    "MODEL.TEXT_MEMORY_GIB",
     "TRAIN.CHECKPOINT_SECONDS",
 )
