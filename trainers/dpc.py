@@ -224,10 +224,13 @@ class DPC(PromptTrainer):
         """Each image followed by one training image of each of its hard negative classes, and their labels.
 
         Choices follow from (seed, epoch, batch). The negatives are drawn from the (few-shot, long-tailed) training
-        images and go through the training transform.
+        images and go through the training transform. Where images are encoded without prompts, and nothing but the
+        encoder reads them, it is their features (B, d) that are given, so that both stages share them.
         """
         image, label = super().parse_batch_train(batch)
+        shared = self._plain_loss and self.dual_prompts.image_prompts() is None
         with torch.no_grad(), self.precision.context(self.device):
+            image = self.model.image_encoder(image) if shared else image
             logits = self.stage_one(image)
         rng = random.Random(derive_seed(self.cfg.SEED, "negatives", self.epoch, self.batch_idx))
         labels = label.tolist()
@@ -239,7 +242,9 @@ class DPC(PromptTrainer):
         for position, own in enumerate(negatives):
             order += [position, *range(used, used + len(own))]
             used += len(own)
-        images = torch.cat([image, torch.stack(drawn).to(self.device)])
+        others = torch.stack(drawn).to(self.device)
+        with torch.no_grad(), self.precision.context(self.device):
+            images = torch.cat([image, self.model.image_encoder(others) if shared else others])
         classes = torch.cat([label, label.new_tensor([c for own in negatives for c in own])])
         return images[order], classes[order]
 

@@ -55,20 +55,25 @@ class ImageEncoder(FrozenEncoder):
         self.dtype = clip.dtype
         self.resolution = clip.input_resolution
         self.width = clip.vision_width
+        self.embed_dim = clip.embed_dim
         self.is_vit = clip.is_vit
         self.eval()
 
     def forward(self, image: Tensor, prompts: ImagePrompts | None = None) -> Tensor:
         """Un-normalized image features (B, d) of images (B, 3, H, W) in CLIP's normalization.
 
+        Features (B, d) in the place of images, which this encoder gave before, are passed on as they are.
+
         Raises:
             FeatureError: images or prompts of the wrong shape.
             ConfigError: prompts for a ResNet, or deeper prompts than there are blocks.
         """
+        if image.ndim == 2 and image.shape[1] == self.embed_dim and prompts is None:
+            return image
         if image.ndim != 4 or tuple(image.shape[1:]) != (3, self.resolution, self.resolution):
             raise FeatureError(
-                f"images have shape {tuple(image.shape)}; this model takes "
-                f"(batch, 3, {self.resolution}, {self.resolution})"
+                f"images have shape {tuple(image.shape)}; this model takes (batch, 3, {self.resolution}, "
+                f"{self.resolution}), or without visual prompts features (batch, {self.embed_dim})"
             )
         if prompts is not None:
             self.check(prompts)

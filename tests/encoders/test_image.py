@@ -137,3 +137,14 @@ def test_wrong_prompts_are_refused() -> None:
     for bad in (torch.zeros(0, 64), torch.zeros(64), torch.zeros(1, 2, 64)):
         with pytest.raises(FeatureError, match=r"expected \(tokens >= 1, width\)"):
             ImagePrompts(bad)
+
+
+def test_features_in_the_place_of_images_are_passed_on() -> None:
+    clip = vit64()
+    encoder = ImageEncoder(clip)
+    features = encoder(draw(3, 3, 16, 16, seed=0))
+    assert encoder(features) is features
+    with pytest.raises(FeatureError, match=r"features \(batch, 32\)"):
+        encoder(features[:, 1:])
+    with pytest.raises(FeatureError, match="images have shape"):
+        encoder(features, ImagePrompts(draw(1, 64, seed=1)))

@@ -242,7 +242,7 @@ def test_batch_pairs_each_image_with_its_negatives(folder, tmp_path):
 
 def test_negatives_are_images_of_their_class_from_the_long_tailed_set(folder, tmp_path, monkeypatch):
     tail = ("DATASET.IMBALANCE_TAU", 0.25, "DATASET.MAX_PER_CLASS", 8)
-    trainer = trained_for_batches(build(folder, tmp_path, "CoOpDPC", *tail))
+    trainer = trained_for_batches(build(folder, tmp_path, "MaPLeDPC", *tail))
     assert trainer.dm.class_counts == [8, 5, 3, 2]
     drawn = {label: set() for label in range(4)}
     original = DPC.training_image
