@@ -14,6 +14,7 @@ from cpt_plugin._frozen_sources import FrozenSources
 from cpt_plugin._trainer_checks import attached_models, check_trainer, resolve_class_names, shared_template
 from cpt_plugin.attach import Attachment, OutputScale, attach_loss
 from cpt_plugin.errors import ConfigError, HookError, TrainingError
+from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer, build
 from cpt_plugin.taps import Taps
 
@@ -140,7 +141,8 @@ class _RegularizedStep:
         self._model: nn.Module = trainer.model
         self._text_shape = text_shape
         self._output_scale = OutputScale(trainer, accumulation)
-        self._taps = Taps(self._model, self._regularize)
+        self._profile = profile_of(trainer)
+        self._taps = Taps(self._model, self._timed)
         self._steps = 0
         self._attachments: list[Attachment] = []
         self._values: list[dict[str, float]] = []
@@ -189,6 +191,10 @@ class _RegularizedStep:
         self._check_back_propagated()
         self._report(summary)
         return summary
+
+    def _timed(self, features: FeatureBatch, output: Any) -> Any:
+        with self._profile.section("regularizer"):
+            return self._regularize(features, output)
 
     def _regularize(self, features: FeatureBatch, output: Any) -> Any:
         """Called at the end of the model's forward; returns its output with the regularizers attached."""

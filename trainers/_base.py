@@ -29,6 +29,7 @@ from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, co
 from trainers._degrees import EpochFeatures
 from trainers._frozen import FrozenFeatures
 from trainers._loading import load_prompts
+from trainers._profiled import Profiled
 from trainers._prompts import prompts_digest
 
 LOG = logging.getLogger("cpt_plugin")
@@ -176,7 +177,7 @@ class CLIPTrainer(FrozenFeatures, TrainerX):
         return {"backbone": self.clip.name, "backbone_sha256": self.clip.digest}
 
 
-class PromptTrainer(CLIPTrainer):
+class PromptTrainer(Profiled, CLIPTrainer):
     """Base of all prompt learners: cross-entropy on cosine logits, only the prompts are trained."""
 
     registered_name: ClassVar[str] = "prompt_learner"
@@ -225,7 +226,8 @@ class PromptTrainer(CLIPTrainer):
         return {**super().epoch_values(), **self.epoch_features.degrees()}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        image, label = self.parse_batch_train(batch)
+        with self.profile.section("data"):
+            image, label = self.parse_batch_train(batch)
         with self.precision.context(self.device):
             classes = self.needed_classes(label)
             prediction = self.model(image, label, with_features=True, classes=classes)
@@ -268,13 +270,15 @@ class PromptTrainer(CLIPTrainer):
 
     def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
         """Step under a loss scale; gradients that overflow skip the step, which is counted, and lower the scale."""
-        self.optim.zero_grad()
-        self.detect_anomaly(loss)
-        scaler.scale(loss).backward()
-        scaler.step(self.optim)
-        before = scaler.get_scale()
-        scaler.update()
-        self.skipped_steps += scaler.get_scale() < before
+        with self.profile.section("update"):
+            self.optim.zero_grad()
+            self.detect_anomaly(loss)
+            with self.profile.section("backward"):
+                scaler.scale(loss).backward()
+            scaler.step(self.optim)
+            before = scaler.get_scale()
+            scaler.update()
+            self.skipped_steps += scaler.get_scale() < before
 
     def after_train(self) -> None:
         if self.skipped_steps:

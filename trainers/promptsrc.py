@@ -111,6 +111,11 @@ class PromptSRC(IVLP):
         is :attr:`frozen_text`, f0 the image features without prompts, z0 = exp(logit_scale) f0 g0^T; no gradient
         reaches them.
         """
+        with self.profile.section("regularizer"):
+            terms = self._scl_terms(prediction, image)
+        return super().loss_parts(prediction, image, label) | terms
+
+    def _scl_terms(self, prediction: Prediction, image: Tensor) -> dict[str, Tensor]:
         with torch.no_grad():
             frozen_image = F.normalize(self.frozen_image_encoder(image), dim=-1).float()
             frozen_logits = self.clip.logit_scale * frozen_image @ self.frozen_text.t()
@@ -121,7 +126,7 @@ class PromptSRC(IVLP):
             log_target=True,
         )
         text_weight, image_weight = self.options.TEXT_LOSS_WEIGHT, self.options.IMAGE_LOSS_WEIGHT
-        return super().loss_parts(prediction, image, label) | {
+        return {
             "scl_text": text_weight * F.l1_loss(prediction.text.float(), self.frozen_text),
             "scl_image": image_weight * F.l1_loss(prediction.image.float(), frozen_image),
             "scl_logits": kl / frozen_logits.numel(),
