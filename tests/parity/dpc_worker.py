@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -29,7 +30,6 @@ from tests.parity.dpc_problem import (
     TOP_K,
     VARIANTS,
     WEIGHT,
-    Data,
     absent_label,
     data,
 )
@@ -64,12 +64,14 @@ class StageOne:
         return torch.eye(len(NAMES)), self.logits / 100.0
 
 
-def configuration(folder: Path, dtype: torch.dtype, variant: dict[str, float]) -> Any:
+def configuration(
+    folder: Path, dtype: torch.dtype, variant: dict[str, float], names: Sequence[str], top_k: int, pictures: int
+) -> Any:
     from dassl.config import get_cfg_default
     from yacs.config import CfgNode
 
-    pictures = {name: [label, [f"{label}/0.png"]] for label, name in enumerate(NAMES)}
-    (folder / "pictures.json").write_text(json.dumps({"train": [pictures]}))
+    files = {name: [label, [f"{label}/{i}.png" for i in range(pictures)]] for label, name in enumerate(names)}
+    (folder / "pictures.json").write_text(json.dumps({"train": [files]}))
     cfg = get_cfg_default()
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
     cfg.INPUT.SIZE = (RESOLUTION, RESOLUTION)
@@ -84,7 +86,7 @@ def configuration(folder: Path, dtype: torch.dtype, variant: dict[str, float]) -
     )
     cfg.SPLE = CfgNode(
         {
-            "INFER_TOPK": TOP_K,
+            "INFER_TOPK": top_k,
             "PIC_LIB": str(folder / "pictures.json"),
             "SPLE_TRAINER": CfgNode({"SPLE_INIT": True}),
             "STACK": CfgNode({"MODE": "converse", "WEIGHT": WEIGHT, "WEIGHT_FOR_NEW": 0.0, "LOOP_DEPTH": 0}),
@@ -93,7 +95,11 @@ def configuration(folder: Path, dtype: torch.dtype, variant: dict[str, float]) -
     return cfg
 
 
-def build(module: Any, folder: Path, weights: str, problem: Data, variant: str) -> Any:
+def build(
+    module: Any, folder: Path, weights: str, problem: Any, variant: str,
+    names: Sequence[str] = NAMES, top_k: int = TOP_K, images_of_a_class: int = 1,
+) -> Any:  # fmt: skip
+    """The released second stage; ``problem`` gives the prompts of stage one and an image of every class."""
     from dassl.engine.trainer import TrainerBase
 
     import_module("clip.clip")._download = lambda url, root=None: weights
@@ -103,8 +109,9 @@ def build(module: Any, folder: Path, weights: str, problem: Data, variant: str) 
     cls.build_inference_backbone = lambda self, cfg: StageOne()
     trainer = cls.__new__(cls)
     TrainerBase.__init__(trainer)
-    trainer.cfg, trainer.device = configuration(folder, problem.pool.dtype, VARIANTS[variant]), torch.device("cpu")
-    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(NAMES)))
+    trainer.cfg = configuration(folder, problem.pool.dtype, VARIANTS[variant], names, top_k, images_of_a_class)
+    trainer.device = torch.device("cpu")
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(names)))
     trainer.transform_img = lambda image: image
     trainer.build_model()
     if variant == "P kept":

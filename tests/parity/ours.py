@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.encoders import freeze_clip, resolve_precision
 from cpt_plugin.toolkit import TRAINER_REGISTRY, TrainerBase
-from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, Problem, batches, prompts_like
+from tests.parity.problems import EPOCH_LENGTH, OPTIM, Problem, batches, prompts_like
 from trainers.promptsrc import PromptSRC
 
 
@@ -75,7 +75,7 @@ def build(case: Problem, weights: str) -> Any:
     cfg = default_cfg()
     values = {
         "MODEL.BACKBONE.NAME": weights,
-        "INPUT.SIZE": (RESOLUTION, RESOLUTION),
+        "INPUT.SIZE": (case.resolution, case.resolution),
         "DATASET.NAME": case.dataset,
         **{f"OPTIM.{key}": value for key, value in OPTIM.items()},
         **{f"TRAINER.{case.node}.{key}": value for key, value in case.options.items()},
@@ -87,8 +87,8 @@ def build(case: Problem, weights: str) -> Any:
     trainer = cls.__new__(cls)
     TrainerBase.__init__(trainer)
     trainer.cfg, trainer.device = cfg, torch.device("cpu")
-    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(NAMES)))
-    trainer.num_classes = len(NAMES)
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(case.names)))
+    trainer.num_classes = len(case.names)
     if case.dtype == "float64":
         _build_wide(trainer, weights)
     else:

@@ -35,6 +35,8 @@ class Problem:
     dtype: str = "float32"
     sizes: dict[str, int] = field(default_factory=dict)
     dataset: str = "EuroSAT"
+    names: tuple[str, ...] = NAMES
+    resolution: int = RESOLUTION
 
     @property
     def torch_dtype(self) -> torch.dtype:

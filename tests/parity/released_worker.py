@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, RESOLUTION, batches, our_name, prompts_like, prototypes
+from tests.parity.problems import EPOCH_LENGTH, NAMES, OPTIM, batches, our_name, prompts_like, prototypes
 
 
 def prepare(repository: str) -> None:
@@ -160,7 +160,7 @@ def build(problem: Any, weights: str) -> Any:
         import_module("trainers.dapt").prototype_load = lambda cfg: given
     cfg = get_cfg_default()
     cfg.MODEL.BACKBONE.NAME = "ViT-B/16"
-    cfg.INPUT.SIZE = (RESOLUTION, RESOLUTION)
+    cfg.INPUT.SIZE = (problem.resolution, problem.resolution)
     cfg.DATASET.NAME = problem.dataset
     for key, value in OPTIM.items():
         cfg.OPTIM[key] = value
@@ -171,7 +171,7 @@ def build(problem: Any, weights: str) -> Any:
     trainer = cls.__new__(cls)
     TrainerBase.__init__(trainer)
     trainer.cfg, trainer.device = cfg, torch.device("cpu")
-    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(NAMES)))
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(problem.names)))
     trainer.check_cfg(cfg)
     trainer.build_model()
     return trainer

@@ -1,0 +1,114 @@
+"""Our steps against the released code's on the same weights; writes JSON and a Markdown table.
+
+Where CPT_RELEASED_DASSL and CPT_RELEASED_COOP, _MAPLE or _DPC name clones, against those; else against our own
+77-token reference path. A result is saved after every measurement; those that the file has already are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks.cases import JOBS, Case
+from benchmarks.compare import ROOT, compare, ratios, seconds
+from benchmarks.report import markdown
+from benchmarks.scale import losses
+from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.results.provenance import git_state, utc_now, versions
+from tests.helpers.tiny_clip import random_state
+
+SIZES = (500, 1000, 5, 51, 125, 250)
+SCALE = (1000, 10_000, 21_000)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    given = parser().parse_args(arguments)
+    torch.set_num_threads(given.threads)
+    path = given.output.with_suffix(".json")
+    document: dict[str, Any] = json.loads(path.read_text()) if path.is_file() else {"results": {}}
+    document |= {
+        "command": "python -m benchmarks " + shlex.join(sys.argv[1:] if arguments is None else arguments),
+        "commit": git_state(ROOT).commit or "unknown", "time": utc_now(), "machine": machine(),
+        "versions": versions(("torch", "numpy", "clip-anytorch")),
+    }  # fmt: skip
+    given.output.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        weights = str(Path(folder) / "clip.pt")
+        cases = [c for size in given.sizes for job in given.jobs if (c := case_of(job, size, given.quick))]
+        torch.save(random_state(**cases[0].sizes), weights)
+        for number, case in enumerate(cases, start=1):
+            if case.key in document["results"]:
+                continue
+            start = time.perf_counter()
+            result = compare(case, weights, pairs_of(case, given.pairs), given.threads)
+            document["results"][case.key] = result
+            save(document, given.output)
+            shown = f"ratio {min(ratios(result)):.2f} .. {max(ratios(result)):.2f}" if result["fits"] else "ours alone"
+            print(f"[{number}/{len(cases)}] {case.key}: ours {seconds(result, 'ours'):.2f} s, {shown} against "
+                  f"{result['against']} ({time.perf_counter() - start:.0f} s)", flush=True)  # fmt: skip
+    if not given.quick:
+        document["scale"] = {str(size): losses(size) for size in SCALE}
+        if step := document["results"].get("coop-1000"):
+            row = document["scale"]["1000"]
+            row["share"] = row["seconds"] / seconds(step, "ours")
+    save(document, given.output)
+    print(f"written: {given.output.with_suffix('.json')}, {given.output.with_suffix('.md')}")
+
+
+def case_of(job: str, size: int, quick: bool) -> Case | None:
+    """The case of a job at a size; None for the sizes at which it has nothing to say."""
+    if size in (125, 250) and job not in ("coop", "maple"):
+        return None
+    if job in ("dpc", "cached") and size != 500 and not quick:
+        return None
+    if job == "evaluation" and size < 500 and not quick:
+        return None
+    settings = JOBS[job]
+    return Case(job, size, min(settings.batch, 4) if quick else settings.batch, settings.batches, quick)
+
+
+def pairs_of(case: Case, wanted: int) -> int:
+    """Fewer where a step of the other side takes minutes."""
+    if case.classes < 100 or case.quick:
+        return wanted
+    return max(1, wanted // (5 if case.job == "evaluation" else 2))
+
+
+def machine() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.is_file() else []
+    model = next((line.partition(":")[2].strip() for line in lines if "model name" in line), "unknown CPU")
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
+
+
+def save(document: dict[str, Any], output: Path) -> None:
+    atomic_write_text(output.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
+    atomic_write_text(output.with_suffix(".md"), markdown(document))
+
+
+def parser() -> argparse.ArgumentParser:
+    found = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    found.add_argument("--jobs", nargs="+", choices=JOBS, default=list(JOBS), help="default: all")
+    found.add_argument("--sizes", nargs="+", type=int, default=list(SIZES), metavar="K", help=f"default: {SIZES}")
+    found.add_argument("--pairs", type=int, default=5,
+                       help="pairs below K = 100; half as many above, a fifth in evaluation (default 5)")  # fmt: skip
+    found.add_argument("--threads", type=int, default=1, help="of each side (default 1)")
+    found.add_argument("--quick", action="store_true", help="tiny weights, to try the benchmark itself")
+    found.add_argument("--output", type=Path, default=ROOT / "benchmarks" / "results" / "cpu", metavar="STEM",
+                       help="STEM.json and STEM.md (default benchmarks/results/cpu)")  # fmt: skip
+    return found
+
+
+if __name__ == "__main__":
+    main()
