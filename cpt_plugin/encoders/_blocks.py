@@ -37,6 +37,13 @@ def insert(x: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
     return torch.scatter(x, 0, index, vectors.to(x.dtype).expand_as(index))
 
 
+def autocast_dtype(device: torch.device) -> torch.dtype | None:
+    """Type in which autocast, if it is on, computes on a device."""
+    kind = device.type
+    on = torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
+    return torch.get_autocast_dtype(kind) if on else None
+
+
 def heads(rows: Tensor, number: int) -> Tensor:
     """(B, rows, w) -> (B, number, rows, w / number)."""
     return rows.unflatten(2, (number, -1)).transpose(1, 2)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpt_plugin.encoders._blocks import feed_forward, project
+from cpt_plugin.encoders._blocks import autocast_dtype, feed_forward, project
 
 Projected = tuple[Tensor, Tensor, Tensor]
 
@@ -68,9 +68,8 @@ class Layout:
         """Suffix rows (1, T, w) at the input of the first block and their queries, keys and values, made once."""
         block, embedding = tower.transformer.resblocks[0], tower.token_embedding
         weights = (embedding.weight, tower.positional_embedding, *block.ln_1.parameters(), *block.attn.parameters())
-        kind = embedding.weight.device.type
-        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
-        key = autocast, [(id(weight), weight._version, weight.dtype, weight.device) for weight in weights]
+        state = [(id(weight), weight._version, weight.dtype, weight.device) for weight in weights]
+        key = autocast_dtype(embedding.weight.device), state
         if self._constants.get("key") != key:
             with torch.inference_mode(False), torch.no_grad():
                 rows = embedding(self.ids).to(tower.dtype)

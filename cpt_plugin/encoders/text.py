@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cpt_plugin.encoders._blocks import FrozenEncoder, causal_mask, insert, residual_block
+from cpt_plugin.encoders._blocks import FrozenEncoder, autocast_dtype, causal_mask, insert, residual_block
 from cpt_plugin.encoders._shared_prefix import Layout
 from cpt_plugin.encoders._shared_prefix import encode as encode_shared
 from cpt_plugin.encoders.frozen import FrozenCLIP
@@ -145,8 +145,8 @@ class TextEncoder(FrozenEncoder):
         """
         if torch.is_grad_enabled() or prompts.images is not None:
             return self._encode(prompts)
-        device = self.text_projection.device
-        setting = (self.path, self.text_projection.dtype, device, _autocast_dtype(device.type))
+        device, versions = self.text_projection.device, sum(weight._version for weight in self.parameters())
+        setting = (self.path, self.text_projection.dtype, device, autocast_dtype(device), versions)
         if self._last is None or self._last[1] != setting or not self._last[0].equals(prompts):
             self._last = prompts.copy(), setting, self._encode(prompts)
         return self._last[2]
@@ -221,10 +221,6 @@ class TextEncoder(FrozenEncoder):
             x = residual_block(block, x, mask)
         x = x[eot, torch.arange(sequences, device=x.device)]
         return self.ln_final(x).to(self.dtype) @ self.text_projection
-
-
-def _autocast_dtype(kind: str) -> torch.dtype | None:
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def _fits(context: Tensor, slot_shape: tuple[int, int], classes: int) -> bool:
