@@ -156,5 +156,5 @@ class Profile:
 
 def profile_of(trainer: Any) -> Profile:
     """The profile that a trainer keeps as ``trainer.profile``; for any other trainer one that never measures."""
-    profile = vars(trainer).get("profile")
+    profile = getattr(trainer, "profile", None)
     return profile if isinstance(profile, Profile) else Profile()

@@ -15,6 +15,7 @@ from cpt_plugin import toolkit
 from cpt_plugin.profiling import KINDS, HostClock, Profile
 from tests.helpers.prompt_runs import fingerprint, prompt_cfg, train
 from tests.trainers.problems import raises_at
+from trainers import _profiled
 from trainers._profiled import TimedLoader
 
 LINE = re.compile(r"profile of epoch (\d+)/(\d+): (\d+\.\d) s in (\d+) steps: (.*)")
@@ -32,9 +33,7 @@ class Counting(HostClock):
 
 def build(folder, output, name, *options):
     toolkit.set_random_seed(1)
-    trainer = toolkit.build_trainer(prompt_cfg(folder, output, name, *QUIET, *options))
-    trainer.profile = Profile(Counting())
-    return trainer
+    return toolkit.build_trainer(prompt_cfg(folder, output, name, *QUIET, *options))
 
 
 def lines(caplog):
@@ -46,7 +45,8 @@ def lines(caplog):
 
 
 @pytest.fixture(autouse=True)
-def _logged(caplog):
+def _counted_and_logged(caplog, monkeypatch):
+    monkeypatch.setattr(_profiled, "HostClock", Counting)
     caplog.set_level("INFO", logger="cpt_plugin")
 
 
