@@ -11,6 +11,8 @@ NEUTRAL_KEYS = frozenset(
     {
         "DATALOADER.NUM_WORKERS",
         "DATASET.ROOT",
+        "FEATURE_CACHE.DIR",
+        "FEATURE_CACHE.MAX_GIB",
         "MODEL.TEXT_MEMORY_GIB",
         "OUTPUT_DIR",
         "RESUME",

@@ -27,6 +27,7 @@ from cpt_plugin.encoders.text import MEMORY_GIB
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from trainers._degrees import EpochFeatures
+from trainers._feature_cache import CachedImages
 from trainers._frozen import FrozenFeatures
 from trainers._loading import load_prompts
 from trainers._profiled import Profiled
@@ -108,7 +109,7 @@ class PromptedCLIP(nn.Module):
         return F.normalize(self.text_encoder(prompts), dim=-1).to(image.dtype)
 
 
-class CLIPTrainer(FrozenFeatures, TrainerX):
+class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
     """A trainer over a frozen CLIP: loads it, and gives the frozen text features of the data set's classes."""
 
     config_node: ClassVar[str] = ""
@@ -121,6 +122,7 @@ class CLIPTrainer(FrozenFeatures, TrainerX):
         Raises:
             ConfigError: naming the key.
         """
+        super().check_cfg(cfg)
         if cfg.DATALOADER.K_TRANSFORMS > 1 or cfg.DATALOADER.RETURN_IMG0:
             raise ConfigError(
                 f"{type(self).__name__} reads one view of an image: set DATALOADER.K_TRANSFORMS 1 and "
@@ -193,6 +195,8 @@ class PromptTrainer(Profiled, CLIPTrainer):
         self.clip = self.load_frozen_clip(self.options.PREC)
         prompts = self.build_prompt_learner(self.clip, self.dm.dataset.classnames)
         self.model = PromptedCLIP(self.clip, prompts, self.cfg.MODEL.TEXT_MEMORY_GIB).to(self.device)
+        if not self.prompts_images and prompts.image_prompts() is not None:
+            raise TypeError(f"{type(self).__name__} has visual prompts: leave its prompts_images at True")
         if self.cfg.MODEL.INIT_WEIGHTS:
             load_prompts(self, Path(self.cfg.MODEL.INIT_WEIGHTS))
             LOG.info(f"Prompts start from {self.cfg.MODEL.INIT_WEIGHTS}")

@@ -44,6 +44,7 @@ class CoOp(PromptTrainer):
     """Context Optimization: only the context vectors train, with cross-entropy."""
 
     config_node = "COOP"
+    prompts_images = False
     neutral_options = PromptTrainer.neutral_options | {"CTX_INIT"}
     defaults: ClassVar[dict[str, Any]] = {
         "N_CTX": 16,

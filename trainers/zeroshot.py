@@ -30,6 +30,7 @@ class ZeroshotCLIP(CLIPTrainer):
     """Zero-shot CLIP with the data set's single template."""
 
     trainable = False
+    prompts_images = False
 
     @classmethod
     def reads(cls, key: str) -> bool:

@@ -119,6 +119,8 @@ _RANGES: list[tuple[str, str, Any]] = [
     ("DATASET.IMBALANCE_TAU", "in (0, 1]", lambda v: 0 < v <= 1),
     ("DATASET.CLASS_ORDER", *_one_of("label", "random")),
     ("DATASET.MAX_PER_CLASS", "at least 1", lambda v: v >= 1),
+    ("FEATURE_CACHE.VIEWS", "at least 1", lambda v: v >= 1),
+    ("FEATURE_CACHE.MAX_GIB", "at least 0", lambda v: v >= 0),
     ("MODEL.TEXT_MEMORY_GIB", "above 0", lambda v: v > 0),
     ("DATALOADER.NUM_WORKERS", "at least 0", lambda v: v >= 0),
     ("DATALOADER.K_TRANSFORMS", "at least 1", lambda v: v >= 1),

@@ -50,6 +50,7 @@ DEFAULTS: dict[str, Any] = {
         "TRAIN_X": {"SAMPLER": "RandomSampler", "BATCH_SIZE": 32, "N_DOMAIN": 0, "N_INS": 16},
         "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
     },
+    "FEATURE_CACHE": {"ENABLED": False, "VIEWS": 1, "DIR": "", "MAX_GIB": 4.0},
     "MODEL": {
         "INIT_WEIGHTS": "",
         "HEAD": {"NAME": ""},
@@ -97,6 +98,10 @@ PACKAGE_KEYS = (
     "DATASET.IMBALANCE_TAU",
     "DATASET.CLASS_ORDER",
     "DATASET.MAX_PER_CLASS",
+    "FEATURE_CACHE.ENABLED",
+    "FEATURE_CACHE.VIEWS",
+    "FEATURE_CACHE.DIR",
+    "FEATURE_CACHE.MAX_GIB",
     "MODEL.BACKBONE.PATH",
     "MODEL.TEXT_MEMORY_GIB",
     "TRAIN.CHECKPOINT_SECONDS",

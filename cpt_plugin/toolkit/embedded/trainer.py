@@ -71,12 +71,16 @@ class SimpleTrainer(TrainerBase):
 
     def build_data_loader(self) -> None:
         """Makes the loaders and what describes the classes; an override must set the same attributes."""
-        dm = DataManager(self.cfg)
+        dm = self.build_data_manager()
         self.train_loader_x, self.train_loader_u = dm.train_loader_x, dm.train_loader_u
         self.val_loader, self.test_loader = dm.val_loader, dm.test_loader
         self.num_classes, self.lab2cname = dm.num_classes, dm.lab2cname
         self.num_source_domains = dm.num_source_domains
         self.dm = dm
+
+    def build_data_manager(self) -> DataManager:
+        """The data set and its loaders."""
+        return DataManager(self.cfg)
 
     def build_model(self) -> None:
         """Makes ``self.model`` and calls ``register_model``; the global generators are freshly seeded."""
