@@ -79,6 +79,8 @@ def add_package_keys(cfg: CfgNode, keys: Sequence[str] = PACKAGE_KEYS) -> None:
         *parents, name = key.split(".")
         node, value = cfg, DEFAULTS
         for parent in parents:
+            if parent not in node:
+                node[parent] = CfgNode()
             node, value = node[parent], value[parent]
         if name not in node:
             node[name] = value[name]
