@@ -92,17 +92,17 @@ def ratios(result: dict[str, Any], what: str = "seconds") -> list[float]:
     return [b[what] / a[what] for a, b in zip(result["ours"][1:], result["theirs"][1:], strict=True)]
 
 
-def seconds(result: dict[str, Any], side: str) -> float:
-    """Median seconds of one side's timed steps."""
-    return statistics.median(step["seconds"] for step in result[side][1:])
+def seconds(result: dict[str, Any], side: str, what: str = "seconds") -> float:
+    """Median seconds of one side's timed steps: of the clock, or of its processor time ("cpu_seconds")."""
+    return statistics.median(step[what] for step in result[side][1:])
 
 
-def extrapolated(results: Sequence[dict[str, Any]], classes: int) -> float:
+def extrapolated(results: Sequence[dict[str, Any]], classes: int, what: str = "seconds") -> float:
     """Seconds of the other side at K classes: the least-squares line in K through its measured medians.
 
     Raises:
         ValueError: fewer than two sizes were measured.
     """
-    points = [(r["case"]["classes"], seconds(r, "theirs")) for r in results if r["fits"]]
+    points = [(r["case"]["classes"], seconds(r, "theirs", what)) for r in results if r["fits"]]
     slope, base = statistics.linear_regression([k for k, _ in points], [s for _, s in points])
     return slope * classes + base

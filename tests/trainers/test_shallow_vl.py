@@ -49,8 +49,8 @@ def test_visual_tokens_stand_behind_the_first_layer_norm_in_the_first_layer_only
     for hook in hooks:
         hook.remove()
     assert seen["norm"] == 1 + 16
-    assert seen["block"].shape == (1 + 16 + 4, 2, 128)
-    assert torch.equal(seen["block"][-4:, 0], learner.vis_ctx)
+    assert seen["block"].shape == (2, 1 + 16 + 4, 128)
+    assert torch.equal(seen["block"][0, -4:], learner.vis_ctx)
     assert learner.image_prompts().deep == learner.text_prompts().deep == ()
 
 
