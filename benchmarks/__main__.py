@@ -66,12 +66,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def case_of(job: str, size: int, quick: bool) -> Case | None:
-    """The case of a job at a size; None for the sizes at which it has nothing to say."""
-    if size in (125, 250) and job not in ("coop", "maple"):
-        return None
-    if job in ("dpc", "cached") and size != 500 and not quick:
-        return None
-    if job == "evaluation" and size < 500 and not quick:
+    """The case of a job at a size; None for the sizes that are not asked of it."""
+    sizes = {"cached": (500,), "dpc": (125, 250, 500), "evaluation": (500, 1000)}
+    if not quick and size not in sizes.get(job, SIZES):
         return None
     settings = JOBS[job]
     return Case(job, size, min(settings.batch, 4) if quick else settings.batch, settings.batches, quick)

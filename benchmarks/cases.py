@@ -52,7 +52,7 @@ class Case:
 class Job:
     """Trainers, their options, and the environment variables that name the released code.
 
-    ``in_memory`` is the largest K at which the released step fits in 20 GiB.
+    ``in_memory`` is the largest K at which the released step fits in 16 GiB beside ours.
     """
 
     title: str
@@ -74,7 +74,7 @@ JOBS = {
     "maple": Job("MaPLe step, batch 4", "MaPLe", "MaPLe", "MAPLE", MAPLE, ("CPT_RELEASED_MAPLE",), 4),
     "dpc": Job(
         "DPC on CoOp, second stage, batch 4, top 8", "CoOpDPC", "StackSPLE_CoOp", "COOP", {**COOP, "CTX_INIT": ""},
-        ("CPT_RELEASED_DPC",), 4,
+        ("CPT_RELEASED_DPC",), 4, in_memory=250,
     ),
     "evaluation": Job(
         "CoOp, test set of 2 batches of 100", "CoOp", "CoOp", "COOP", COOP, ("CPT_RELEASED_COOP",), 100, 2, 1000
