@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         document["scale"] = {str(size): losses(size) for size in SCALE}
         if step := document["results"].get("coop-1000"):
             row = document["scale"]["1000"]
-            row["share"] = row["seconds"] / seconds(step, "ours")
+            row["share"] = row["seconds"] / seconds(step, "ours", "cpu_seconds")
     save(document, given.output)
     print(f"written: {given.output.with_suffix('.json')}, {given.output.with_suffix('.md')}")
 

@@ -50,17 +50,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Job:
-    """Trainers, their options, and the environment variables that name the released code.
+    """A trainer, its options, and the environment variable that names its released code.
 
     ``in_memory`` is the largest K at which the released step fits in 16 GiB beside ours.
     """
 
     title: str
-    ours: str
-    theirs: str
+    trainer: str
     node: str
     options: dict[str, Any]
-    variables: tuple[str, ...]
+    variable: str
     batch: int
     batches: int = 1
     in_memory: int = 500
@@ -69,15 +68,15 @@ class Job:
 COOP = {"N_CTX": 4, "CSC": False, "CTX_INIT": "a photo of a", "CLASS_TOKEN_POSITION": "end"}
 MAPLE = {"N_CTX": 2, "CTX_INIT": "a photo of a", "PROMPT_DEPTH": 9}
 JOBS = {
-    "coop": Job("CoOp step, batch 32", "CoOp", "CoOp", "COOP", COOP, ("CPT_RELEASED_COOP",), 32),
-    "cached": Job("CoOp step, image features given", "CoOp", "CoOp", "COOP", COOP, ("CPT_RELEASED_COOP",), 32),
-    "maple": Job("MaPLe step, batch 4", "MaPLe", "MaPLe", "MAPLE", MAPLE, ("CPT_RELEASED_MAPLE",), 4),
+    "coop": Job("CoOp step, batch 32", "CoOp", "COOP", COOP, "CPT_RELEASED_COOP", 32),
+    "cached": Job("CoOp step, image features given", "CoOp", "COOP", COOP, "CPT_RELEASED_COOP", 32),
+    "maple": Job("MaPLe step, batch 4", "MaPLe", "MAPLE", MAPLE, "CPT_RELEASED_MAPLE", 4),
     "dpc": Job(
-        "DPC on CoOp, second stage, batch 4, top 8", "CoOpDPC", "StackSPLE_CoOp", "COOP", {**COOP, "CTX_INIT": ""},
-        ("CPT_RELEASED_DPC",), 4, in_memory=250,
+        "DPC on CoOp, second stage, batch 4, top 8", "CoOpDPC", "COOP", {**COOP, "CTX_INIT": ""},
+        "CPT_RELEASED_DPC", 4, in_memory=250,
     ),
     "evaluation": Job(
-        "CoOp, test set of 2 batches of 100", "CoOp", "CoOp", "COOP", COOP, ("CPT_RELEASED_COOP",), 100, 2, 1000
+        "CoOp, test set of 2 batches of 100", "CoOp", "COOP", COOP, "CPT_RELEASED_COOP", 100, 2, 1000
     ),
 }  # fmt: skip
 

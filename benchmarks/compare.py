@@ -62,7 +62,7 @@ class Side:
 
 def other_side(case: Case) -> str:
     """ "released" where the environment names its code, else "reference"."""
-    names = (*JOBS[case.job].variables, "CPT_RELEASED_DASSL")
+    names = (JOBS[case.job].variable, "CPT_RELEASED_DASSL")
     return "released" if all(os.environ.get(name) for name in names) else "reference"
 
 

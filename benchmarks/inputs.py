@@ -14,7 +14,7 @@ def problem(case: Case) -> Problem:
     """The case as the parity tests' adapters take it."""
     job = JOBS[case.job]
     return Problem(
-        name=case.key, trainer=job.ours, node=job.node, options=job.options, names=tuple(class_names(case.classes)),
+        name=case.key, trainer=job.trainer, node=job.node, options=job.options, names=tuple(class_names(case.classes)),
         resolution=case.sizes["resolution"],
     )  # fmt: skip
 

@@ -24,11 +24,11 @@ IMAGES_OF_A_CLASS = 16
 def build(case: Case, weights: str, side: str) -> tuple[Any, Any]:
     """One training step, or one evaluation of the test set, and the model."""
     job = JOBS[case.job]
-    prepare(os.environ[job.variables[0]])
+    prepare(os.environ[job.variable])
     images, labels = inputs(case)
     if case.job == "dpc":
         return _second_stage(case, weights, images, labels)
-    import_module(f"trainers.{job.theirs.lower()}")
+    import_module(f"trainers.{job.trainer.lower()}")
     trainer = build_released(problem(case), weights)
     if case.job == "evaluation":
         trainer.set_model_mode("eval")
@@ -63,10 +63,11 @@ def _second_stage(case: Case, weights: str, images: torch.Tensor, labels: torch.
     module, names = dpc_worker.stand_in(os.environ["CPT_RELEASED_DPC"]), class_names(case.classes)
     pool = torch.randn(3, *images.shape[2:])
     given = SimpleNamespace(context=torch.randn(4, case.sizes["text_width"]) * 0.02, pool=pool[None])
-    folder = Path(tempfile.mkdtemp())
-    trainer = dpc_worker.build(
-        module, folder, weights, given, "as released", names=names, top_k=TOP_K, images_of_a_class=IMAGES_OF_A_CLASS
-    )
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = dpc_worker.build(
+            module, Path(folder), weights, given, "as released", names=names, top_k=TOP_K,
+            images_of_a_class=IMAGES_OF_A_CLASS,
+        )  # fmt: skip
     module.read_image = lambda path: pool
     trainer.inference_trainer = StageOne(module.CustomCLIP(trainer.cfg, names, module.load_clip_to_cpu(trainer.cfg)))
     trainer.set_model_mode("train")

@@ -19,25 +19,18 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import Case
+from tests.helpers.kept_bytes import kept_bytes
 
 Step = Callable[[], Any]
 
 
-def counted(step: Step, frozen: set[int]) -> dict[str, Any]:
+def counted(step: Step, frozen: list[Tensor]) -> dict[str, Any]:
     """FLOPs of the matrix products that torch's counter knows, and bytes kept for the backward pass, of one step."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in frozen:
-            kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    with FlopCounterMode(display=False) as flops, torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t):
+    with FlopCounterMode(display=False) as flops, kept_bytes(frozen) as kept:
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
-    return {"flops": flops.get_total_flops(), "kept_bytes": sum(kept.values()), "first_seconds": seconds}
+    return {"flops": flops.get_total_flops(), "kept_bytes": kept.total, "first_seconds": seconds}
 
 
 def timed(step: Step) -> dict[str, float]:
@@ -56,7 +49,7 @@ def main(side: str, threads: str, weights: str, case: str) -> None:
     else:
         from benchmarks.our_side import build
     step, model = build(what, weights, side)
-    frozen = {p.untyped_storage().data_ptr() for p in [*model.parameters(), *model.buffers()]}
+    frozen = [*model.parameters(), *model.buffers()]
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         command = line.strip()

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from cpt_plugin.errors import HookError
+from cpt_plugin.functional._normalize import working_dtype
 from cpt_plugin.regularizers import FeatureBatch
 
 _REPEATED = (
@@ -118,12 +119,8 @@ class Taps:
             kind for kind, feature in (("text", text), ("image", image)) if not feature.requires_grad
         )
         labels = _labels(recording.arguments, self._batch, len(image)).to(image.device)
-        features = FeatureBatch(text=_at_least_float(text), image=_at_least_float(image), labels=labels)
+        features = FeatureBatch(text=text.to(working_dtype(text)), image=image.to(working_dtype(image)), labels=labels)
         return self._on_forward(features, output)
-
-
-def _at_least_float(features: Tensor) -> Tensor:
-    return features.float() if features.element_size() < 4 else features
 
 
 def _feature_tensor(kind: str, output: Any) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.functional import isomorphism_degree, language_collapse_degree
+from cpt_plugin.functional._normalize import working_dtype
 
 FORMS = {"cos": "cosine", "fro": "frobenius"}
 
@@ -27,14 +28,14 @@ class EpochFeatures:
 
     def add(self, image: Tensor, text: Tensor | None, label: Tensor) -> None:
         """Take in one step's unit features, (B, d) and (K, d) or (B, K, d) or none, and labels (B,)."""
-        image = _at_least_float(image)
+        image = image.detach().to(working_dtype(image))
         if self._sums is None or self._counts is None:
             self._sums = image.new_zeros(self._num_classes, image.shape[1])
             self._counts = image.new_zeros(self._num_classes)
         self._sums.index_add_(0, label, image)
         self._counts.index_add_(0, label, torch.ones_like(label, dtype=image.dtype))
         if text is not None:
-            text = _at_least_float(text)
+            text = text.detach().to(working_dtype(text))
             self.text = text.mean(0) if text.ndim == 3 else text
 
     def degrees(self) -> dict[str, float]:
@@ -67,7 +68,3 @@ class EpochFeatures:
         self._sums, self._counts, self.text = (
             None if state[name] is None else state[name].to(device) for name in ("sums", "counts", "text")
         )
-
-
-def _at_least_float(features: Tensor) -> Tensor:
-    return features.detach().float() if features.element_size() < 4 else features.detach()

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from cpt_plugin.encoders._blocks import autocast_dtype, feed_forward, project
+from cpt_plugin.functional._normalize import working_dtype
 
 Projected = tuple[Tensor, Tensor, Tensor]
 
@@ -161,11 +162,7 @@ def _attend(prefix: Projected, suffix: Projected, layout: Layout, of_ends: bool 
         if not of_ends:
             length = within.shape[-1]
             within = within.masked_fill(within.new_ones(length, length, dtype=torch.bool).triu(1), float("-inf"))
-        weight = torch.cat([scores, within], dim=-1).softmax(-1, dtype=_softmax_type(q)).to(q.dtype)
+        weight = torch.cat([scores, within], dim=-1).softmax(-1, dtype=working_dtype(q)).to(q.dtype)
         weights.append(weight[..., :shared].flatten(2, 3))
         outputs.append((weight[..., shared:] @ values).flatten(2, 3))
     return torch.cat(weights, dim=2) @ prefix[2] + torch.cat(outputs, dim=2)
-
-
-def _softmax_type(like: Tensor) -> torch.dtype:
-    return torch.float32 if like.element_size() < 4 else like.dtype

@@ -14,6 +14,7 @@ from cpt_plugin.encoders.templates import ENSEMBLE, fill_template
 from cpt_plugin.encoders.text import TextEncoder
 from cpt_plugin.encoders.tokens import tokenize
 from cpt_plugin.errors import DataError
+from cpt_plugin.functional._normalize import working_dtype
 
 
 @torch.no_grad()
@@ -31,7 +32,7 @@ def class_text_features(clip: FrozenCLIP, class_names: Sequence[str], template: 
     encoder = TextEncoder(clip)
     sentences = ENSEMBLE if template == "ensemble" else (template,)
     encoded = [encoder.encode_ids(tokenize(fill_template(sentence, class_names), clip)) for sentence in sentences]
-    features = [f.float() if f.element_size() < 4 else f for f in encoded]
+    features = [f.to(working_dtype(f)) for f in encoded]
     return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextEncoder, TextPrompts, tokenize
 from cpt_plugin.encoders.text import PATHS
 from cpt_plugin.errors import ConfigError, FeatureError
+from tests.helpers.kept_bytes import kept_bytes
 from tests.helpers.numpy_clip import numpy_state, run_text
 from tests.helpers.tiny_clip import tiny_clip
 
@@ -121,18 +122,10 @@ def test_classes_in_chunks_give_the_same_features_and_gradients(
 
 def kept(encoder: TextEncoder, prompts: TextPrompts) -> int:
     """Bytes kept for the backward pass, frozen weights aside."""
-    storages = {}
-    frozen = {weight.untyped_storage().data_ptr() for weight in encoder.parameters()}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in frozen:
-            storages[storage.data_ptr()] = (storage.nbytes(), tensor)
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        encoder(prompts)
-    return sum(size for size, _ in storages.values())
+    with kept_bytes(encoder.parameters()) as found:
+        features = encoder(prompts)
+    assert features.requires_grad
+    return found.total
 
 
 @pytest.mark.parametrize("path", PATHS)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.cases import class_names
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextEncoder, TextPrompts
+from tests.helpers.kept_bytes import kept_bytes
 from tests.helpers.tiny_clip import tiny_clip
 
 K, WIDTH, LAYERS = 500, 512, 12
@@ -54,19 +55,11 @@ def cost(path: str, n_ctx: int, depth: int, classes: int = K) -> tuple[int, int]
     vectors = [torch.empty(n_ctx, WIDTH, device="meta", requires_grad=True) for _ in range(depth)]
     prompts = TextPrompts(tokens, vectors[0], tuple(vectors[1:]))
     encoder = TextEncoder(meta_tower(), path, memory_gib=1000)
-    frozen = {weight.untyped_storage()._cdata for weight in encoder.parameters()}
-    kept: dict[int, torch.Tensor] = {}
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)
-        return tensor
-
     with FlopCounterMode(display=False) as flops:
-        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        with kept_bytes(encoder.parameters()) as kept:
             features = encoder(prompts)
         features.backward(torch.empty_like(features))
-    sizes = [tensor.untyped_storage().nbytes() for key, tensor in kept.items() if key not in frozen]
-    return flops.get_total_flops(), sum(sizes)
+    return flops.get_total_flops(), kept.total
 
 
 def test_the_names_are_as_long_as_imagenets() -> None:
