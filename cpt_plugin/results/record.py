@@ -14,7 +14,7 @@ from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass
-from cpt_plugin.results.schema import SchemaError, decode
+from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.results.stats import harmonic_mean
 
 SCHEMA = 2

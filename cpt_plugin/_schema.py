@@ -27,7 +27,8 @@ def decode(kind: Any, value: Any, field: str = "") -> Any:
     """Build a `kind` from plain JSON values.
 
     `kind` is int, float, str, bool, Any, a dataclass, a NamedTuple (a JSON array), `dict[str, T]`,
-    `tuple[T, ...]` or `T | None`. Nothing is converted, except a whole number where a float is due.
+    `tuple[T, ...]` or `T | None`. Nothing is converted, except a whole number where a float is due. Only fields
+    with a default may be left out.
 
     Raises SchemaError naming the first field that is missing, unknown or of another type.
     """
@@ -52,12 +53,13 @@ def decode(kind: Any, value: Any, field: str = "") -> Any:
 
 def _decode_dataclass(kind: Any, value: Any, field: str) -> Any:
     hints, given = get_type_hints(kind), dict(_object(value, field))
-    missing, unknown = sorted(hints.keys() - given), sorted(given.keys() - hints)
+    needed = {part.name for part in dataclasses.fields(kind) if part.default is dataclasses.MISSING}
+    missing, unknown = sorted(needed - given.keys()), sorted(given.keys() - hints)
     if missing:
         raise SchemaError(_join(field, missing[0]), "is missing")
     if unknown:
         raise SchemaError(_join(field, unknown[0]), "is unknown")
-    return kind(**{name: decode(hint, given[name], _join(field, name)) for name, hint in hints.items()})
+    return kind(**{name: decode(hints[name], entry, _join(field, name)) for name, entry in given.items()})
 
 
 def _decode_namedtuple(kind: Any, value: Any, field: str) -> Any:

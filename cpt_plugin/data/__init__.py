@@ -1,0 +1,5 @@
+"""Data sets as files: what belongs to each, where it comes from, whether it is all there.
+
+:mod:`manifest` and what only reads it need the standard library alone, so that a command can be checked before
+anything is installed. What the files mean to a trainer is in the repository's ``datasets/``.
+"""

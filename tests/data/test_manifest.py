@@ -1,0 +1,58 @@
+"""Manifests: they can be read, and what is wrong with one is said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cpt_plugin.data import manifest as manifests
+from cpt_plugin.data.manifest import manifest_names, manifest_of, registered_manifest
+from cpt_plugin.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize("name", manifest_names())
+def test_every_manifest_is_whole(name):
+    manifest = manifest_of(name)
+    assert manifest.name == name
+    assert registered_manifest(manifest.registered) is manifest
+    assert manifest.template.count("{}") == 1
+    assert all(path.startswith(f"{manifest.folder}/") for path in manifest.wanted)
+    names = manifest.class_names.names
+    assert len(names) in (0, manifest.counts.classes)
+    assert len(set(names)) == len(names) or "imagenet" in name  # ImageNet has two "missile" and two "sunglasses"
+    given = [path for source in manifest.sources for path in source.gives]
+    assert set(given) >= set(manifest.wanted), "something wanted has no source, not even by hand"
+    for source in manifest.sources:
+        assert source.url.startswith(("http://", "https://"))
+        assert not (source.dead or source.kind == "manual") or source.instead, "a dead source needs another way"
+
+
+def test_an_unknown_name_gets_the_nearest():
+    with pytest.raises(ConfigError, match="nearest: 'eurosat'"):
+        manifest_of("eurosatt")
+
+
+def test_a_data_set_without_manifest_has_none():
+    assert registered_manifest("Shapes") is None
+
+
+def test_missing_files_are_told_from_present_ones(tmp_path):
+    manifest = manifest_of("eurosat")
+    assert manifest.missing(tmp_path) == ("eurosat/2750", "eurosat/split_zhou_EuroSAT.json")
+    (tmp_path / "eurosat" / "2750").mkdir(parents=True)
+    assert manifest.missing(tmp_path) == manifest.wanted, "an empty folder holds no images"
+    (tmp_path / "eurosat" / "2750" / "Forest").mkdir()
+    assert manifest.missing(tmp_path) == ("eurosat/split_zhou_EuroSAT.json",)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [({"folder": 3}, "folder"), ({"colour": "red"}, "colour"), ({"sources": [{"kind": "zip"}]}, "gives")],
+)
+def test_a_wrong_manifest_is_refused_by_field(tmp_path, monkeypatch, change, complaint):
+    plain = json.loads((manifests.FOLDER / "eurosat.json").read_text()) | change
+    (tmp_path / "broken.json").write_text(json.dumps(plain | {"name": "broken"}))
+    monkeypatch.setattr(manifests, "FOLDER", tmp_path)
+    with pytest.raises(DataError, match=complaint):
+        manifest_of("broken")
