@@ -7,32 +7,34 @@ import io
 import textwrap
 from collections.abc import Iterable, Sequence
 
+from cpt_plugin.methods import EMBEDDED_WORLD
 from cpt_plugin.results.groups import FEW_UP_TO, GROUPS, MANY_FROM
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.stats import Summary
-from cpt_plugin.results.summary import ACCURACIES, COLUMNS, Comparison, Row, Table, build_table
+from cpt_plugin.results.summary import Comparison, Row, Table, build_table
 
 TERMINAL_WIDTH = 110
 DASH = "-"
+_COLUMNS_A_BLOCK = 4
 
 _LEGEND = (
-    "groups are base classes, by training images: head, mid, tail are thirds by rank; "
+    "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
     f"many has {MANY_FROM} or more, medium {FEW_UP_TO + 1} to {MANY_FROM - 1}, few up to {FEW_UP_TO}; "
-    "in brackets the number of classes; worst is the worst base class"
+    "in brackets the number of classes; worst is the worst of them"
 )
 
 
 def render_terminal(
     records: Iterable[RunRecord], methods: Sequence[str] = (), seeds: Sequence[int] = ()
 ) -> str:
-    """Two aligned blocks (accuracy; base classes by group) and notes, at most 110 columns wide.
+    """Aligned blocks (accuracy; trained classes by group) and notes, at most 110 columns wide.
 
     Arguments and errors as for `build_table`.
     """
     table = build_table(records, methods, seeds)
     blocks = (
         ["\n".join(_wrapped(line) for line in _title(table))],
-        _block(table, (*ACCURACIES, "worst"), with_seeds=True),
+        *_accuracy_blocks(table),
         _block(table, GROUPS, with_seeds=False),
         [_wrapped(line) for line in [*_notes(table), _LEGEND]],
     )
@@ -44,8 +46,8 @@ def render_markdown(
 ) -> str:
     """One Markdown table and its notes. Arguments and errors as for `build_table`."""
     table = build_table(records, methods, seeds)
-    header = ["method", *(_header(table, column) for column in COLUMNS), "seeds"]
-    body = [[row.method, *_cells(row, COLUMNS), _seeds(row)] for row in table.rows]
+    header = ["method", *(_header(table, column) for column in table.columns), "seeds"]
+    body = [[row.method, *_cells(row, table.columns), _seeds(row)] for row in table.rows]
     rule = ["---", *["--:"] * (len(header) - 1)]
     grid = ["| " + " | ".join(cells) + " |" for cells in [header, rule, *body]]
     notes = [f"- {line}" for line in [*_notes(table), _LEGEND]]
@@ -77,6 +79,13 @@ def _title(table: Table) -> list[str]:
     ]
 
 
+def _accuracy_blocks(table: Table) -> list[list[str]]:
+    """One block, or several where the targets do not fit beside each other."""
+    columns = (*table.accuracies, "worst")
+    parts = [columns[start : start + _COLUMNS_A_BLOCK] for start in range(0, len(columns), _COLUMNS_A_BLOCK)]
+    return [_block(table, part, with_seeds=part == parts[0]) for part in parts]
+
+
 def _block(table: Table, columns: Sequence[str], with_seeds: bool) -> list[str]:
     grid = [["method", *(_header(table, column) for column in columns)]]
     grid += [[row.method, *_cells(row, columns, aligned=True)] for row in table.rows]
@@ -90,7 +99,7 @@ def _block(table: Table, columns: Sequence[str], with_seeds: bool) -> list[str]:
 
 def _header(table: Table, column: str) -> str:
     if column not in GROUPS:
-        return column
+        return column.removeprefix(f"{EMBEDDED_WORLD}:")
     return f"{column} ({_span(table.group_sizes[column], '-')})"
 
 
@@ -115,8 +124,9 @@ def _seeds(row: Row) -> str:
 
 
 def _notes(table: Table) -> list[str]:
-    lines = [line for comparison in table.comparisons for line in _comparison_lines(comparison)]
-    lines += [_seed_line(row) for row in table.rows if row.by_seed]
+    headline = table.headline
+    lines = [line for comparison in table.comparisons for line in _comparison_lines(headline, comparison)]
+    lines += [_seed_line(headline, row) for row in table.rows if row.by_seed]
     lines += [f"missing seeds of {row.method}: {_listed(row.missing)}" for row in table.rows if row.missing]
     for outlier in table.outliers:
         distance = abs(outlier.value - outlier.median)
@@ -128,26 +138,26 @@ def _notes(table: Table) -> list[str]:
     return lines
 
 
-def _comparison_lines(comparison: Comparison) -> list[str]:
+def _comparison_lines(headline: str, comparison: Comparison) -> list[str]:
     method, baseline = comparison.method, comparison.baseline
     gain = comparison.difference
     if gain is None:
-        lines = [f"H, {method} - {baseline}: no seed in common"]
+        lines = [f"{headline}, {method} - {baseline}: no seed in common"]
     else:
         spread = f"95 % t-interval {_interval(gain, 2)}" if gain.interval else "no interval from one seed"
         seeds = _listed(comparison.seeds)
-        lines = [f"H, {method} - {baseline}: {gain.mean:+z.2f}, {spread}, paired over seeds {seeds}"]
+        lines = [f"{headline}, {method} - {baseline}: {gain.mean:+z.2f}, {spread}, paired over seeds {seeds}"]
     if comparison.other_settings:
         lines.append(f"{method} and {baseline} also differ in {'; '.join(comparison.other_settings)}")
     return lines
 
 
-def _seed_line(row: Row) -> str:
-    values = ", ".join(f"{accuracy.H:.1f} (seed {seed})" for seed, accuracy in row.by_seed.items())
-    summary = row.columns["H"]
+def _seed_line(headline: str, row: Row) -> str:
+    values = ", ".join(f"{metrics[headline]:.1f} (seed {seed})" for seed, metrics in row.by_seed.items())
+    summary = row.columns[headline]
     if summary and summary.interval:
         values += f"; 95 % t-interval of the mean {_interval(summary, 1)}"
-    return f"H, {row.method}: {values}"
+    return f"{headline}, {row.method}: {values}"
 
 
 def _interval(summary: Summary, digits: int) -> str:
@@ -172,7 +182,7 @@ def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str
         "seeds": len(row.by_seed),
         "expected": row.expected,
     }
-    for column in COLUMNS:
+    for column in table.columns:
         summary = row.columns[column]
         if column in GROUPS:
             line[f"{column}_classes"] = _span(table.group_sizes[column], "-")
@@ -180,7 +190,8 @@ def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str
         line[f"{column}_std"] = summary.std if summary else None
     difference = comparison.difference if comparison else None
     line["baseline"] = comparison.baseline if comparison else None
-    line["H_difference"] = difference.mean if difference else None
+    line[f"{table.headline}_difference"] = difference.mean if difference else None
     line["pairs"] = difference.n if difference else 0
-    line["H_difference_low"], line["H_difference_high"] = (difference and difference.interval) or (None, None)
+    low, high = (difference and difference.interval) or (None, None)
+    line[f"{table.headline}_difference_low"], line[f"{table.headline}_difference_high"] = low, high
     return line
