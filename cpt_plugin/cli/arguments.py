@@ -86,14 +86,16 @@ class RunArguments:
         return self.output / self.dataset.replace(":", "-")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} ({self.prog} --help)")
 
 
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     """The parser behind `scripts/run.sh` and `python -m cpt_plugin run`."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
         description="Train on the long-tailed base classes, test on base and new classes (or by another\n"
@@ -160,8 +162,8 @@ def parse_arguments(
         seeds=parse_seeds(given.seeds),
         shots=_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
-        root=_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
-        output=_folder(given.output, repository / "output"),
+        root=typed_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        output=typed_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else _count("--epochs", given.epochs),
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
@@ -220,11 +222,11 @@ def _count(name: str, text: str) -> int:
 def _backbone(given: str | None, embedded: bool) -> str:
     """Name of a model, or the absolute path of a weights file."""
     name = given or (MICRO if embedded else "ViT-B/16")
-    path = _folder(name, name)
+    path = typed_folder(name, name)
     return str(path) if path.is_file() else name
 
 
-def _folder(given: str | None, default: str | Path) -> Path:
+def typed_folder(given: str | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
     base = Path(os.environ.get(CALLED_FROM) or Path.cwd())
     return (base / Path(given or default).expanduser()).resolve()

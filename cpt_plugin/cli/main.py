@@ -19,6 +19,7 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
+  results export|import              records as JSON lines; accuracies out of the field's logs
   list                               the methods, data sets and embedded worlds there are
 
   {_PROGRAM} run --help says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
@@ -50,13 +51,19 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _results(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.results import main as results
+
+    return results(words)
+
+
 def _run_script(words: Sequence[str]) -> int:
     from cpt_plugin.runner.launch import launch
 
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list, "results": _results}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

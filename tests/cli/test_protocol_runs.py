@@ -103,7 +103,7 @@ def test_all_classes_are_trained_in_a_folder_of_their_own(folder):
 
 def test_class_specific_contexts_are_refused_before_training(folder, no_step):
     one = experiment(folder, "coop", "cross_dataset", "TRAINER.COOP.CSC", "True", "--output", str(folder / "csc"))
-    with pytest.raises(ConfigError, match="CSC True.*few_shot_all"):
+    with pytest.raises(ConfigError, match=r"CSC True.*few_shot_all"):
         one.execute()
 
 
@@ -114,14 +114,14 @@ def test_evaluations_that_the_protocol_no_longer_has_are_named(folder, cross, mo
     changed = Experiment(one.method, 1, dataclasses.replace(one.arguments, output=output))
     kept = dict(list(record.evaluations.items())[:-1])
     records.save(dataclasses.replace(record, evaluations=kept), changed.record_file)
-    with pytest.raises(ConfigError, match="shapes:shapes:clean.*delete that file"):
+    with pytest.raises(ConfigError, match=r"shapes:shapes:clean.*delete that file"):
         changed.execute()
     changed.record_file.unlink()
     assert changed.execute().record.evaluations == record.evaluations
 
 
 def test_killed_between_two_evaluations_it_goes_on_without_training(folder, cross, monkeypatch):
-    one, record = cross
+    one, _ = cross
     again = Experiment(parse_method("coop"), 1, dataclasses.replace(one.arguments, output=folder / "killed"))
     evaluate, tests = PromptTrainer.test, iter(range(100))
 

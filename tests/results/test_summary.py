@@ -147,7 +147,7 @@ def test_targets_are_columns_and_their_mean_is_compared(make_record, protocol):
     assert (table.headline, table.accuracies) == ("mean", ("source", "dtd", "ucf101", "mean"))
     assert table.rows[1].columns["mean"].mean == pytest.approx(np.mean([[60, 60], [50, 80]]))
     assert table.comparisons[0].difference.mean == pytest.approx(np.mean([10, 5]))
-    with pytest.raises(RecordError, match="evaluations: source, dtd, ucf101 .*, source, dtd "):
+    with pytest.raises(RecordError, match=r"evaluations: source, dtd, ucf101 .*, source, dtd "):
         build_table([*records, made("maple", 3, dtd=4)])
 
 
