@@ -175,9 +175,8 @@ def parse_arguments(
     for name in dict.fromkeys(task.dataset for task in tasks(arguments.protocol, dataset)):
         if not is_embedded(parse_dataset(name, repository)):
             check_images(name, arguments.root)
-    if not embedded:
-        if arguments.backbone == MICRO:
-            raise ConfigError(f"--backbone {MICRO} knows the drawn world only; give another one for '{dataset}'")
+    if not embedded and arguments.backbone == MICRO:
+        raise ConfigError(f"--backbone {MICRO} knows the drawn world only; give another one for '{dataset}'")
     check_backbone(arguments.backbone)
     return arguments
 
