@@ -19,7 +19,7 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
-  results export|import              records as JSON lines; accuracies out of the field's logs
+  results table|export|import        tables from records, records as JSON lines, other people's logs
   list                               the methods, data sets and embedded worlds there are
 
   {_PROGRAM} run --help says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from cpt_plugin.results.record import save
 from cpt_plugin.results.summary import build_table
-from cpt_plugin.results.table import TERMINAL_WIDTH, render_csv, render_markdown, render_terminal
+from cpt_plugin.results.table import render_csv, render_markdown, render_terminal
+from cpt_plugin.results.text import TERMINAL_WIDTH
 
 RENDERERS = (render_terminal, render_markdown, render_csv)
 LONGEST = "shallow_vl_dpc_cpt_dapt_npt"
