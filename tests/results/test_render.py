@@ -117,7 +117,7 @@ def test_terminal_table_as_a_whole(folder):
         "CPT_1     57.7 ±- (1/2)  73.58?     68.3 ±0.0 **  68.3 ±- (1/2)  68.3 ±- (1/2)\n"
         "CoPrompt                 72.24?\n"
         "\n"
-        "mean of H, tau 0.25, CPT_1 - maple: +2.20, no interval from one seed, paired over seeds 1\n"
+        "mean of H, tau 0.25, CPT_1 - maple: +2.19, no interval from one seed, paired over seeds 1\n"
         "shapes, tau 0.25, CPT_1 - maple: +5.83, 95 % t-interval [-4.76, 16.42], paired over seeds 1, 2\n"
         "colors:clean, tau 0.25, CPT_1 - maple: +6.67, no interval from one seed, paired over seeds 1\n"
         "mean of base, tau 0.25, CPT_1 - maple: +5.83, no interval from one seed, paired over seeds 1\n"
