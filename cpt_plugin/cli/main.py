@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
+from cpt_plugin.cli.reproduce_arguments import parse_reproduce
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 
@@ -19,6 +20,7 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
+  reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
   results table|export|import        tables from records, records as JSON lines, other people's logs
   list                               the methods, data sets and embedded worlds there are
 
@@ -51,6 +53,13 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _reproduce(words: Sequence[str]) -> int:
+    arguments = parse_reproduce(words, prog=f"{_PROGRAM} reproduce")
+    from cpt_plugin.cli.reproduce import reproduce
+
+    return reproduce(arguments)
+
+
 def _results(words: Sequence[str]) -> int:
     from cpt_plugin.cli.results import main as results
 
@@ -63,7 +72,12 @@ def _run_script(words: Sequence[str]) -> int:
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list, "results": _results}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "reproduce": _reproduce,
+    "results": _results,
+    "list": _list,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
