@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any
 
 WORKER = (sys.executable, "-m", "cpt_plugin.cli.worker")
 ATTEMPTS = 2
+_POLL_SECONDS = 0.05
 
 
 @dataclass
@@ -60,9 +62,8 @@ class Pool:
         for thread in self._threads:
             thread.start()
         try:
-            for thread in self._threads:
-                while thread.is_alive():
-                    thread.join(0.2)
+            while not self._stopped and any(thread.is_alive() for thread in self._threads):
+                time.sleep(_POLL_SECONDS)
         finally:
             with self._change:
                 self._stopped = True
