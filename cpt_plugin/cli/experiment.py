@@ -83,7 +83,9 @@ class Experiment:
     @property
     def is_begun(self) -> bool:
         """Whether the folder holds an unfinished run that this one will continue."""
-        return not self.record_file.is_file() and (self._states() != [] or self._final_models() != [])
+        if not self.folder.is_dir() or self.record_file.is_file():
+            return False
+        return self._states() != [] or self._final_models() != []
 
     def reads(self, key: str) -> bool:
         """Whether this run's result can depend on a configuration key."""

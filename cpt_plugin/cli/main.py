@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
@@ -98,3 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(words[1:])
     except CPTError as error:
         return report(error)
+    except BrokenPipeError:  # whoever reads has seen enough, e.g. `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
