@@ -20,6 +20,7 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
   list                               the methods, data sets and embedded worlds there are
+  doctor                             what is wrong with this machine, and how to mend it
 
   {_PROGRAM} run --help says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
   also sets up the environment first.
@@ -50,13 +51,19 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _doctor(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.doctor import doctor
+
+    return doctor(words, prog=f"{_PROGRAM} doctor")
+
+
 def _run_script(words: Sequence[str]) -> int:
     from cpt_plugin.runner.launch import launch
 
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list, "doctor": _doctor}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
