@@ -41,7 +41,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="everything that was found, for a bug report")
-    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="look at it (default: the one running)")
+    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="look at it (default: this one)")
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--timeout", type=float, default=processes.TIMEOUT, metavar="SECONDS", help="for each import")
@@ -59,15 +59,13 @@ def doctor(words: Sequence[str], prog: str) -> int:
         raise ConfigError(f"--timeout is '{given.timeout:g}', but must be a number of seconds above 0")
     subject = look(given)
     findings = diagnose(subject)
-    _speak_plainly()
     if given.json:
         facts = {topic: asdict(answer) for topic, answer in subject.answers.items()}
-        print(json.dumps(report.as_json(findings, facts), indent=2))
-        return report.exit_status(findings)
-    terminal = sys.stdout.isatty()
-    width = shutil.get_terminal_size().columns if terminal else None
-    for line in report.lines(findings, width, color=terminal and not os.environ.get("NO_COLOR")):
-        print(line)
+        _show(json.dumps(report.as_json(findings, facts), indent=2))
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else None
+        _show("\n".join(report.lines(findings, width, color=terminal and not os.environ.get("NO_COLOR"))))
     return report.exit_status(findings)
 
 
@@ -109,7 +107,11 @@ def _say(topic: str) -> None:
         print(f"\r\033[K{f'looking at {topic} ...' if topic else ''}", end="", file=sys.stderr, flush=True)
 
 
-def _speak_plainly() -> None:
-    """Let no character that the terminal cannot show end the report."""
+def _show(text: str) -> None:
+    """Print, whatever characters the terminal has, and whether or not the reader of a pipe reads to the end."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -38,7 +38,7 @@ def gpu(subject: Subject) -> Finding | None:
         text = f"hidden by CUDA_VISIBLE_DEVICES='{hidden}': everything runs on the CPU"
         return Finding(GROUP, NOTE, "GPU", text, "unset CUDA_VISIBLE_DEVICES" if devices else "")
     if devices and not built:
-        text = f"the system has {devices}, but torch is built for the CPU; pytorch.org, Get Started, names builds for CUDA"
+        text = f"the system has {devices}, but torch is built for the CPU; for builds for CUDA see pytorch.org"
         return Finding(GROUP, NOTE, "GPU", text)
     if devices:
         said = f" ({'; '.join(facts['warnings'])})" if facts["warnings"] else ""
@@ -49,8 +49,8 @@ def gpu(subject: Subject) -> Finding | None:
         packages = subject.facts("packages")["nvidia_packages"]
         brought = f" and brought {packages} nvidia packages" if packages else ""
         text = f"none, but torch is {build(subject)}{brought}: it works, and takes gigabytes for nothing. It comes of "
-        text += "installing packages without torch==... on the same line; pytorch.org, Get Started, names the index of "
-        text += "builds for the CPU"
+        text += "installing packages without torch==... on the same line; pytorch.org names the index of builds "
+        text += "for the CPU"
         return Finding(GROUP, NOTE, "GPU", text)
     return Finding(GROUP, OK, "GPU", "none: everything runs on the CPU")
 
@@ -90,7 +90,7 @@ def determinism(subject: Subject) -> Finding | None:
     where = "on the GPU" if on_gpu else f"on the CPU, {answer.facts['threads']} threads"
     workspace = subject.environment.get("CUBLAS_WORKSPACE_CONFIG")
     if not answer.facts["same"]:
-        text = f"a small training gives other bits when repeated with the same seed ({where}): results cannot be had again"
+        text = f"a small training gives other bits when repeated with the same seed ({where}): results do not recur"
         fix = "export CUBLAS_WORKSPACE_CONFIG=:4096:8" if on_gpu else "export OMP_NUM_THREADS=1"
         return Finding(GROUP, NOTE if on_gpu else FIX, "determinism", text, fix)
     text = f"a small training gives the same bits when repeated with the same seed ({where})"

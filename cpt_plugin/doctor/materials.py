@@ -69,7 +69,7 @@ def data(subject: Subject) -> Iterator[Finding]:
     if present:
         yield Finding(GROUP, OK, "data", f"in {subject.root}: {', '.join(present)}")
     if absent:
-        text = f"not in {subject.root}: {', '.join(absent)} (`shapes` needs no data; --root or DATA_ROOT gives another root)"
+        text = f"not in {subject.root}: {', '.join(absent)} (`shapes` needs none; --root or DATA_ROOT looks elsewhere)"
         yield Finding(GROUP, NOTE, "data", text, f"python -m cpt_plugin data get {absent[0]} --root {subject.root}")
 
 
@@ -99,7 +99,7 @@ def weights(subject: Subject) -> Iterator[Finding]:
     if whole:
         yield Finding(GROUP, OK, "weights", f"CLIP {', '.join(whole)} in {openai_weights.CACHE}, whole")
     if DEFAULT_BACKBONE not in whole and not openai_weights.cache_file(DEFAULT_BACKBONE).is_file():
-        text = f"no CLIP {DEFAULT_BACKBONE} in {openai_weights.CACHE} (`shapes` needs none; --backbone FILE gives another)"
+        text = f"no CLIP {DEFAULT_BACKBONE} in {openai_weights.CACHE} (`shapes` needs none; or give --backbone FILE)"
         yield Finding(GROUP, NOTE, "weights", text, download(DEFAULT_BACKBONE))
 
 

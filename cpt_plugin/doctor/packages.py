@@ -112,6 +112,8 @@ def clip(subject: Subject) -> Finding | None:
     if not packages and not origin:
         return None
     where = " and ".join(f"{name} {subject.versions[name]}" for name in packages) or "none installed"
+    if packages == ["clip"]:
+        where += " (from OpenAI's source)"
     text = f"{where}; `import clip` takes {Path(origin).parent}" if origin else where
     answer = subject.answer("clip")
     if answer.failure and "torch" in subject.versions:

@@ -11,6 +11,7 @@ from pathlib import Path
 from cpt_plugin.doctor.packages import distribution
 from cpt_plugin.doctor.report import FIX, NOTE, OK, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject
+from cpt_plugin.runner.arguments import DASSL_NEEDS
 
 GROUP = "toolkit"
 UNREPAIRED = "python -m cpt_plugin --regularizers none train.py ..."
@@ -24,6 +25,8 @@ def toolkit(subject: Subject) -> Finding | None:
     if not subject.facts("torch"):
         return None
     answer, wanted = subject.answer("toolkit"), subject.environment.get("CPT_TOOLKIT", "")
+    if answer.failure and answer.failure == subject.answer("dassl_repaired").failure:
+        return None  # said of Dassl
     reason = f"CPT_TOOLKIT={wanted}" if wanted else "CPT_TOOLKIT is not set"
     if answer.failure:
         fix = "export CPT_TOOLKIT=embedded"
@@ -46,18 +49,20 @@ def dassl(subject: Subject) -> Iterator[Finding]:
     if repaired.failure:
         served = subject.facts("toolkit").get("name") == "embedded"
         text = f"{where} cannot be imported, repaired or not: {repaired.failure}"
-        missing = re.search(r"No module named '([\w.]+)'", repaired.failure)
-        fix = subject.pip(distribution(missing[1])) if missing else "export CPT_TOOLKIT=embedded"
-        yield Finding(GROUP, NOTE if served else FIX, "Dassl", text, fix)
+        fixes = [subject.pip(*DASSL_NEEDS.split())] if "No module named" in repaired.failure else []
+        if not served:
+            text += " One of these lines, the second to do without it:" if fixes else " To do without it:"
+            fixes.append("export CPT_TOOLKIT=embedded")
+        yield Finding(GROUP, NOTE if served else FIX, "Dassl", text, "\n".join(fixes))
         return
     repairs = ", ".join(repaired.facts["fixes"]) or "nothing"
     text = f"{where} works; cpt_plugin repairs in its own processes: {repairs}. "
     if plain.failure:
         text += f"By itself it cannot be imported ({plain.failure}). "
-    yield Finding(GROUP, NOTE, "Dassl", f"{text}With these repairs, none of its files edited:", UNREPAIRED)
+    yield Finding(GROUP, NOTE, "Dassl", f"{text}A script on Dassl gets these repairs, none of its files edited, by:", UNREPAIRED)
     if plain.facts.get("logging_disabled"):
-        text = "`import dassl.engine` switches off log records up to WARNING in the whole process; cpt_plugin switches them "
-        text += "on again, a script of your own does so after that import by:"
+        text = "`import dassl.engine` switches off log records up to WARNING in the whole process; cpt_plugin switches "
+        text += "them on again, a script of your own does so after that import by:"
         yield Finding(GROUP, NOTE, "logging", text, LOGGING_LINES)
 
 
@@ -66,8 +71,8 @@ def names(subject: Subject) -> Iterator[Finding]:
     facts = subject.facts("packages")
     clip = facts["origins"]["clip"]
     if clip and facts["clips"] and "site-packages" not in clip and "dist-packages" not in clip:
-        text = f"`import clip` takes a repository's own copy, {Path(clip).parent}, not the installed {facts['clips'][0]}"
-        yield Finding(GROUP, NOTE, "name clip", f"{text}; cpt_plugin reads the installed one by file")
+        text = f"`import clip` takes a repository's own copy, {Path(clip).parent}; cpt_plugin reads the installed "
+        yield Finding(GROUP, NOTE, "name clip", f"{text}{facts['clips'][0]} by file")
     for name, origin in facts["taken"].items():
         text = f"`{name}` is taken by {Path(origin).parent}, so that our trainers cannot be loaded from here; that "
         text += "folder is the current one, on PYTHONPATH or a package: use a process that does not see it first"
