@@ -18,7 +18,8 @@ from cpt_plugin.doctor.report import NOTE, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject
 from cpt_plugin.errors import ConfigError
 
-_TOPICS = ("packages", "torch", "torchvision", "torchvision_repaired", "clip", "faiss", "toolkit", "determinism")
+_FIRST_TOPICS = ("packages", "torch")
+_TORCH_TOPICS = ("torchvision", "torchvision_repaired", "clip", "faiss", "toolkit", "determinism")
 _DASSL_TOPICS = ("dassl", "dassl_repaired")
 _Check = Callable[[Subject], Finding | Iterable[Finding] | None]
 _CHECKS: tuple[_Check, ...] = (*packages.CHECKS, *toolkits.CHECKS, *machine.CHECKS, *materials.CHECKS)
@@ -70,13 +71,15 @@ def doctor(words: Sequence[str], prog: str) -> int:
 
 
 def look(given: argparse.Namespace) -> Subject:
-    """Ask the probes about a Python."""
+    """Ask the probes about a Python; what imports torch only once torch is known to work."""
     python = shutil.which(given.python) or given.python
     jobs = max(1, min(4, os.cpu_count() or 1))
     try:
-        answers = processes.ask(python, _TOPICS, given.timeout, jobs, _say)
-        if answers["packages"].facts.get("origins", {}).get("dassl"):
-            answers |= processes.ask(python, _DASSL_TOPICS, given.timeout, jobs, _say)
+        answers = processes.ask(python, _FIRST_TOPICS, given.timeout, jobs, _say)
+        if answers["packages"].facts and answers["torch"].facts:
+            has_dassl = answers["packages"].facts["origins"]["dassl"]
+            topics = _TORCH_TOPICS + (_DASSL_TOPICS if has_dassl else ())
+            answers |= processes.ask(python, topics, given.timeout, jobs, _say)
     finally:
         _say("")
     return Subject(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -56,21 +57,22 @@ def output(subject: Subject) -> Finding:
 
 
 def data(subject: Subject) -> Iterator[Finding]:
-    """Which data sets are whole, which lack something, which are absent."""
-    present, absent = [], []
-    for manifest in map(manifest_of, manifest_names()):
-        missing = manifest.missing(subject.root)
-        if not missing:
-            present.append(manifest.name)
-        elif len(missing) == len(manifest.wanted):
-            absent.append(manifest.name)
-        else:
-            yield incomplete(manifest, missing, subject.root)
-    if present:
-        yield Finding(GROUP, OK, "data", f"in {subject.root}: {', '.join(present)}")
+    """Which data sets are whole, which lack something, which are absent.
+
+    Files that a whole data set shares with another one (ImageNet's images) do not make the other one incomplete.
+    """
+    found = [(manifest, manifest.missing(subject.root)) for manifest in map(manifest_of, manifest_names())]
+    whole = [manifest for manifest, missing in found if not missing]
+    shared = {path for manifest in whole for path in manifest.wanted}
+    begun = [(m, missing) for m, missing in found if missing and {*m.wanted} - {*missing} - shared]
+    for manifest, missing in begun:
+        yield incomplete(manifest, missing, subject.root)
+    absent = [m.name for m, missing in found if missing and (m, missing) not in begun]
+    if whole:
+        yield Finding(GROUP, OK, "data", f"in {subject.root}: {', '.join(manifest.name for manifest in whole)}")
     if absent:
         text = f"not in {subject.root}: {', '.join(absent)} (`shapes` needs none; --root or DATA_ROOT looks elsewhere)"
-        yield Finding(GROUP, NOTE, "data", text, f"python -m cpt_plugin data get {absent[0]} --root {subject.root}")
+        yield Finding(GROUP, NOTE, "data", text, get(absent[0], subject.root))
 
 
 def incomplete(manifest: Manifest, missing: tuple[str, ...], root: Path) -> Finding:
@@ -81,7 +83,12 @@ def incomplete(manifest: Manifest, missing: tuple[str, ...], root: Path) -> Find
     if manifest.own_split and missing == (split,):
         status = NOTE
         text += ", the published split; one of our own can be made instead (DATASET.SPLIT own)"
-    return Finding(GROUP, status, "data", text, f"python -m cpt_plugin data get {manifest.name} --root {root}")
+    return Finding(GROUP, status, "data", text, get(manifest.name, root))
+
+
+def get(name: str, root: Path) -> str:
+    """Command that gets a data set."""
+    return shlex.join(["python", "-m", "cpt_plugin", "data", "get", name, "--root", str(root)])
 
 
 def weights(subject: Subject) -> Iterator[Finding]:
@@ -112,7 +119,8 @@ def download(name: str) -> str:
 def micro(subject: Subject) -> Finding:
     """Whether the embedded model is what was published with this package."""
     file = ASSETS / "micro_clip.npz"
-    fix = f"git -C {ROOT} checkout -- {ASSETS.relative_to(ROOT)}" if (ROOT / ".git").exists() else ""
+    restore = shlex.join(["git", "-C", str(ROOT), "checkout", "--", str(file), str(file.with_suffix(".json"))])
+    fix = restore if (ROOT / ".git").exists() else ""
     try:
         expected = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["npz_sha256"]
         intact = sha256_of(file) == expected

@@ -66,13 +66,12 @@ def required(subject: Subject) -> Finding:
 
 def torch(subject: Subject) -> Finding | None:
     """Whether torch can be imported, and its build."""
-    installed = subject.versions.get("torch")
-    answer = subject.answer("torch")
+    installed, answer = subject.version_of("torch") or "torch", subject.answer("torch")
+    if answer.module == "torch":
+        return None  # among the missing packages
     if answer.failure:
-        if not installed:
-            return None  # among the missing packages
-        text = f"torch {installed} cannot be used: {answer.failure}"
-        return Finding(GROUP, FIX, "torch", text, mend(subject, answer, f"torch {installed}"))
+        text = f"{installed} cannot be used: {answer.failure}"
+        return Finding(GROUP, FIX, "torch", text, mend(subject, answer, installed))
     return Finding(GROUP, OK, "torch", f"{answer.facts['version']}, {build(subject)}")
 
 
@@ -93,6 +92,8 @@ def torchvision(subject: Subject) -> Finding | None:
     if wanted and wanted != torch_version.split("+")[0]:
         text = f"torchvision {installed} was built for torch {wanted}, but torch is {torch_version}"
         return Finding(GROUP, FIX, "torchvision", text, subject.pip("torchvision"))
+    if not subject.facts("torch"):
+        return None
     answer, repaired = subject.answer("torchvision"), subject.answer("torchvision_repaired")
     if not answer.failure:
         return Finding(GROUP, OK, "torchvision", installed)
@@ -109,14 +110,14 @@ def clip(subject: Subject) -> Finding | None:
     """Which CLIP `import clip` gives, and whether it can be imported."""
     facts = subject.facts("packages")
     packages, origin = facts["clips"], facts["origins"]["clip"]
-    if not packages and not origin:
+    if not subject.facts("torch") or not (packages or origin):
         return None
     where = " and ".join(f"{name} {subject.versions[name]}" for name in packages) or "none installed"
     if packages == ["clip"]:
         where += " (from OpenAI's source)"
     text = f"{where}; `import clip` takes {Path(origin).parent}" if origin else where
     answer = subject.answer("clip")
-    if answer.failure and "torch" in subject.versions:
+    if answer.failure:
         if _lacks_pkg_resources(subject):
             return Finding(GROUP, NOTE, "clip", f"{text}; not until setuptools is mended, see there")
         text += f"; it cannot be imported: {answer.failure}"
@@ -153,19 +154,14 @@ def _lacks_pkg_resources(subject: Subject) -> bool:
 
 def faiss(subject: Subject) -> Finding | None:
     """Whether FAISS clusters, and on what."""
-    installed, answer = subject.version_of(*FAISSES), subject.answer("faiss")
-    if not installed and answer.failure:
+    installed, answer = subject.version_of(*FAISSES) or "faiss", subject.answer("faiss")
+    if not subject.facts("torch") or answer.module == "faiss":
         return None  # among the missing packages
     if answer.failure:
-        if answer.module == "torch" or "torch" not in subject.versions:
-            return Finding(GROUP, NOTE, "faiss", f"{installed}; not tried without torch")
         text = f"{installed} cannot be used: {answer.failure}; CPT's clusters need it"
         return Finding(GROUP, FIX, "faiss", text, mend(subject, answer, installed))
-    text = installed or f"faiss {answer.facts['version']}"
-    gpus = len(subject.facts("torch").get("gpus", ()))
-    if answer.facts["gpus"] and gpus:
-        return Finding(GROUP, OK, "faiss", f"{text}, clusters on the GPU")
-    return Finding(GROUP, OK, "faiss", f"{text}, clusters on the CPU{' (which is quick: once a run)' if gpus else ''}")
+    where = "GPU" if answer.facts["gpus"] and subject.facts("torch")["gpus"] else "CPU"
+    return Finding(GROUP, OK, "faiss", f"{installed}, clusters on the {where}")
 
 
 def open_clip(subject: Subject) -> Finding:
@@ -181,8 +177,7 @@ def mend(subject: Subject, answer: Answer, installed: str) -> str:
     """Install what an import did not find, else anew what is broken (`NAME VERSION`)."""
     if answer.module:
         return subject.pip(distribution(answer.module))
-    name, version = installed.split(" ")
-    return subject.pip("--force-reinstall", "--no-deps", f"{name}=={version.split('+')[0]}")
+    return subject.pip("--force-reinstall", "--no-deps", installed.split("+")[0].replace(" ", "=="))
 
 
 def distribution(module: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping
@@ -54,15 +55,14 @@ class Subject:
         return next((f"{name} {self.versions[name]}" for name in names if name in self.versions), "")
 
     def pip(self, *requirements: str) -> str:
-        """A command that installs into this Python and leaves its torch as it is."""
-        held = [word for word in requirements if word.startswith("torch==")]
+        """A command that installs into this Python, and leaves its torch as it is unless torch is asked for."""
         torch = self.versions.get("torch", "").split("+")[0]
-        if torch and not held:
-            held = [f"torch=={torch}"]
-        elif not torch and PINS.is_file():
-            held = ["-c", str(PINS), *held]
-        rest = [word for word in requirements if word not in held]
-        return shlex.join([self.python, "-m", "pip", "install", *held, *rest])
+        hold: list[str] = []
+        if torch and not any(re.match("torch[=><]", word) for word in requirements):
+            hold = [f"torch=={torch}"]
+        elif PINS.is_file() and not any(word.startswith("torch==") for word in requirements):
+            hold = ["-c", str(PINS)]
+        return shlex.join([self.python, "-m", "pip", "install", *hold, *requirements])
 
     def pin(self, name: str) -> str:
         """`NAME==VERSION` from constraints.txt, or NAME alone outside a clone of the repository."""

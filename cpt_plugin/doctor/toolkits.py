@@ -14,7 +14,7 @@ from cpt_plugin.doctor.subject import ROOT, Subject
 from cpt_plugin.runner.arguments import DASSL_NEEDS
 
 GROUP = "toolkit"
-UNREPAIRED = "python -m cpt_plugin --regularizers none train.py ..."
+REPAIRED = "python -m cpt_plugin --regularizers none train.py ..."
 LOGGING_LINES = """\
 import logging
 logging.disable(logging.NOTSET)"""
@@ -59,7 +59,8 @@ def dassl(subject: Subject) -> Iterator[Finding]:
     text = f"{where} works; cpt_plugin repairs in its own processes: {repairs}. "
     if plain.failure:
         text += f"By itself it cannot be imported ({plain.failure}). "
-    yield Finding(GROUP, NOTE, "Dassl", f"{text}A script on Dassl gets these repairs, none of its files edited, by:", UNREPAIRED)
+    text += "A script on Dassl gets these repairs, none of its files edited, by:"
+    yield Finding(GROUP, NOTE, "Dassl", text, REPAIRED)
     if plain.facts.get("logging_disabled"):
         text = "`import dassl.engine` switches off log records up to WARNING in the whole process; cpt_plugin switches "
         text += "them on again, a script of your own does so after that import by:"
