@@ -42,10 +42,11 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="everything that was found, for a bug report")
-    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="look at it (default: this one)")
+    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="Python to look at (default: this one)")
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
-    parser.add_argument("--timeout", type=float, default=processes.TIMEOUT, metavar="SECONDS", help="for each import")
+    seconds = f"patience with each import (default: {processes.TIMEOUT:g})"
+    parser.add_argument("--timeout", type=float, default=processes.TIMEOUT, metavar="SECONDS", help=seconds)
     return parser
 
 

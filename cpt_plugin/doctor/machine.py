@@ -71,7 +71,7 @@ def cores(subject: Subject) -> Finding:
     """Cores that this process may use, and threads that torch would."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     asked, threads = subject.environment.get("OMP_NUM_THREADS"), subject.facts("torch").get("threads")
-    text = f"{usable} usable of {os.cpu_count()}; torch takes {threads or 'an unknown number of'} threads"
+    text = f"{usable} usable of {os.cpu_count()}; threads of torch: {threads or 'unknown'}"
     text += f" (OMP_NUM_THREADS={asked})" if asked else " (OMP_NUM_THREADS is not set)"
     if threads and threads > usable:
         text += ": more than there are cores, which slows every step down"
@@ -87,7 +87,7 @@ def determinism(subject: Subject) -> Finding | None:
     if answer.failure:
         return Finding(GROUP, FIX, "determinism", f"a small training does not run: {answer.failure}")
     on_gpu = answer.facts["device"] == "cuda"
-    where = "on the GPU" if on_gpu else f"on the CPU, {answer.facts['threads']} threads"
+    where = "on the GPU" if on_gpu else f"on the CPU, threads: {answer.facts['threads']}"
     workspace = subject.environment.get("CUBLAS_WORKSPACE_CONFIG")
     if not answer.facts["same"]:
         text = f"a small training gives other bits when repeated with the same seed ({where}): results do not recur"

@@ -49,8 +49,9 @@ def packages(package: Path) -> dict[str, Any]:
 
 def torch(package: Path) -> dict[str, Any]:
     """The build of torch, whether NumPy works with it, threads and GPUs."""
-    import numpy
     import torch
+
+    import numpy  # isort: skip  # torch first: where both are missing, torch is what is named
 
     torch.from_numpy(numpy.zeros(1))
     with warnings.catch_warnings(record=True) as caught:

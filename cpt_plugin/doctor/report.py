@@ -60,8 +60,7 @@ def lines(findings: Sequence[Finding], width: int | None = None, color: bool = F
             if finding.group == group:
                 yield from _finding_lines(finding, width, color)
     number = counts(findings)
-    verdict = f"{number[FIX]} to fix" if number[FIX] else "nothing to fix"
-    yield f"{verdict}; {number[NOTE]} notes, {number[OK]} ok"
+    yield f"to fix: {number[FIX] or 'nothing'}; notes: {number[NOTE]}; ok: {number[OK]}"
 
 
 def _finding_lines(finding: Finding, width: int | None, color: bool) -> Iterator[str]:

@@ -27,12 +27,12 @@ def test_findings_stand_under_their_groups_and_their_number_at_the_end():
         "        and again",
         "machine",
         "  note  GPU            none",
-        "1 to fix; 1 notes, 1 ok",
+        "to fix: 1; notes: 1; ok: 1",
     ]
 
 
 def test_a_healthy_report_ends_with_nothing_to_fix():
-    assert list(lines([GOOD, REMARK]))[-1] == "nothing to fix; 1 notes, 1 ok"
+    assert list(lines([GOOD, REMARK]))[-1] == "to fix: nothing; notes: 1; ok: 1"
 
 
 def test_text_is_wrapped_to_the_terminal_and_commands_never_are():
