@@ -42,7 +42,7 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     parser.add_argument("--json", action="store_true", help="everything that was found, for a bug report")
-    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="Python to look at (default: this one)")
+    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="what to look at (default: this)")
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     seconds = f"patience with each import (default: {processes.TIMEOUT:g})"
