@@ -33,7 +33,7 @@ class Source:
         sha256, md5: published checksum in hex; "" where none is published.
         bytes: size of the download as far as known, 0 otherwise.
         dead: why and since when it is known not to answer any more; "" where it is not known to be dead.
-        instead: what else works when it is dead or only by hand.
+        instead: what else works, also when it is dead or only by hand.
     """
 
     gives: tuple[str, ...]
@@ -111,6 +111,16 @@ class Manifest:
         """Everything that must be there, relative to the data root: image folders, split file, other files."""
         parts = [*self.images, *filter(None, [self.split]), *self.files]
         return tuple(f"{self.folder}/{part}" for part in parts)
+
+    @property
+    def base(self) -> str:
+        """Folder below the data root to which the paths in the split file are relative."""
+        return f"{self.folder}/{self.images[0]}" if len(self.images) == 1 else self.folder
+
+    def source_of(self, path: str) -> Source | None:
+        """Where a file or folder below the data root comes from; None where no source gives it."""
+        given = ((source, each) for source in self.sources for each in source.gives)
+        return next((source for source, each in given if path == each or path.startswith(f"{each}/")), None)
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """What of :attr:`wanted` is not below ``root``; an empty folder counts as missing."""
