@@ -17,6 +17,8 @@ from cpt_plugin._schema import decode
 from cpt_plugin.errors import ConfigError, DataError
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "datasets"
+UNFINISHED = ".cpt-unfinished"
+"""Name of a file that stands beside data while an archive's content is being moved in."""
 KINDS = ("zip", "tar", "file", "gdrive", "manual")
 """Of a source: an archive to unpack, a file to keep, one on Google Drive, or something only a person can get."""
 
@@ -113,7 +115,7 @@ class Manifest:
         return tuple(f"{self.folder}/{part}" for part in parts)
 
     def missing(self, root: Path) -> tuple[str, ...]:
-        """What of :attr:`wanted` is not below ``root``; an empty folder counts as missing."""
+        """What of :attr:`wanted` is not below ``root``; an empty folder, or one half moved in, counts as missing."""
         return tuple(path for path in self.wanted if not _present(root / path))
 
 
@@ -154,5 +156,6 @@ def _read(name: str) -> Manifest:
 
 def _present(path: Path) -> bool:
     if path.is_dir():
-        return any(path.iterdir())
+        filled = any(not entry.name.startswith(".") for entry in path.iterdir())
+        return filled and not any((place / UNFINISHED).exists() for place in (path, path.parent))
     return path.is_file()
