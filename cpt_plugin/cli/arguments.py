@@ -82,14 +82,16 @@ class RunArguments:
         return self.output / self.dataset.replace(":", "-")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Wrong words raise ConfigError."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} ({self.prog} --help)")
 
 
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     """The parser behind `scripts/run.sh` and `python -m cpt_plugin run`."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
         description="Train on the long-tailed base classes, test on base and new classes, and print one\n"
@@ -150,7 +152,7 @@ def parse_arguments(
         seeds=parse_seeds(given.seeds),
         shots=_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
-        root=_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        root=data_root(given.root, repository),
         output=_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else _count("--epochs", given.epochs),
         baseline=given.baseline,
@@ -208,6 +210,11 @@ def _backbone(given: str | None, embedded: bool) -> str:
     name = given or (MICRO if embedded else "ViT-B/16")
     path = _folder(name, name)
     return str(path) if path.is_file() else name
+
+
+def data_root(given: str | None, repository: Path) -> Path:
+    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository."""
+    return _folder(given, os.environ.get("DATA_ROOT") or repository / "data")
 
 
 def _folder(given: str | None, default: str | Path) -> Path:

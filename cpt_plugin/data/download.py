@@ -15,7 +15,7 @@ from cpt_plugin.data.progress import say
 from cpt_plugin.errors import DataError
 from cpt_plugin.locking import only_process
 
-__all__ = ["Patience", "checked", "download"]
+__all__ = ["Patience", "checked", "download", "vouch"]
 
 
 def download(
@@ -79,6 +79,21 @@ def checked(url: str, destination: Path, arrived: Path, sha256: str = "", md5: s
         _pin(destination, Pin(digest, arrived.stat().st_size, url), what="no hash is published")
     arrived.replace(destination)
     return destination
+
+
+def vouch(url: str, file: Path, sha256: str = "", md5: str = "", bytes: int = 0) -> None:
+    """Check a file that a person has put in its place under the same conditions; it is left there in any case.
+
+    Raises:
+        DataError: it is not what it should be.
+    """
+    remembered = None if sha256 else pinned(file)
+    expected = Expected(sha256 or (remembered.sha256 if remembered else ""), md5, bytes)
+    fault, digest = expected.fault(file, file.name)
+    if fault:
+        raise DataError(f"{file} is not the file that it should be: it {fault}. Replace it, or unpack it yourself")
+    if not sha256 and remembered is None:
+        _pin(file, Pin(digest, file.stat().st_size, url), what="no hash is published")
 
 
 def _right(destination: Path, url: str, expected: Expected, pin_it: bool) -> bool:

@@ -124,7 +124,7 @@ class Manifest:
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """What of :attr:`wanted` is not below ``root``; an empty folder, or one half moved in, counts as missing."""
-        return tuple(path for path in self.wanted if not _present(root / path))
+        return tuple(path for path in self.wanted if not _present(root, path))
 
 
 def manifest_names() -> list[str]:
@@ -162,8 +162,9 @@ def _read(name: str) -> Manifest:
     return manifest
 
 
-def _present(path: Path) -> bool:
-    if path.is_dir():
-        filled = any(not entry.name.startswith(".") for entry in path.iterdir())
-        return filled and not any((place / UNFINISHED).exists() for place in (path, path.parent))
-    return path.is_file()
+def _present(root: Path, path: str) -> bool:
+    place = root / path
+    if place.is_dir():
+        filled = any(not entry.name.startswith(".") for entry in place.iterdir())
+        return filled and not any((root / above / UNFINISHED).exists() for above in (Path(path), *Path(path).parents))
+    return place.is_file()

@@ -12,6 +12,7 @@ import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
@@ -48,7 +49,8 @@ def unpack(archive: Path, folder: Path, holds: Sequence[str] = ()) -> None:
         archive: the file; its name says what it is.
         folder: where to; made when it is not there.
         holds: paths below ``folder`` that must be there afterwards. Where the archive has them inside folders of its
-            own, those outer folders are dropped; "" stands for the content of its single outermost folder.
+            own, those outer folders are dropped; "" stands for the content of its single outermost folder. Where
+            they are in archives within the archive, those are unpacked too.
 
     Raises:
         DataError: it is damaged, unsafe or another archive; or there is not room for it.
@@ -188,13 +190,22 @@ def _inner(staging: Path, archive: Path, holds: Sequence[str]) -> Path:
         while len(entries := list(folder.iterdir())) == 1 and entries[0].is_dir():
             folder = entries[0]
         return folder
-    level = [staging]
-    for _ in range(_DEPTH + 1):
-        for folder in level:
+    for unpack_inside in (True, False):
+        levels = [[staging]]
+        for _ in range(_DEPTH):
+            levels.append([entry for folder in levels[-1] for entry in _folders(folder)][:_BREADTH])
+        for folder in chain(*levels):
             if all((folder / path).exists() for path in named):
                 return folder
-        level = [entry for folder in level for entry in sorted(folder.iterdir()) if entry.is_dir()][:_BREADTH]
+        inside = [file for folder in chain(*levels[:2]) for file in sorted(folder.iterdir()) if is_archive(file.name)]
+        for file in inside if unpack_inside else []:
+            _extract(file, file.parent)
+            file.unlink()
     raise DataError(f"{archive} does not hold {', '.join(named)}: is it the right file?")
+
+
+def _folders(folder: Path) -> list[Path]:
+    return sorted(entry for entry in folder.iterdir() if entry.is_dir())
 
 
 def _move(source: Path, folder: Path) -> None:

@@ -86,6 +86,16 @@ def test_outer_folders_of_the_archive_are_dropped(tmp_path, packed, holds, gives
         assert sorted(content(tmp_path / name[2:])) == gives
 
 
+def test_archives_within_an_archive_are_unpacked_where_they_hold_what_is_wanted(tmp_path):
+    inner = pack(tmp_path / "images.tar.gz", {"images/a.jpg": b"1"}).read_bytes()
+    other = pack(tmp_path / "labels.tar", {"labels/b.txt": b"2"}).read_bytes()
+    packed = {"caltech/images.tar.gz": inner, "caltech/labels.tar": other, "caltech/show.m": b"3"}
+    unpack(pack(tmp_path / "caltech.zip", packed), tmp_path / "x", ["images"])
+    assert content(tmp_path / "x") == {"images/a.jpg": b"1", "labels/b.txt": b"2", "show.m": b"3"}
+    unpack(pack(tmp_path / "caltech.zip", packed), tmp_path / "y", ["images.tar.gz"])
+    assert content(tmp_path / "y")["images.tar.gz"] == inner
+
+
 def test_another_archive_is_refused(archive, tmp_path):
     with pytest.raises(DataError, match="does not hold images: is it the right file"):
         unpack(archive, tmp_path / "x", ["images"])
