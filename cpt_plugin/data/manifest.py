@@ -30,16 +30,19 @@ class Source:
         kind: one of :data:`KINDS`; a file on Google Drive whose ``into`` ends with ``/`` is an archive.
         url: where it is; for ``gdrive`` the address of the file's page, for ``manual`` that of the web page.
         into: below the data root, the folder to unpack in (ends with ``/``) or the file to write.
+        member: what of the archive is wanted: the content of this folder, or of this archive inside it, goes to
+            ``into``; "" for everything, under its own names.
         sha256, md5: published checksum in hex; "" where none is published.
         bytes: size of the download as far as known, 0 otherwise.
         dead: why and since when it is known not to answer any more; "" where it is not known to be dead.
-        instead: what else works when it is dead or only by hand.
+        instead: what else works, also when it is dead or only by hand.
     """
 
     gives: tuple[str, ...]
     kind: str
     url: str
     into: str
+    member: str = ""
     sha256: str = ""
     md5: str = ""
     bytes: int = 0
@@ -111,6 +114,11 @@ class Manifest:
         """Everything that must be there, relative to the data root: image folders, split file, other files."""
         parts = [*self.images, *filter(None, [self.split]), *self.files]
         return tuple(f"{self.folder}/{part}" for part in parts)
+
+    @property
+    def base(self) -> str:
+        """Folder below the data root to which the paths in the split file are relative."""
+        return f"{self.folder}/{self.images[0]}" if len(self.images) == 1 else self.folder
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """What of :attr:`wanted` is not below ``root``; an empty folder counts as missing."""
