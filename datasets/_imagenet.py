@@ -43,7 +43,9 @@ def class_table(root: Path, folder: str) -> dict[str, str]:
             table, known = read_classnames(path), imagenet_classes()
             other = [f"{i} {name!r} (CLIP: {known[i]!r})" for i, name in table.items() if name != known[i]]
             if other:
-                _LOG.warning(f"{path} has other names than CLIP for {len(other):,} classes, and they are used: {some(other)}")
+                _LOG.warning(
+                    f"{path} has other names than CLIP for {len(other):,} classes, and they are used: {some(other)}"
+                )
             if len(table) < len(known):
                 _LOG.warning(f"{path} lists {len(table):,} of ImageNet's {len(known):,} classes: a subset is used")
             return table
