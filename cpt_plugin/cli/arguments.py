@@ -15,8 +15,10 @@ from cpt_plugin._names import nearest
 from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import MICRO, check_backbone, check_images
+from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
+    DPC,
     Method,
     find_repository,
     is_embedded,
@@ -142,6 +144,8 @@ def parse_arguments(
         )
     method = parse_method(given.method, repository)
     dataset = parse_dataset(given.dataset, repository)
+    stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
+    check_base_to_new(dataset, method.trainer_name, stages)
     embedded = is_embedded(dataset)
     arguments = RunArguments(
         method=method,

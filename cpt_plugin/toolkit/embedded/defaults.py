@@ -35,6 +35,8 @@ DEFAULTS: dict[str, Any] = {
         "ROOT": "",
         "NAME": "",
         "WORLD": "",
+        "SPLIT": "published",
+        "SPLIT_SEED": 1,
         "SOURCE_DOMAINS": (),
         "TARGET_DOMAINS": (),
         "NUM_SHOTS": -1,
@@ -94,6 +96,8 @@ DEFAULTS: dict[str, Any] = {
 
 PACKAGE_KEYS = (
     "DATASET.WORLD",
+    "DATASET.SPLIT",
+    "DATASET.SPLIT_SEED",
     "DATASET.SUBSAMPLE_CLASSES",
     "DATASET.IMBALANCE_TAU",
     "DATASET.CLASS_ORDER",
