@@ -16,8 +16,10 @@ from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, open_clip_name
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import check_backbone, check_images
+from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
+    DPC,
     Method,
     find_repository,
     is_embedded,
@@ -157,6 +159,8 @@ def parse_arguments(
         )
     method = parse_method(given.method, repository)
     dataset = parse_dataset(given.dataset, repository)
+    stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
+    check_base_to_new(dataset, method.trainer_name, stages)
     embedded = is_embedded(dataset)
     arguments = RunArguments(
         method=method,
