@@ -20,13 +20,13 @@ def screen(what: str, reason: str, wanted: Sequence[Piece], again: str, ways: Se
     """What is missing, the commands that get it, and what else works; at most about 24 lines.
 
     Args:
-        what: is not complete, e.g. ``'eurosat'``.
+        what: misses files, e.g. ``'eurosat'``.
         reason: why the program does not get it itself.
         wanted: the pieces that are missing.
         again: what to do when all files are in their places.
         ways: other possibilities, as name and text.
     """
-    lines = [*_wrapped(f"{what} is not complete, and {reason}", ""), "missing:"]
+    lines = [*_wrapped(f"{what}: files are missing, and {reason}", ""), "missing:"]
     lines += [line for text in _grouped(path for piece in wanted for path in piece.gives) for line in _wrapped(text)]
     fetched = [piece for piece in wanted if not piece.here and not piece.dead and piece.kind != "hand"]
     if fetched:
@@ -59,7 +59,7 @@ def other_ways(manifest: Manifest | None, wanted: Sequence[Piece], backbone: boo
     if manifest is not None:
         ways.append(("images elsewhere", f"--root FOLDER or DATA_ROOT=FOLDER, which holds {manifest.folder}/"))
         if manifest.own_split and Path(manifest.split).name in gives:
-            ways.append(("no split file", "DATASET.SPLIT own (data get: --own-split), a seeded split of ours; records say so"))
+            ways.append(("no split file", "DATASET.SPLIT own (get: --own-split): our seeded split; records say so"))
     if backbone:
         ways.append(("other weights", "--backbone FILE, or another model's name"))
     ways.append(("no files at all", "bash scripts/run.sh maple_cpt shapes 0.25, drawn data and the embedded model"))
