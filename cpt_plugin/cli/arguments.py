@@ -84,6 +84,11 @@ class RunArguments:
     trust_weights: bool = False
 
     @property
+    def only_tries_out(self) -> bool:
+        """Whether the micro model, which knows drawn shapes only, is to see real images: a rehearsal without meaning."""
+        return self.backbone == MICRO and not is_embedded(self.dataset)
+
+    @property
     def folder(self) -> Path:
         """Where the records and tables of this data set go; colons of a world's name become dashes."""
         return self.output / self.dataset.replace(":", "-")
