@@ -14,10 +14,13 @@ from cpt_plugin.data.progress import readable
 WIDTH = 100
 _NAME = 16
 _MANY = 3
+_LINES = 24
 
 
 def screen(what: str, reason: str, wanted: Sequence[Piece], again: str, ways: Sequence[tuple[str, str]]) -> str:
-    """What is missing, the commands that get it, and what else works; at most about 24 lines.
+    """What is missing, the commands that get it, and what else works, in 24 lines.
+
+    Other sources of what the commands get are left out where there is no room for them.
 
     Args:
         what: misses files, e.g. ``'eurosat'``.
@@ -42,14 +45,19 @@ def screen(what: str, reason: str, wanted: Sequence[Piece], again: str, ways: Se
     for piece in away:
         if not piece.dead:
             lines += _wrapped(f"by hand, to {piece.file}: {piece.url}")
-    instead = [piece.instead for piece in wanted if piece.instead and not piece.here]
-    for text in dict.fromkeys(instead):
-        if not any(text != other and text in other for other in instead):
-            lines += _wrapped(f"instead: {text}")
-    lines.append(f"then {again}")
-    lines.append("what else works:")
-    lines += [line for name, text in ways for line in _wrapped(f"{name:<{_NAME}} {text}", later=" " * (_NAME + 3))]
-    return "\n".join(lines)
+    end = [f"then {again}", "what else works:"]
+    end += [line for name, text in ways for line in _wrapped(f"{name:<{_NAME}} {text}", later=" " * (_NAME + 3))]
+    for text in _alternatives([*away, *fetched]):
+        more = _wrapped(f"instead: {text}")
+        if len(lines) + len(more) + len(end) <= _LINES or any(text == piece.instead for piece in away):
+            lines += more
+    return "\n".join(lines + end)
+
+
+def _alternatives(wanted: Sequence[Piece]) -> list[str]:
+    """What else works, each once, first for what cannot be fetched by a command."""
+    texts = [piece.instead for piece in wanted if piece.instead]
+    return [text for text in dict.fromkeys(texts) if not any(text != other and text in other for other in texts)]
 
 
 def other_ways(manifest: Manifest | None, wanted: Sequence[Piece], backbone: bool) -> list[tuple[str, str]]:

@@ -107,9 +107,9 @@ def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) ->
         return None
     try:
         content = json.loads((folder / split).read_text(encoding="utf-8"))
-        below = manifest.images[0] + "/" if len(manifest.images) == 1 else ""
+        below = PurePosixPath(manifest.base).relative_to(manifest.folder)
         return [
-            _Item(below + str(path), part, int(label), str(name))
+            _Item(str(below / str(path)), part, int(label), str(name))
             for part in PARTS
             for path, label, name in content[part]
         ]

@@ -137,8 +137,9 @@ def test_a_clean_data_set_gives_no_report(tmp_path, name):
 def test_faults_in_a_data_set_without_split_file(tmp_path, name):
     folder, manifest = make_fixture(name, tmp_path).folder, manifest_of(name)
     verify(manifest, tmp_path)
-    rng, wanted = random.Random(name), {}
-    images = sorted(p for p in (folder / manifest.images[0]).rglob("*") if p.is_file())
+    rng = random.Random(name)
+    places = [folder / place for place in (*manifest.images, *manifest.files[1:])]
+    images = sorted(path for place in places for path in (place, *place.rglob("*")) if path.is_file())
     gone, flipped = rng.sample(images, 2)
     gone.unlink()
     flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
