@@ -103,8 +103,10 @@ def _needed(manifest: Manifest) -> list:
 
 
 def _size(manifest: Manifest) -> str:
-    known = sum(source.bytes for source in _needed(manifest))
-    return readable(known) if known else "?"
+    sizes = [source.bytes for source in _needed(manifest)]
+    if max(sizes, default=0) < 1e6 and 0 in sizes:
+        return "?"
+    return ("> " if 0 in sizes else "") + readable(sum(sizes))
 
 
 def _way(manifest: Manifest) -> str:

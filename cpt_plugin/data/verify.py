@@ -144,6 +144,11 @@ def _first_look(
         elif content.fault:
             report.notes.append(f"{path} {content.fault}; no split names it")
     report.files = len(contents)
+    for path in [*filter(None, [split]), *manifest.files]:
+        source = manifest.source_of(f"{manifest.folder}/{path}")
+        published = source.sha256 if source and not source.into.endswith("/") else ""
+        if published and path in contents and contents[path].sha256 != published:
+            report.notes.append(f"{path} is not the published file (its SHA-256 differs)")
     if items is not None:
         report.findings += _contradictions(items, split)
         _note_duplicates(items, contents, report)

@@ -150,6 +150,11 @@ def test_faults_in_a_data_set_without_split_file(tmp_path, name):
     assert {finding.path: finding.kind for finding in verify(manifest, tmp_path).findings} == wanted
 
 
+def test_a_split_file_that_is_not_the_published_one_is_noted(tmp_path):
+    make_fixture("eurosat", tmp_path)
+    assert f"{SPLIT} is not the published file (its SHA-256 differs)" in verify(MANIFEST, tmp_path).notes
+
+
 def test_faulty_data_are_never_written_down_as_right(tmp_path):
     folder = make_fixture("eurosat", tmp_path).folder
     image = next((folder / "2750").rglob("*.jpg"))
