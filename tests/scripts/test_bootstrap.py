@@ -249,6 +249,15 @@ def test_another_python_is_asked_without_importing_torch():
     assert "a working Python" in module.missing_in(Path("/bin/false"), "run")[0]
 
 
+def test_what_is_present_is_told_without_installing(machine, monkeypatch):
+    assert machine.module.present(machine.repository, "run") == Path(sys.executable)
+    make_venv(machine.venv)
+    assert machine.module.present(machine.repository, "run") == machine.venv / "bin" / "python"
+    monkeypatch.setattr(machine.module, "missing", lambda wanted: [])
+    assert machine.module.present(machine.repository, "run") == Path(sys.executable)
+    assert machine.phases == []
+
+
 def test_wrong_words_are_refused(capsys):
     assert load().main(["nonsense"]) == 1
     assert "run or test" in capsys.readouterr().err
