@@ -122,7 +122,7 @@ class FaultyServer:
         for start in range(0, cut, _PIECE):
             request.wfile.write(body[start : min(start + _PIECE, cut)])
             if fault == "slow":
-                time.sleep(0.05)
+                time.sleep(0.1)
         request.wfile.flush()
         if fault == "stall":
             self._stopping.wait(STALL_SECONDS)
