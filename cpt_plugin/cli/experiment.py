@@ -232,7 +232,7 @@ class Experiment:
             method=self.method.name,
             prompt_learner=self.method.prompt_learner,
             regularizers=self.method.regularizers,
-            dataset=a.dataset,
+            dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
             tau=a.tau,
             realized_tau=min(counts) / max(counts),
             class_order=cfg.DATASET.CLASS_ORDER,

@@ -30,8 +30,6 @@ class Source:
         kind: one of :data:`KINDS`; a file on Google Drive whose ``into`` ends with ``/`` is an archive.
         url: where it is; for ``gdrive`` the address of the file's page, for ``manual`` that of the web page.
         into: below the data root, the folder to unpack in (ends with ``/``) or the file to write.
-        member: what of the archive is wanted: the content of this folder, or of this archive inside it, goes to
-            ``into``; "" for everything, under its own names.
         sha256, md5: published checksum in hex; "" where none is published.
         bytes: size of the download as far as known, 0 otherwise.
         dead: why and since when it is known not to answer any more; "" where it is not known to be dead.
@@ -42,7 +40,6 @@ class Source:
     kind: str
     url: str
     into: str
-    member: str = ""
     sha256: str = ""
     md5: str = ""
     bytes: int = 0
@@ -119,6 +116,11 @@ class Manifest:
     def base(self) -> str:
         """Folder below the data root to which the paths in the split file are relative."""
         return f"{self.folder}/{self.images[0]}" if len(self.images) == 1 else self.folder
+
+    def source_of(self, path: str) -> Source | None:
+        """Where a file or folder below the data root comes from; None where no source gives it."""
+        given = ((source, each) for source in self.sources for each in source.gives)
+        return next((source for source, each in given if path == each or path.startswith(f"{each}/")), None)
 
     def missing(self, root: Path) -> tuple[str, ...]:
         """What of :attr:`wanted` is not below ``root``; an empty folder counts as missing."""
