@@ -14,6 +14,8 @@ NEUTRAL_KEYS = frozenset(
         "DATASET.ROOT",
         "FEATURE_CACHE.DIR",
         "FEATURE_CACHE.MAX_GIB",
+        "MODEL.BACKBONE.DOWNLOAD",
+        "MODEL.BACKBONE.TRUST",
         "MODEL.TEXT_MEMORY_GIB",
         "OUTPUT_DIR",
         "RESUME",

@@ -13,8 +13,9 @@ from typing import NoReturn
 
 from cpt_plugin._names import nearest
 from cpt_plugin._seeds import MAX_SEED
+from cpt_plugin.backbones import MICRO, OPEN_CLIP, open_clip_name
 from cpt_plugin.cli.keys import check_key
-from cpt_plugin.cli.materials import MICRO, check_backbone, check_images
+from cpt_plugin.cli.materials import check_backbone, check_images
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
@@ -41,6 +42,8 @@ _OWNED_KEYS = {
     "DATASET.MAX_PER_CLASS": "--shots",
     "DATASET.WORLD": "DATASET (shapes:CLASSSET:DOMAIN)",
     "MODEL.BACKBONE.NAME": "--backbone",
+    "MODEL.BACKBONE.TRUST": "--trust-weights",
+    "MODEL.BACKBONE.UNKNOWN_WORDS": "--backbone (zero for micro on real images)",
     "OPTIM.MAX_EPOCH": "--epochs",
     "RESUME": "what the output folder holds",
     "TEST.NO_TEST": "the protocol (both halves are tested)",
@@ -57,6 +60,7 @@ examples:
   bash scripts/run.sh zeroshot shapes 1                  nothing trained
   bash scripts/run.sh maple_cpt shapes 0.25 CPT.WEIGHT_ETF 0.1 OPTIM.LR 0.002
   bash scripts/run.sh maple_cpt eurosat 0.25 --root ~/data
+  bash scripts/run.sh coop_cpt eurosat 0.25 --backbone open_clip:ViT-B-16/laion2b_s34b_b88k
   bash scripts/run.sh list                               methods, data sets and worlds
 
 The same command given again continues where it stopped and skips what is finished."""
@@ -77,6 +81,7 @@ class RunArguments:
     epochs: int | None
     baseline: bool
     opts: tuple[str, ...]
+    trust_weights: bool = False
 
     @property
     def folder(self) -> Path:
@@ -84,14 +89,16 @@ class RunArguments:
         return self.output / self.dataset.replace(":", "-")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Wrong words raise ConfigError."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} ({self.prog} --help)")
 
 
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     """The parser behind `scripts/run.sh` and `python -m cpt_plugin run`."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
         description="Train on the long-tailed base classes, test on base and new classes, and print one\n"
@@ -108,7 +115,15 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="configuration, e.g. OPTIM.LR 0.002")
     parser.add_argument("--seeds", default="1,2,3", metavar="A,B,...", help="default: 1,2,3")
     parser.add_argument("--shots", default="16", metavar="N", help="images a class at most (default: 16)")
-    parser.add_argument("--backbone", metavar="NAME", help="default: micro for shapes, ViT-B/16 otherwise")
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="micro, RN50 ... ViT-L/14@336px, a weights file, open_clip:MODEL/WEIGHTS (docs/backbones.md; "
+        "default: micro for shapes, ViT-B/16 otherwise)",
+    )
+    parser.add_argument(
+        "--trust-weights", action="store_true", help="read a TorchScript file that is none of OpenAI's; it can run code"
+    )
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
@@ -154,19 +169,19 @@ def parse_arguments(
         seeds=parse_seeds(given.seeds),
         shots=_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
-        root=_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        root=data_root(given.root, repository),
         output=_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else _count("--epochs", given.epochs),
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
+        trust_weights=given.trust_weights,
     )
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
     if not embedded:
         check_images(dataset, arguments.root)
-        if arguments.backbone == MICRO:
-            raise ConfigError(f"--backbone {MICRO} knows the drawn world only; give another one for '{dataset}'")
-    check_backbone(arguments.backbone)
+    options = dict(zip(arguments.opts[::2], arguments.opts[1::2], strict=True))
+    check_backbone(arguments.backbone, download=options.get("MODEL.BACKBONE.DOWNLOAD") != "False")
     return arguments
 
 
@@ -208,10 +223,19 @@ def _count(name: str, text: str) -> int:
 
 
 def _backbone(given: str | None, embedded: bool) -> str:
-    """Name of a model, or the absolute path of a weights file."""
+    """Name of a model, in which the path of a weights file is absolute."""
     name = given or (MICRO if embedded else "ViT-B/16")
+    parts = open_clip_name(name)
+    if parts is not None:
+        file = _folder(parts.weights, parts.weights)
+        return f"{OPEN_CLIP}{parts.model}/{file}" if file.is_file() else name
     path = _folder(name, name)
     return str(path) if path.is_file() else name
+
+
+def data_root(given: str | None, repository: Path) -> Path:
+    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository."""
+    return _folder(given, os.environ.get("DATA_ROOT") or repository / "data")
 
 
 def _folder(given: str | None, default: str | Path) -> Path:

@@ -20,8 +20,9 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
   list                               the methods, data sets and embedded worlds there are
+  data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
 
-  {_PROGRAM} run --help says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
+  {_PROGRAM} run --help and data --help say more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
   also sets up the environment first.
 
 somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of its files edited:
@@ -50,13 +51,19 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _data(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.data import run
+
+    return run(words)
+
+
 def _run_script(words: Sequence[str]) -> int:
     from cpt_plugin.runner.launch import launch
 
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list, "data": _data}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

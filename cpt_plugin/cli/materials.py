@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin import openai_weights
-from cpt_plugin._names import nearest
-from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.backbones import MICRO, check_name
+from cpt_plugin.errors import DataError
 
-MICRO = "micro"
+__all__ = ["LAYOUTS", "MICRO", "Layout", "check_backbone", "check_images", "missing_weights"]
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,21 @@ def check_images(dataset: str, root: Path) -> None:
     raise DataError("\n".join(lines))
 
 
-def check_backbone(name: str) -> None:
-    """Make sure that a backbone is known and its weights are on this machine.
+def check_backbone(name: str, download: bool = True) -> None:
+    """Make sure that a backbone is known, and that its weights are on this machine or may be fetched.
 
     Raises ConfigError for an unknown name, DataError saying where to put missing weights.
     """
-    if name == MICRO or Path(name).expanduser().is_file():
-        return
-    if name not in openai_weights.SHA256:
-        names = [MICRO, *openai_weights.SHA256]
-        raise ConfigError(
-            f"unknown backbone '{name}'; nearest: '{nearest(name, names)}'; "
-            f"possible: {', '.join(names)}, or the path of a weights file"
-        )
-    file = openai_weights.cache_file(name)
-    if not file.is_file():
-        raise DataError(
-            f"the weights of CLIP {name} are not there: {file}\n"
-            f"  get them:   mkdir -p {file.parent} && curl -o {file} {openai_weights.address(name)}\n"
-            f"  or give:    --backbone FILE (weights elsewhere), --backbone {MICRO} (embedded; 'shapes' only)"
-        )
+    check_name(name)
+    if not download and missing_weights(name) is not None:
+        raise DataError(openai_weights.instructions(name, "are not there"))
+
+
+def missing_weights(name: str) -> tuple[Path, str, str] | None:
+    """Where the weights of a backbone belong, their address and SHA-256; None if they are there.
+
+    None as well for weights that only the open_clip package can find.
+    """
+    if name not in openai_weights.SHA256 or openai_weights.find(name) is not None:
+        return None
+    return openai_weights.cache_file(name), openai_weights.address(name), openai_weights.SHA256[name]

@@ -3,8 +3,9 @@
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip, plain_state
 from cpt_plugin.encoders.frozen_features import class_means, class_text_features
 from cpt_plugin.encoders.image import ImageEncoder, ImagePrompts
-from cpt_plugin.encoders.load import available_models, load_clip
+from cpt_plugin.encoders.load import available_models, load_clip, sizes_of
 from cpt_plugin.encoders.precision import Precision, resolve_precision
+from cpt_plugin.encoders.sizes import ModelSizes
 from cpt_plugin.encoders.templates import fill_template, single_template
 from cpt_plugin.encoders.text import TextEncoder, TextPrompts
 from cpt_plugin.encoders.tokens import ClassTokens, tokenize
@@ -14,6 +15,7 @@ __all__ = [
     "FrozenCLIP",
     "ImageEncoder",
     "ImagePrompts",
+    "ModelSizes",
     "Precision",
     "TextEncoder",
     "TextPrompts",
@@ -26,5 +28,6 @@ __all__ = [
     "plain_state",
     "resolve_precision",
     "single_template",
+    "sizes_of",
     "tokenize",
 ]

@@ -57,7 +57,14 @@ DEFAULTS: dict[str, Any] = {
     "MODEL": {
         "INIT_WEIGHTS": "",
         "HEAD": {"NAME": ""},
-        "BACKBONE": {"NAME": "", "PATH": "", "PRETRAINED": True},
+        "BACKBONE": {
+            "NAME": "",
+            "PATH": "",
+            "PRETRAINED": True,
+            "DOWNLOAD": True,
+            "TRUST": False,
+            "UNKNOWN_WORDS": "refuse",
+        },
         "TEXT_MEMORY_GIB": 2.0,
     },
     "OPTIM": {
@@ -109,6 +116,9 @@ PACKAGE_KEYS = (
     "FEATURE_CACHE.DIR",
     "FEATURE_CACHE.MAX_GIB",
     "MODEL.BACKBONE.PATH",
+    "MODEL.BACKBONE.DOWNLOAD",
+    "MODEL.BACKBONE.TRUST",
+    "MODEL.BACKBONE.UNKNOWN_WORDS",
     "MODEL.TEXT_MEMORY_GIB",
     "TRAIN.CHECKPOINT_SECONDS",
 )
