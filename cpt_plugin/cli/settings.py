@@ -35,7 +35,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
     real_with_micro = arguments.backbone == MICRO and not is_embedded(arguments.dataset)
     if real_with_micro:
         merge_file(cfg, config_file("datasets", EMBEDDED_WORLD))
-    merge_file(cfg, config_file("datasets", dataset))
+    merge_file(cfg, arguments.dataset_file or config_file("datasets", dataset))
     for folder_name in _trainer_folders(method):
         merge_file(cfg, config_file("trainers", folder_name, _stem(folder_name, arguments)))
     own: dict[str, Any] = {
