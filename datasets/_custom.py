@@ -72,8 +72,8 @@ def split_of(rows: Sequence[Row], shares: Sequence[float], seed: int, source: Pa
     small = [f"{name!r} ({number})" for name, number in sorted(count.items()) if number <= len(wanted)]
     if small:
         raise DataError(
-            f"{source} has too few images of {some(small)} for {len(wanted) + 1} parts (DATASET.SHARES {tuple(shares)}): "
-            "add images, leave these classes out, or divide the images yourself"
+            f"{source} has too few images of {some(small)} for {len(wanted) + 1} parts (DATASET.SHARES "
+            f"{tuple(shares)}): add images, leave these classes out, or divide the images yourself"
         )
     *given, tested = divide([(row.path, row.classname) for row in rows], wanted, seed)
     for name in sorted(count.keys() - {name for _, name in tested}):
