@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
@@ -28,7 +29,8 @@ class SplitDataset(DatasetBase):
     Attributes:
         renamed: class name where it is not that of the image's folder.
         ignored: folders of images that belong to no class.
-        split_label: "" for the published split, else ``own split SEED``.
+        split_label: "" for the published split, ``own split SEED`` for one of our own, ``other split`` for a file
+            that has the published one's name but not its bytes (CoOp writes one of its own where it finds none).
 
     Raises:
         DataError: the split file or an image is missing (path, and where to get it), or classes, names or part
@@ -60,6 +62,13 @@ class SplitDataset(DatasetBase):
                 f"the split file {path} is not there\n  get it from: {self.source_of(self.manifest.split)}\n  without "
                 "it:  DATASET.SPLIT own makes a seeded split from the images; it is not the published one, and "
                 "every log and table says so"
+            )
+        source = self.manifest.source_of(f"{self.manifest.folder}/{self.manifest.split}")
+        if source and source.sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
+            self.split_label = "other split"
+            LOG.warning(
+                f"{path} is not the published split (its SHA-256 differs): made by other code in its place, or "
+                f"changed; do not compare with published results. The published one: {source.url}"
             )
         return read_split(path, self.base)
 

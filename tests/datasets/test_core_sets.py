@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import hashlib
 import json
 import logging
 import random
@@ -34,7 +36,6 @@ def test_the_published_lists_are_read_as_they_are(made: dict[str, Fixture], name
     for part, items in (("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test)):
         assert rows(fixture, items) == fixture.rows[part]
     assert tuple(dataset.classnames) == fixture.names
-    assert dataset.split_label == ""
 
 
 @pytest.mark.parametrize("name", CORE_SETS)
@@ -99,6 +100,25 @@ def test_a_missing_split_file_is_explained(tmp_path: Path, name: str) -> None:
     assert str(split) in message
     assert "https://drive.google.com/file/d/" in message
     assert "DATASET.SPLIT own" in message
+
+
+def test_a_split_file_that_is_not_the_published_one_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture = make_fixture("eurosat", tmp_path)
+    assert build(fixture).split_label == "other split"
+    assert "is not the published split" in caplog.text
+    caplog.clear()
+    manifest = manifest_of("eurosat")
+    digest = hashlib.sha256((fixture.folder / manifest.split).read_bytes()).hexdigest()
+    sources = tuple(
+        dataclasses.replace(source, sha256=digest) if source.into.endswith(manifest.split) else source
+        for source in manifest.sources
+    )
+    published = dataclasses.replace(manifest, sources=sources)
+    monkeypatch.setattr("datasets._split.registered_manifest", lambda registered: published)
+    assert build(fixture).split_label == ""
+    assert caplog.text == ""
 
 
 def test_missing_images_are_counted(tmp_path: Path) -> None:
@@ -168,18 +188,19 @@ def test_verified_names_must_hold(tmp_path: Path, rename: dict[str, str], compla
         build(fixture, CHECK_COUNTS=True)
 
 
-def test_unverified_figures_warn_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    fixture = whole(make_fixture("sun397", tmp_path, images=3))
-    assert not manifest_of("sun397").counts.verified
-    path = fixture.folder / manifest_of("sun397").split
-    content = json.loads(path.read_text())
-    content["val"] += content["val"][:7]
-    path.write_text(json.dumps(content))
+def test_unverified_figures_warn_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fixture = whole(make_fixture("dtd", tmp_path, images=3))
+    manifest = manifest_of("dtd")
+    doubtful = dataclasses.replace(manifest.counts, val=1121, verified=False, source="hearsay")
+    unsure = dataclasses.replace(manifest, counts=doubtful, sources=())
+    monkeypatch.setattr("datasets._split.registered_manifest", lambda registered: unsure)
     with caplog.at_level(logging.WARNING):
         build(fixture, CHECK_COUNTS=True)
     (record,) = caplog.records
-    assert "3977 val images, 7 more than 3970" in record.message
-    assert "not verified" in record.message
+    assert "1128 val images, 7 more than 1121" in record.message
+    assert "not verified (hearsay)" in record.message
 
 
 def test_a_deliberate_subset_says_so(made: dict[str, Fixture]) -> None:
