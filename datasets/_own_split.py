@@ -60,10 +60,11 @@ def make(dataset: SplitDataset, seed: int) -> tuple[list[list[Named]], str]:
 
 
 def divide(images: Iterable[Named], shares: Sequence[float], seed: int) -> list[list[Named]]:
-    """Divide the images of every class: a part for each share (at least one image), and one for the rest.
+    """Divide the images of every class: a part for each share, and one for the rest.
 
-    Each class is shuffled from sorted paths with a generator of its own, seeded by ``seed`` and the class name, so
-    neither the file system's order nor other classes matter. Every part lists class after class.
+    Every part gets an image of each class that has enough, the first parts before the others. Each class is shuffled
+    from sorted paths with a generator of its own, seeded by ``seed`` and the class name, so neither the file system's
+    order nor other classes matter. Every part lists class after class.
     """
     by_class: dict[str, list[Named]] = {}
     for image in sorted(images):
@@ -72,9 +73,10 @@ def divide(images: Iterable[Named], shares: Sequence[float], seed: int) -> list[
     for name, members in sorted(by_class.items()):
         random.Random(f"own split {seed}: {name}").shuffle(members)
         begin = 0
-        for part, share in zip(parts, shares, strict=False):
-            end = begin + max(1, round(len(members) * share))
-            part.extend(members[begin:end])
+        for position, share in enumerate(shares):
+            last = len(members) - (len(shares) - position)  # an image for each of the parts that follow
+            end = min(begin + max(1, round(len(members) * share)), max(begin + 1, last))
+            parts[position].extend(members[begin:end])
             begin = end
         parts[-1].extend(members[begin:])
     return parts
