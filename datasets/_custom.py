@@ -62,8 +62,6 @@ class CustomDataset(DatasetBase):
 def split_of(rows: Sequence[Row], shares: Sequence[float], seed: int, source: Path) -> list[list[tuple[str, str]]]:
     """Train, val and test, class by class; nothing is drawn from global generators.
 
-    A class whose shares leave nothing to test gives the last image of its larger part.
-
     Raises:
         DataError: a class has too few images for one in every part.
     """
@@ -76,10 +74,7 @@ def split_of(rows: Sequence[Row], shares: Sequence[float], seed: int, source: Pa
             f"{tuple(shares)}): add images, leave these classes out, or divide the images yourself"
         )
     *given, tested = divide([(row.path, row.classname) for row in rows], wanted, seed)
-    for name in sorted(count.keys() - {name for _, name in tested}):
-        larger = max(given, key=lambda part: sum(other == name for _, other in part))
-        tested.append(larger.pop(max(i for i, (_, other) in enumerate(larger) if other == name)))
-    return [given[0], given[1] if len(wanted) == 2 else [], tested]
+    return [given[0], given[1] if len(given) == 2 else [], tested]
 
 
 def check_parts(parts: Sequence[Sequence[tuple[str, str]]], source: Path) -> None:

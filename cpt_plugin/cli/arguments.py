@@ -13,11 +13,10 @@ from typing import NoReturn
 
 from cpt_plugin._names import nearest
 from cpt_plugin._seeds import MAX_SEED
-from cpt_plugin.backbones import MICRO, OPEN_CLIP, open_clip_name
+from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
-from cpt_plugin.cli.materials import check_backbone, check_images
+from cpt_plugin.cli.materials import Supply, announce, lacking, refuse
 from cpt_plugin.data.custom import check_own_files, own_yaml
-from cpt_plugin.data.manifest import manifest_names
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
@@ -92,6 +91,11 @@ class RunArguments:
     dataset_file: Path | None = None
 
     @property
+    def only_tries_out(self) -> bool:
+        """Whether the micro model, which knows drawn shapes only, is to see real images: a rehearsal without meaning."""
+        return self.backbone == MICRO and not is_embedded(self.dataset)
+
+    @property
     def folder(self) -> Path:
         """Where the records and tables of this data set go; colons of a world's name become dashes."""
         return self.output / self.dataset.replace(":", "-")
@@ -133,6 +137,12 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
         "--trust-weights", action="store_true", help="read a TorchScript file that is none of OpenAI's; it can run code"
     )
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
+    parser.add_argument(
+        "--no-download",
+        dest="download",
+        action="store_false",
+        help="say at once how to get missing images or weights, instead of downloading them",
+    )
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
     parser.add_argument(
@@ -145,9 +155,11 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
 
 
 def parse_arguments(
-    argv: Sequence[str], prog: str = "scripts/run.sh", repository: Path | None = None
+    argv: Sequence[str], prog: str = "scripts/run.sh", repository: Path | None = None, supply: Supply = refuse
 ) -> RunArguments:
     """Check the words of a command.
+
+    Missing images or weights are handed to ``supply``, or refused when the command says so.
 
     Raises ConfigError (one line) for words that mean nothing, DataError when images or weights are missing.
     """
@@ -189,10 +201,11 @@ def parse_arguments(
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
     check_own_files(own_file or repository / "configs" / "datasets" / f"{dataset}.yaml", arguments.root)
-    if dataset in manifest_names():
-        check_images(dataset, arguments.root)
-    options = dict(zip(arguments.opts[::2], arguments.opts[1::2], strict=True))
-    check_backbone(arguments.backbone, download=options.get("MODEL.BACKBONE.DOWNLOAD") != "False")
+    check_name(arguments.backbone)
+    missing = lacking(dataset, arguments.root, arguments.backbone, arguments.opts)
+    offline = "MODEL.BACKBONE.DOWNLOAD False" in " ".join(arguments.opts) and bool(missing.weights)
+    if missing.pieces:
+        (refuse if offline or not given.download else supply)(missing)
     return arguments
 
 
@@ -266,9 +279,9 @@ def report(error: CPTError) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check only: exit status 0 when the command may go on, 2 with one line on stderr when not."""
+    """Check only: exit status 0 when the command may go on, 2 with a line or a screen on stderr when not."""
     try:
-        parse_arguments(sys.argv[1:] if argv is None else argv)
+        parse_arguments(sys.argv[1:] if argv is None else argv, supply=announce)
     except CPTError as error:
         return report(error)
     return 0

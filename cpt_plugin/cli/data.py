@@ -47,10 +47,14 @@ def run(words: Sequence[str]) -> int:
     if given.name is None:
         raise ConfigError(f"{given.action} needs the name of a data set, e.g. eurosat ({_PROGRAM} list)")
     manifest = manifest_of(given.name)
-    if given.action == "get":
-        get(manifest, root, given.own_split, given.keep_archives)
-        print(f"'{manifest.name}' is complete in {root / manifest.folder}; checking it", file=sys.stderr)
-    return _say(verify(manifest, root, given.own_split, given.anew), manifest, root)
+    try:
+        if given.action == "get":
+            get(manifest, root, given.own_split, given.keep_archives)
+            print(f"'{manifest.name}' is complete in {root / manifest.folder}; checking it", file=sys.stderr)
+        return _say(verify(manifest, root, given.own_split, given.anew), manifest, root)
+    except KeyboardInterrupt:
+        print("\ninterrupted: given again, the same command goes on", file=sys.stderr)
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -99,8 +103,10 @@ def _needed(manifest: Manifest) -> list:
 
 
 def _size(manifest: Manifest) -> str:
-    known = sum(source.bytes for source in _needed(manifest))
-    return readable(known) if known else "?"
+    sizes = [source.bytes for source in _needed(manifest)]
+    if max(sizes, default=0) < 1e6 and 0 in sizes:
+        return "?"
+    return ("> " if 0 in sizes else "") + readable(sum(sizes))
 
 
 def _way(manifest: Manifest) -> str:

@@ -32,8 +32,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
 
     cfg = default_cfg()
     dataset, _, world = arguments.dataset.partition(":")
-    real_with_micro = arguments.backbone == MICRO and not is_embedded(arguments.dataset)
-    if real_with_micro:
+    if arguments.only_tries_out:
         merge_file(cfg, config_file("datasets", EMBEDDED_WORLD))
     merge_file(cfg, arguments.dataset_file or config_file("datasets", dataset))
     for folder_name in _trainer_folders(method):
@@ -48,7 +47,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
         "DATASET.SUBSAMPLE_CLASSES": classes,
         "MODEL.BACKBONE.NAME": arguments.backbone,
         "MODEL.BACKBONE.TRUST": arguments.trust_weights,
-        "MODEL.BACKBONE.UNKNOWN_WORDS": "zero" if real_with_micro else "refuse",
+        "MODEL.BACKBONE.UNKNOWN_WORDS": "zero" if arguments.only_tries_out else "refuse",
         "TRAINER.NAME": _trainer_name(method),
         "VERBOSE": False,
     }

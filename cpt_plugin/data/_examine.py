@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cpt_plugin.data.progress import Progress
+from cpt_plugin.errors import DataError
 
 IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 _CHUNK = 1 << 20
@@ -60,8 +61,10 @@ def _look(folder: Path, decode: bool, path: str) -> Content:
 
 
 def _undecodable(data: bytes) -> str:
-    from PIL import Image
-
+    try:
+        from PIL import Image
+    except ModuleNotFoundError as error:
+        raise DataError("to check images the package Pillow is needed: pip install pillow") from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

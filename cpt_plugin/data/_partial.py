@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -18,6 +19,7 @@ from cpt_plugin._schema import decode
 from cpt_plugin.atomic import atomic_write_json, sync_directory
 
 _SYNC_BYTES = 64 << 20
+_SYNC_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ class Partial:
         self._state_path = destination.with_name(f"{destination.name}.part.json")
         self._destination = destination
         self._file: BinaryIO | None = None
+        self._recorded, self._when = 0, time.monotonic()
         state = self._read()
         self.remote = state.remote if state else None
         self.size = state.durable if state else 0
@@ -91,8 +94,8 @@ class Partial:
         """Add what came."""
         assert self._file is not None
         self._file.write(data)
-        before, self.size = self.size, self.size + len(data)
-        if before // _SYNC_BYTES != self.size // _SYNC_BYTES:
+        self.size += len(data)
+        if self.size - self._recorded >= _SYNC_BYTES or time.monotonic() - self._when >= _SYNC_SECONDS:
             self._record()
 
     def finish(self, total: int) -> None:
@@ -135,6 +138,7 @@ class Partial:
         self._file.flush()
         os.fsync(self._file.fileno())
         atomic_write_json(self._state_path, asdict(_State(self.remote, self.size)))
+        self._recorded, self._when = self.size, time.monotonic()
 
     def _read(self) -> _State | None:
         try:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 
 from cpt_plugin import __version__
 from cpt_plugin.data._expected import Expected, is_web_page
@@ -27,6 +27,10 @@ _SPARE_BYTES = 16 << 20
 
 class TryAgain(Exception):
     """This attempt failed in a way that may pass."""
+
+
+class _NoAddress(Exception):
+    pass
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,11 @@ def transfer(url: str, partial: Partial, destination: Path, expected: Expected, 
         TryAgain: it was cut short, or the server had a passing trouble; what came is kept.
         DataError: trying again would not help.
     """
-    import requests
-    from urllib3.exceptions import HTTPError
-
+    try:
+        import requests
+        from urllib3.exceptions import HTTPError
+    except ModuleNotFoundError as error:
+        raise DataError(f"to download {url} the package {error.name} is needed: pip install requests") from error
     old = partial.remote if partial.remote is not None and partial.remote.url == url else None
     offset = partial.size if old is not None and old.total and (old.validator or expected.known) else 0
     headers = {"Accept-Encoding": "identity", "User-Agent": f"cpt-plugin/{__version__}"}
@@ -73,7 +79,7 @@ def transfer(url: str, partial: Partial, destination: Path, expected: Expected, 
         with _answer(url, headers, patience) as response:
             _begin(response, url, partial, offset, expected, destination)
             _receive(response, partial, destination.name, expected)
-    except (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema) as error:
+    except _NoAddress as error:
         raise DataError(f"{url} or where it leads is no address: {_reason(error)}") from error
     except (requests.RequestException, HTTPError, ConnectionError, TimeoutError) as error:
         raise TryAgain(_reason(error)) from error
@@ -87,25 +93,37 @@ def _answer(url: str, headers: dict[str, str], patience: Patience) -> Iterator[A
     with requests.Session() as session:
         place = url
         for _ in range(_MOST_REDIRECTS + 1):
-            if urlsplit(place).scheme not in SCHEMES:
+            if _parts(place).scheme not in SCHEMES:
                 raise DataError(f"{url} leads to {place}: only http and https are followed; report the address")
-            response = session.get(
-                place,
-                headers=headers,
-                timeout=(patience.connect, patience.stall),
-                stream=True,
-                allow_redirects=False,
-            )
+            timeout = (patience.connect, patience.stall)
+            try:
+                response = session.get(place, headers=headers, timeout=timeout, stream=True, allow_redirects=False)
+            except ValueError as error:
+                raise _NoAddress(str(error)) from None
             target = response.headers.get("Location", "")
             if response.status_code not in _REDIRECTS or not target:
                 with response:
                     yield response
                 return
             response.close()
-            before, place = place, urljoin(place, target)
-            if urlsplit(before).hostname != urlsplit(place).hostname:
-                say(f"  {urlsplit(before).hostname} leads to {urlsplit(place).hostname}")
+            before, place = place, _joined(place, target)
+            if _parts(before).hostname != _parts(place).hostname:
+                say(f"  {_parts(before).hostname} leads to {_parts(place).hostname}")
         raise DataError(f"{url} leads round in a circle of redirects: try later, or get the file by hand")
+
+
+def _joined(address: str, target: str) -> str:
+    try:
+        return urljoin(address, target)
+    except ValueError as error:
+        raise _NoAddress(f"{target}: {error}") from None
+
+
+def _parts(address: str) -> SplitResult:
+    try:
+        return urlsplit(address)
+    except ValueError as error:
+        raise _NoAddress(f"{address}: {error}") from None
 
 
 def _begin(

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 from cpt_plugin.data.download import Patience, checked, download, vouch
 from cpt_plugin.data.instructions import announcement, other_ways, screen
 from cpt_plugin.data.manifest import Manifest
-from cpt_plugin.data.plan import Piece, drive_id, hosts, pieces
+from cpt_plugin.data.plan import Piece, by_reason, drive_id, hosts, pieces
 from cpt_plugin.data.progress import readable, say
 from cpt_plugin.data.reach import silent
 from cpt_plugin.data.unpack import unpack
@@ -44,7 +44,7 @@ def _get(manifest: Manifest, root: Path, own_split: bool, keep_archives: bool, p
     wanted = [piece for piece in pieces(manifest, root, own_split) if piece.automatic]
     unanswered = silent(hosts(wanted))
     ready = [piece for piece in wanted if piece.here or urlsplit(piece.address).hostname not in unanswered]
-    troubles = [f"{host}: {reason}" for host, reason in unanswered.items()]
+    troubles = [by_reason(unanswered)] if unanswered else []
     if ready:
         say("\n".join([f"'{manifest.name}' (licence: {manifest.licence}):", *announcement(ready)]))
     for piece in ready:
@@ -55,7 +55,7 @@ def _get(manifest: Manifest, root: Path, own_split: bool, keep_archives: bool, p
             troubles.append(f"{piece.file.name}: see above")
     left = pieces(manifest, root, own_split)
     if left:
-        reason = f"not all of it could be had by the program ({'; '.join(troubles) or 'see below'})"
+        reason = f"could not be had by the program alone ({'; '.join(troubles) or 'see below'})"
         again = f"again: python -m cpt_plugin data get {manifest.name} --root {root}"
         raise DataError(screen(f"'{manifest.name}'", reason, left, again, other_ways(manifest, left, backbone=False)))
 

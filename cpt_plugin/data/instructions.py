@@ -14,19 +14,22 @@ from cpt_plugin.data.progress import readable
 WIDTH = 100
 _NAME = 16
 _MANY = 3
+_LINES = 24
 
 
 def screen(what: str, reason: str, wanted: Sequence[Piece], again: str, ways: Sequence[tuple[str, str]]) -> str:
-    """What is missing, the commands that get it, and what else works; at most about 24 lines.
+    """What is missing, the commands that get it, and what else works, in 24 lines.
+
+    Other sources of what the commands get are left out where there is no room for them.
 
     Args:
-        what: is not complete, e.g. ``'eurosat'``.
+        what: misses files, e.g. ``'eurosat'``.
         reason: why the program does not get it itself.
         wanted: the pieces that are missing.
         again: what to do when all files are in their places.
         ways: other possibilities, as name and text.
     """
-    lines = [*_wrapped(f"{what} is not complete, and {reason}", ""), "missing:"]
+    lines = [*_wrapped(f"{what}: files are missing, and {reason}", ""), "missing:"]
     lines += [line for text in _grouped(path for piece in wanted for path in piece.gives) for line in _wrapped(text)]
     fetched = [piece for piece in wanted if not piece.here and not piece.dead and piece.kind != "hand"]
     if fetched:
@@ -42,14 +45,19 @@ def screen(what: str, reason: str, wanted: Sequence[Piece], again: str, ways: Se
     for piece in away:
         if not piece.dead:
             lines += _wrapped(f"by hand, to {piece.file}: {piece.url}")
-    instead = [piece.instead for piece in wanted if piece.instead and not piece.here]
-    for text in dict.fromkeys(instead):
-        if not any(text != other and text in other for other in instead):
-            lines += _wrapped(f"instead: {text}")
-    lines.append(f"then {again}")
-    lines.append("what else works:")
-    lines += [line for name, text in ways for line in _wrapped(f"{name:<{_NAME}} {text}", later=" " * (_NAME + 3))]
-    return "\n".join(lines)
+    end = [f"then {again}", "what else works:"]
+    end += [line for name, text in ways for line in _wrapped(f"{name:<{_NAME}} {text}", later=" " * (_NAME + 3))]
+    for text in _alternatives([*away, *fetched]):
+        more = _wrapped(f"instead: {text}")
+        if len(lines) + len(more) + len(end) <= _LINES or any(text == piece.instead for piece in away):
+            lines += more
+    return "\n".join(lines + end)
+
+
+def _alternatives(wanted: Sequence[Piece]) -> list[str]:
+    """What else works, each once, first for what cannot be fetched by a command."""
+    texts = [piece.instead for piece in wanted if piece.instead]
+    return [text for text in dict.fromkeys(texts) if not any(text != other and text in other for other in texts)]
 
 
 def other_ways(manifest: Manifest | None, wanted: Sequence[Piece], backbone: bool) -> list[tuple[str, str]]:
@@ -59,7 +67,7 @@ def other_ways(manifest: Manifest | None, wanted: Sequence[Piece], backbone: boo
     if manifest is not None:
         ways.append(("images elsewhere", f"--root FOLDER or DATA_ROOT=FOLDER, which holds {manifest.folder}/"))
         if manifest.own_split and Path(manifest.split).name in gives:
-            ways.append(("no split file", "DATASET.SPLIT own (data get: --own-split), a seeded split of ours; records say so"))
+            ways.append(("no split file", "DATASET.SPLIT own (get: --own-split): our seeded split; records say so"))
     if backbone:
         ways.append(("other weights", "--backbone FILE, or another model's name"))
     ways.append(("no files at all", "bash scripts/run.sh maple_cpt shapes 0.25, drawn data and the embedded model"))

@@ -97,7 +97,13 @@ def obstacle(wanted: Iterable[Piece]) -> str:
     wanted = list(wanted)
     if hand := [piece for piece in wanted if not piece.automatic]:
         return f"{', '.join(piece.file.name for piece in hand)} can only be had by hand"
-    return "; ".join(f"{host}: {reason}" for host, reason in silent(hosts(wanted)).items())
+    return by_reason(silent(hosts(wanted)))
+
+
+def by_reason(unanswered: dict[str, str]) -> str:
+    """Hosts and why they do not answer, those of one reason together."""
+    reasons = dict.fromkeys(unanswered.values())
+    return "; ".join(f"{why}: {', '.join(h for h in unanswered if unanswered[h] == why)}" for why in reasons)
 
 
 def _piece(manifest: Manifest, source: Source, root: Path, missing: set[str]) -> Piece:

@@ -48,9 +48,10 @@ def unpack(archive: Path, folder: Path, holds: Sequence[str] = ()) -> None:
     Args:
         archive: the file; its name says what it is.
         folder: where to; made when it is not there.
-        holds: paths below ``folder`` that must be there afterwards. Where the archive has them inside folders of its
-            own, those outer folders are dropped; "" stands for the content of its single outermost folder. Where
-            they are in archives within the archive, those are unpacked too.
+        holds: paths below ``folder`` that must be there afterwards; nothing else is kept. Where the archive has them
+            inside folders of its own, those outer folders are dropped; "" stands for the content of its single
+            outermost folder. Where they are in archives within the archive, those are unpacked too. Without any,
+            everything is kept.
 
     Raises:
         DataError: it is damaged, unsafe or another archive; or there is not room for it.
@@ -64,7 +65,7 @@ def unpack(archive: Path, folder: Path, holds: Sequence[str] = ()) -> None:
                 _extract(archive, staging)
                 inner = _inner(staging, archive, holds)
                 os.sync()
-                _move(inner, folder)
+                _move(inner, folder, [path for path in holds if path])
             finally:
                 shutil.rmtree(staging, ignore_errors=True)
     except _BROKEN as error:
@@ -208,18 +209,21 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir())
 
 
-def _move(source: Path, folder: Path) -> None:
-    """Move everything in; while only some of it is there, a marker says so."""
+def _move(source: Path, folder: Path, holds: Sequence[str]) -> None:
+    """Move what is wanted in; while only some of it is there, a marker says so."""
     marker = folder / UNFINISHED
     marker.touch()
-    _merge(source, folder)
+    for path in holds:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        _merge(source / path, folder / path)
+    if not holds:
+        _merge(source, folder)
     marker.unlink()
 
 
-def _merge(source: Path, folder: Path) -> None:
-    for entry in sorted(source.iterdir()):
-        target = folder / entry.name
-        if entry.is_dir() and target.is_dir():
-            _merge(entry, target)
-        else:
-            os.replace(entry, target)
+def _merge(source: Path, target: Path) -> None:
+    if source.is_dir() and target.is_dir():
+        for entry in sorted(source.iterdir()):
+            _merge(entry, target / entry.name)
+    else:
+        os.replace(source, target)

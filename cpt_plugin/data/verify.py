@@ -107,9 +107,9 @@ def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) ->
         return None
     try:
         content = json.loads((folder / split).read_text(encoding="utf-8"))
-        below = manifest.images[0] + "/" if len(manifest.images) == 1 else ""
+        below = PurePosixPath(manifest.base).relative_to(manifest.folder)
         return [
-            _Item(below + str(path), part, int(label), str(name))
+            _Item(str(below / str(path)), part, int(label), str(name))
             for part in PARTS
             for path, label, name in content[part]
         ]
@@ -144,6 +144,11 @@ def _first_look(
         elif content.fault:
             report.notes.append(f"{path} {content.fault}; no split names it")
     report.files = len(contents)
+    for path in [*filter(None, [split]), *manifest.files]:
+        source = manifest.source_of(f"{manifest.folder}/{path}")
+        published = source.sha256 if source and not source.into.endswith("/") else ""
+        if published and path in contents and contents[path].sha256 != published:
+            report.notes.append(f"{path} is not the published file (its SHA-256 differs)")
     if items is not None:
         report.findings += _contradictions(items, split)
         _note_duplicates(items, contents, report)

@@ -59,13 +59,13 @@ def test_every_kind_is_unpacked_beside_what_is_there(archive, tmp_path):
     folder = tmp_path / "eurosat"
     folder.mkdir()
     (folder / "split.json").write_bytes(b"{}")
-    unpack(archive, folder, ["2750"])
+    unpack(archive, folder)
     assert content(folder) == {**FILES, "split.json": b"{}"}
 
 
 def test_unpacking_again_changes_nothing(archive, tmp_path):
     for _ in range(2):
-        unpack(archive, tmp_path / "x", ["2750/Forest"])
+        unpack(archive, tmp_path / "x", ["2750"])
         assert content(tmp_path / "x") == FILES
 
 
@@ -73,6 +73,7 @@ def test_unpacking_again_changes_nothing(archive, tmp_path):
     ("packed", "holds", "gives"),
     [
         (["dtd/images/a.jpg", "dtd/labels/b.txt"], ["images", "labels"], ["images/a.jpg", "labels/b.txt"]),
+        (["cars/cars_train/a.jpg", "cars/split.json", "cars/shots/a.pkl"], ["cars_train"], ["cars_train/a.jpg"]),
         (["fgvc-2013b/README", "fgvc-2013b/data/images/1.jpg", "fgvc-2013b/data/v.txt"], ["images", "v.txt"],
          ["images/1.jpg", "v.txt"]),
         (["sketch/n01/a.jpg", "sketch/n02/b.jpg"], [""], ["n01/a.jpg", "n02/b.jpg"]),
@@ -91,9 +92,16 @@ def test_archives_within_an_archive_are_unpacked_where_they_hold_what_is_wanted(
     other = pack(tmp_path / "labels.tar", {"labels/b.txt": b"2"}).read_bytes()
     packed = {"caltech/images.tar.gz": inner, "caltech/labels.tar": other, "caltech/show.m": b"3"}
     unpack(pack(tmp_path / "caltech.zip", packed), tmp_path / "x", ["images"])
-    assert content(tmp_path / "x") == {"images/a.jpg": b"1", "labels/b.txt": b"2", "show.m": b"3"}
+    assert content(tmp_path / "x") == {"images/a.jpg": b"1"}
     unpack(pack(tmp_path / "caltech.zip", packed), tmp_path / "y", ["images.tar.gz"])
-    assert content(tmp_path / "y")["images.tar.gz"] == inner
+    assert content(tmp_path / "y") == {"images.tar.gz": inner}
+
+
+def test_what_is_not_wanted_replaces_nothing(tmp_path):
+    (tmp_path / "x").mkdir()
+    (tmp_path / "x" / "split.json").write_bytes(b"mine")
+    unpack(pack(tmp_path / "a.zip", {"images/a.jpg": b"1", "split.json": b"other"}), tmp_path / "x", ["images"])
+    assert content(tmp_path / "x") == {"images/a.jpg": b"1", "split.json": b"mine"}
 
 
 def test_another_archive_is_refused(archive, tmp_path):
@@ -189,7 +197,7 @@ def test_a_folder_half_moved_in_counts_as_missing_until_it_is_done_again(tmp_pat
     archive = pack(tmp_path / "EuroSAT.zip", FILES)
     (root / "eurosat").mkdir()
     (root / "eurosat" / manifest.split).write_text("{}")
-    monkeypatch.setattr(unpacking, "_merge", lambda source, folder: (folder / "2750").mkdir() or 1 / 0)
+    monkeypatch.setattr(unpacking, "_merge", lambda source, target: target.mkdir() or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         unpack(archive, root / "eurosat", ["2750"])
     (root / "eurosat" / "2750" / "Forest").mkdir()

@@ -137,8 +137,9 @@ def test_a_clean_data_set_gives_no_report(tmp_path, name):
 def test_faults_in_a_data_set_without_split_file(tmp_path, name):
     folder, manifest = make_fixture(name, tmp_path).folder, manifest_of(name)
     verify(manifest, tmp_path)
-    rng, wanted = random.Random(name), {}
-    images = sorted(p for p in (folder / manifest.images[0]).rglob("*") if p.is_file())
+    rng = random.Random(name)
+    places = [folder / place for place in (*manifest.images, *manifest.files[1:])]
+    images = sorted(path for place in places for path in (place, *place.rglob("*")) if path.is_file())
     gone, flipped = rng.sample(images, 2)
     gone.unlink()
     flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
@@ -147,6 +148,11 @@ def test_faults_in_a_data_set_without_split_file(tmp_path, name):
         (folder / file).write_bytes((folder / file).read_bytes() + b"\n")
         wanted[file] = "damaged"
     assert {finding.path: finding.kind for finding in verify(manifest, tmp_path).findings} == wanted
+
+
+def test_a_split_file_that_is_not_the_published_one_is_noted(tmp_path):
+    make_fixture("eurosat", tmp_path)
+    assert f"{SPLIT} is not the published file (its SHA-256 differs)" in verify(MANIFEST, tmp_path).notes
 
 
 def test_faulty_data_are_never_written_down_as_right(tmp_path):
