@@ -17,6 +17,7 @@ from PIL import Image
 
 from cpt_plugin.atomic import atomic_write_json, temporary_sibling
 from cpt_plugin.errors import DataError
+from cpt_plugin.toolkit.embedded.logs import Progress
 
 MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
 """Published checksums of the two files in ``cifar-100-python.tar.gz``."""
@@ -82,7 +83,7 @@ def ensure_images(folder: Path, names: list[str]) -> Path:
     target = folder / "png"
     if target.is_dir():
         return target
-    _LOG.info(f"writing CIFAR-100's images to {target}, once")
+    _LOG.info(f"writing CIFAR-100's images to {target}, once (half a minute)")
     partial = temporary_sibling(target)
     try:
         counts = {part: _write_part(folder / part, partial / part, len(names)) for part in MD5}
@@ -125,6 +126,11 @@ def _write_part(source: Path, target: Path, classes: int) -> int:
     for label in sorted(set(labels)):
         (target / str(label)).mkdir(parents=True)
     images = pixels.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1)
-    for index, (image, label) in enumerate(zip(images, labels, strict=True)):
-        Image.fromarray(image).save(target / str(label) / f"{index:05d}.png", compress_level=1)
+    progress = Progress(len(labels), description=f"write {source.name}")
+    try:
+        for index, (image, label) in enumerate(zip(images, labels, strict=True)):
+            Image.fromarray(image).save(target / str(label) / f"{index:05d}.png", compress_level=1)
+            progress.update()
+    finally:
+        progress.close()
     return len(labels)

@@ -13,9 +13,9 @@ from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit import NAME as TOOLKIT
 from cpt_plugin.toolkit import DatasetBase
-from datasets._counts import check_manifest
+from datasets._check import check_published
 from datasets._few_shot import few_shot
-from datasets._listing import as_data, list_classes
+from datasets._listing import list_classes
 
 IMAGENET = "imagenet"
 _LOG = logging.getLogger("cpt_plugin")
@@ -80,9 +80,10 @@ class ImageNetVariant(DatasetBase):
         manifest, root = manifest_of(self.manifest_name), data_root(cfg)
         self.dataset_dir = str(root / manifest.folder)
         classes = self.classes(class_table(root, manifest.folder))
-        listed = list_classes(root / manifest.folder / manifest.images[0], classes)
-        check_manifest(manifest, [], [], listed)
-        test = as_data(few_shot([], [], listed, cfg)[2])
+        test = list_classes(root / manifest.folder / manifest.images[0], classes)
+        if cfg.DATASET.CHECK_COUNTS:
+            check_published(manifest, ([], [], test))
+        test = few_shot([], [], test, cfg)[2]
         super().__init__(train_x=test if TOOLKIT == "dassl" else [], test=test)
 
     def classes(self, table: Mapping[str, str]) -> Classes:

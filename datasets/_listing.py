@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from cpt_plugin._names import some
 from cpt_plugin.errors import DataError
-from cpt_plugin.toolkit import Datum
+from cpt_plugin.toolkit.embedded.data import Datum
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
-
-
-class Listed(NamedTuple):
-    """A :class:`Datum` to be: what a draw needs to know of an image, before its file is looked at."""
-
-    impath: str
-    label: int
-    domain: int
-    classname: str
-
-
-def as_data(items: Iterable[Listed]) -> list[Any]:
-    """The items as :class:`Datum`; raises :class:`DataError` for a file that does not exist."""
-    return [Datum(impath=i.impath, label=i.label, domain=i.domain, classname=i.classname) for i in items]
 
 
 @dataclass
@@ -65,7 +50,7 @@ def content_of(folder: Path) -> FolderContent:
     return found
 
 
-def list_classes(folder: Path, classes: Mapping[str, tuple[int, str]]) -> list[Listed]:
+def list_classes(folder: Path, classes: Mapping[str, tuple[int, str]]) -> list[Datum]:
     """The images of ``folder/<class folder>/``, label by label, files sorted by name.
 
     ``classes`` gives label and name of every class folder; exactly these must be there, so that no label can shift.
@@ -81,18 +66,14 @@ def list_classes(folder: Path, classes: Mapping[str, tuple[int, str]]) -> list[L
             f"{folder} must hold one folder for each of {len(classes):,} classes; missing: {some(missing)}; "
             f"not known: {some(unknown)}"
         )
-    items: list[Listed] = []
+    items: list[Datum] = []
     empty = []
     for name, (label, classname) in sorted(classes.items(), key=lambda one: one[1][0]):
         images = content_of(folder / name).images
-        items.extend(Listed(f"{folder}/{name}/{image}", label, 0, classname) for image in images)
+        items.extend(Datum.of_present_file(f"{folder}/{name}/{image}", label, classname) for image in images)
         if not images:
             empty.append(name)
     if empty:
         raise DataError(f"{folder} has no image for {len(empty):,} classes: {some(empty)}; unpack the data set again")
     return items
 
-
-def labels_of(items: Sequence[Any]) -> set[int]:
-    """The labels that occur."""
-    return {item.label for item in items}

@@ -10,10 +10,10 @@ from cpt_plugin._names import some
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.results.groups import LONG_TAILED_BANDS
-from cpt_plugin.toolkit import DatasetBase, subsample_classes
-from datasets._counts import check_manifest
+from cpt_plugin.toolkit import DatasetBase, present_items, subsample_classes
+from cpt_plugin.toolkit.embedded.data import Datum
+from datasets._check import check_published
 from datasets._imagenet import data_root
-from datasets._listing import Listed, as_data
 
 PARTS = ("train", "val", "test")
 ClassOf = Callable[[str], "tuple[int, str] | None"]
@@ -45,12 +45,12 @@ class LongTailed(DatasetBase):
                 f"{cfg.DATASET.IMBALANCE_TAU:g}"
             )
         parts = self.read(root)
-        check_manifest(manifest, *parts)
-        kept = subsample_classes(*parts, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
-        train, val, test = map(as_data, kept)
+        if cfg.DATASET.CHECK_COUNTS:
+            check_published(manifest, parts)
+        train, val, test = subsample_classes(*parts, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, val=val, test=test)
 
-    def read(self, root: Path) -> list[list[Listed]]:
+    def read(self, root: Path) -> list[list[Datum]]:
         """The whole train, val and test."""
         raise NotImplementedError
 
@@ -63,7 +63,7 @@ def refuse_few_shots(cfg: Any) -> None:
         )
 
 
-def read_lists(lists: Sequence[Path], images: Path, class_of: ClassOf) -> list[list[Listed]]:
+def read_lists(lists: Sequence[Path], images: Path, class_of: ClassOf) -> list[list[Datum]]:
     """The images of text files with a line ``train/CLASS_FOLDER/FILE LABEL`` for each.
 
     Args:
@@ -73,28 +73,29 @@ def read_lists(lists: Sequence[Path], images: Path, class_of: ClassOf) -> list[l
             labels cannot drift apart.
 
     Raises:
-        DataError: a file cannot be read, or its lines are malformed or contradict ``class_of`` (named by number).
+        DataError: a file cannot be read, its lines are malformed or contradict ``class_of`` (named by number), or an
+            image does not exist.
     """
-    return [_read_list(path, str(images), class_of) for path in lists]
+    return present_items([_read_list(path, class_of) for path in lists], images, lists[0].parent)
 
 
-def _read_list(path: Path, images: str, class_of: ClassOf) -> list[Listed]:
+def _read_list(path: Path, class_of: ClassOf) -> list[tuple[str, int, str]]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list {path} ({error}); get it again") from error
-    items, wrong = [], []
+    rows, wrong = [], []
     for number, line in enumerate(lines, start=1):
         match line.split():
             case [relative, label] if label.isdecimal() and len(parts := PurePosixPath(relative).parts) > 2:
                 known = class_of(parts[-2])
                 if known is not None and known[0] == int(label) and parts[0] != "/" and ".." not in parts:
-                    items.append(Listed(f"{images}/{relative}", known[0], 0, known[1]))
+                    rows.append((relative, *known))
                     continue
         wrong.append(f"line {number}: {line!r}")
-    if wrong or not items:
+    if wrong or not rows:
         raise DataError(
             f"{path} must hold lines 'train/CLASS_FOLDER/FILE LABEL' with the label of that folder, but has "
             f"{some(wrong)}; get it again"
         )
-    return items
+    return rows

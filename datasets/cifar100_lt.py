@@ -8,10 +8,11 @@ from typing import Any
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.results.groups import LONG_TAILED_BANDS
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase, subsample_classes
+from cpt_plugin.toolkit.embedded.data import Datum
+from datasets._check import check_published
 from datasets._cifar import check_images, class_names, ensure_images
-from datasets._counts import check_manifest
 from datasets._imagenet import data_root
-from datasets._listing import Listed, as_data, list_classes
+from datasets._listing import list_classes
 from datasets._long_tailed import refuse_few_shots
 
 
@@ -44,15 +45,16 @@ class CIFAR100LT(DatasetBase):
         train, test = (list_classes(images / part, classes) for part in ("train", "test"))
         for part, items in (("train", train), ("test", test)):
             check_images(images, part, len(items))
-        check_manifest(manifest, train, [], test)
+        if cfg.DATASET.CHECK_COUNTS:
+            check_published(manifest, (train, [], test))
         train = shuffled_by_class(train, cfg.DATASET.SPLIT_SEED)
         train, test = subsample_classes(train, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
-        super().__init__(train_x=as_data(train), test=as_data(test))
+        super().__init__(train_x=train, test=test)
 
 
-def shuffled_by_class(items: list[Listed], seed: int) -> list[Listed]:
+def shuffled_by_class(items: list[Datum], seed: int) -> list[Datum]:
     """Class after class, each in an order that depends on the seed and the label alone."""
-    by_label: dict[int, list[Listed]] = {}
+    by_label: dict[int, list[Datum]] = {}
     for item in items:
         by_label.setdefault(item.label, []).append(item)
     for label, members in by_label.items():

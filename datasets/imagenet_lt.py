@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from cpt_plugin.toolkit import DATASET_REGISTRY
+from cpt_plugin.toolkit.embedded.data import Datum
 from datasets._imagenet import IMAGENET, class_table, numbered
-from datasets._listing import Listed
 from datasets._long_tailed import PARTS, LongTailed, read_lists
 
 
@@ -16,7 +16,7 @@ class ImageNetLT(LongTailed):
 
     manifest_name = "imagenet_lt"
 
-    def read(self, root: Path) -> list[list[Listed]]:
+    def read(self, root: Path) -> list[list[Datum]]:
         table = class_table(root, IMAGENET)
         folder = root / IMAGENET
         lists = [folder / "ImageNet_LT" / f"ImageNet_LT_{part}.txt" for part in PARTS]

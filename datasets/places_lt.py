@@ -7,7 +7,7 @@ from pathlib import Path
 
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.toolkit import DATASET_REGISTRY
-from datasets._listing import Listed
+from cpt_plugin.toolkit.embedded.data import Datum
 from datasets._long_tailed import PARTS, LongTailed, read_lists
 
 
@@ -21,7 +21,7 @@ class PlacesLT(LongTailed):
 
     manifest_name = "places_lt"
 
-    def read(self, root: Path) -> list[list[Listed]]:
+    def read(self, root: Path) -> list[list[Datum]]:
         manifest = manifest_of(self.manifest_name)
         labels = {name: label for label, name in enumerate(manifest.class_names.names)}
 

@@ -16,11 +16,13 @@ from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import Supply, announce, lacking, refuse
+from cpt_plugin.data.custom import check_own_files, own_yaml
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
     DPC,
     Method,
+    dataset_names,
     find_repository,
     is_embedded,
     parse_dataset,
@@ -61,6 +63,7 @@ examples:
   bash scripts/run.sh maple_cpt shapes 0.25 CPT.WEIGHT_ETF 0.1 OPTIM.LR 0.002
   bash scripts/run.sh maple_cpt eurosat 0.25 --root ~/data
   bash scripts/run.sh coop_cpt eurosat 0.25 --backbone open_clip:ViT-B-16/laion2b_s34b_b88k
+  bash scripts/run.sh maple_cpt ~/mydata.yaml 0.25       your own images (docs/custom-data.md)
   bash scripts/run.sh list                               methods, data sets and worlds
 
 The same command given again continues where it stopped and skips what is finished."""
@@ -68,7 +71,10 @@ The same command given again continues where it stopped and skips what is finish
 
 @dataclass(frozen=True)
 class RunArguments:
-    """What one call of `scripts/run.sh` asks for; paths are absolute, `opts` alternates keys and values."""
+    """What one call of `scripts/run.sh` asks for; paths are absolute, `opts` alternates keys and values.
+
+    `dataset_file` is the yaml of a data set given by its path; otherwise `dataset` names one of the repository.
+    """
 
     method: Method
     dataset: str
@@ -82,6 +88,7 @@ class RunArguments:
     baseline: bool
     opts: tuple[str, ...]
     trust_weights: bool = False
+    dataset_file: Path | None = None
 
     @property
     def only_tries_out(self) -> bool:
@@ -114,7 +121,7 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     )
     parser.add_argument("method", metavar="METHOD", nargs="?", help="e.g. maple_cpt, coop, zeroshot")
     parser.add_argument(
-        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ..."
+        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ... or your own FILE.yaml"
     )
     parser.add_argument("tau", metavar="TAU", nargs="?", help="fewest / most images of a class, in (0, 1]")
     parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="configuration, e.g. OPTIM.LR 0.002")
@@ -171,7 +178,8 @@ def parse_arguments(
             f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
         )
     method = parse_method(given.method, repository)
-    dataset = parse_dataset(given.dataset, repository)
+    own_file = own_yaml(given.dataset, _called_from(), dataset_names(repository))
+    dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
     stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
     check_base_to_new(dataset, method.trainer_name, stages)
     embedded = is_embedded(dataset)
@@ -188,9 +196,11 @@ def parse_arguments(
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
         trust_weights=given.trust_weights,
+        dataset_file=own_file,
     )
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
+    check_own_files(own_file or repository / "configs" / "datasets" / f"{dataset}.yaml", arguments.root)
     check_name(arguments.backbone)
     missing = lacking(dataset, arguments.root, arguments.backbone, arguments.opts)
     offline = "MODEL.BACKBONE.DOWNLOAD False" in " ".join(arguments.opts) and bool(missing.weights)
@@ -254,8 +264,11 @@ def data_root(given: str | None, repository: Path) -> Path:
 
 def _folder(given: str | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
-    base = Path(os.environ.get(CALLED_FROM) or Path.cwd())
-    return (base / Path(given or default).expanduser()).resolve()
+    return (_called_from() / Path(given or default).expanduser()).resolve()
+
+
+def _called_from() -> Path:
+    return Path(os.environ.get(CALLED_FROM) or Path.cwd())
 
 
 def report(error: CPTError) -> int:

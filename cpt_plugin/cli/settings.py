@@ -34,7 +34,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
     dataset, _, world = arguments.dataset.partition(":")
     if arguments.only_tries_out:
         merge_file(cfg, config_file("datasets", EMBEDDED_WORLD))
-    merge_file(cfg, config_file("datasets", dataset))
+    merge_file(cfg, arguments.dataset_file or config_file("datasets", dataset))
     for folder_name in _trainer_folders(method):
         merge_file(cfg, config_file("trainers", folder_name, _stem(folder_name, arguments)))
     own: dict[str, Any] = {

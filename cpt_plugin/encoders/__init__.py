@@ -6,7 +6,7 @@ from cpt_plugin.encoders.image import ImageEncoder, ImagePrompts
 from cpt_plugin.encoders.load import available_models, load_clip, sizes_of
 from cpt_plugin.encoders.precision import Precision, resolve_precision
 from cpt_plugin.encoders.sizes import ModelSizes
-from cpt_plugin.encoders.templates import fill_template, single_template
+from cpt_plugin.encoders.templates import dataset_template, fill_template, single_template
 from cpt_plugin.encoders.text import TextEncoder, TextPrompts
 from cpt_plugin.encoders.tokens import ClassTokens, tokenize
 
@@ -22,6 +22,7 @@ __all__ = [
     "available_models",
     "class_means",
     "class_text_features",
+    "dataset_template",
     "fill_template",
     "freeze_clip",
     "load_clip",

@@ -34,7 +34,7 @@ def test_run_sh_refuses_with_a_command_that_parses(dataset, method, monkeypatch)
     words = [{"EPOCH": "1"}.get(word, word) for word in words]
     args = command.parser().parse_args(words)
     cfg = command.setup_cfg(args)
-    assert cfg.DATASET.NAME == manifest_of(dataset).registered
+    assert manifest_of(dataset).registered == cfg.DATASET.NAME
     assert args.eval_only == manifest_of(dataset).test_only
     command.check(args, cfg)
 

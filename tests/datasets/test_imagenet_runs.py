@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 import pytest
 import torch
 
 import train as command
+from cpt_plugin.cli.experiment import Experiment
+from cpt_plugin.methods import parse_method
 from tests.helpers.fixtures import make_fixture
+from tests.helpers.tiny_world import tiny_arguments
 from tests.helpers.train_command import dataset_yaml, train_log, train_words
 
 VARIANTS = ("imagenetv2", "imagenet_sketch", "imagenet_a", "imagenet_r")
@@ -53,3 +57,18 @@ def test_zero_shot_needs_no_training(root, tmp_path):
         dataset_yaml("imagenet_r"), root, tmp_path, "ZeroshotCLIP", learner="ZeroshotCLIP", flags=["--eval-only"]
     )
     assert "* total: 24" in log
+
+
+def test_base_to_new_with_two_classes_of_one_name(root, tmp_path):
+    arguments = tiny_arguments(root, tmp_path, "maple_cpt", "DATASET.NAME", "ImageNet", tau=0.5)
+    arguments = dataclasses.replace(arguments, dataset="imagenet", shots=3, epochs=1)
+    record = Experiment(parse_method("maple_cpt"), 1, arguments).execute().record
+    assert [(each.name, each.total) for each in record.per_class.new] == [("missile", 2), ("missile", 2)]
+    assert [each.name for each in record.per_class.base] == ["goldfish", "stingray", "scorpion"]
+
+
+def test_clusters_hold_both_classes_of_one_name(root, tmp_path):
+    log = train_log(dataset_yaml("imagenet"), root, tmp_path, "MaPLeCPT", "TRAINER.MAPLE.PROMPT_DEPTH", "2",
+                    "DATASET.NUM_SHOTS", "2", learner="MaPLe")  # fmt: skip
+    assert "CPT: 2 clusters over 5 classes" in log
+    assert "* total: 10" in log

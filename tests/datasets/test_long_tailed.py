@@ -7,7 +7,6 @@ import pickle
 import random
 import re
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +16,15 @@ from PIL import Image
 
 from cpt_plugin import toolkit
 from cpt_plugin.cli.repository import default_cfg
-from cpt_plugin.data import manifest as manifests
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.toolkit.embedded.data import Datum
 from datasets._cifar import read_pickle
 from datasets._long_tailed import read_lists
 from datasets.cifar100_lt import shuffled_by_class
+from datasets.places_lt import PlacesLT
 from tests.helpers.fixtures import make_fixture
+from tests.helpers.fixtures.images import draw_image
 from tests.helpers.fixtures.long_tailed import dump_as_python2
 from tests.helpers.train_command import dataset_yaml, train_log
 
@@ -31,25 +32,10 @@ NAMES = ("imagenet_lt", "places_lt", "cifar100_lt")
 LISTED = {"imagenet_lt": "imagenet/ImageNet_LT/ImageNet_LT_", "places_lt": "places365_standard/Places_LT/Places_LT_"}
 
 
-@pytest.fixture(autouse=True)
-def small(monkeypatch):
-    """Five classes do not have the published figures, and the verified ones would stop here."""
-    read = manifests._read
-
-    def unverified(name):
-        manifest = read(name)
-        return replace(
-            manifest,
-            counts=replace(manifest.counts, verified=False),
-            class_names=replace(manifest.class_names, verified=False),
-        )
-
-    monkeypatch.setattr(manifests, "_read", unverified)
-
-
 def configured(name, root, **dataset):
     cfg = default_cfg()
     cfg.SEED, cfg.DATASET.ROOT, cfg.DATASET.NAME = 3, str(root), manifest_of(name).registered
+    cfg.DATASET.CHECK_COUNTS = False  # five classes do not have the published figures
     for key, value in dataset.items():
         cfg.DATASET[key] = value
     return cfg
@@ -70,6 +56,12 @@ def test_the_published_files_are_read_whole(tmp_path, name):
     for part, items in (("train", data.train_x), ("val", data.val), ("test", data.test)):
         assert sorted(rows(items, tmp_path)) == sorted(made.rows[part])
     assert tuple(data.classnames) == made.names
+
+
+def test_other_figures_than_the_published_ones_stop(tmp_path):
+    make_fixture("places_lt", tmp_path)
+    with pytest.raises(DataError, match=r"PlacesLT is not the published data set: .*5 classes, 360 fewer than 365"):
+        loaded("places_lt", tmp_path, CHECK_COUNTS=True)
 
 
 @pytest.mark.parametrize("name", ["imagenet_lt", "places_lt"])
@@ -127,7 +119,7 @@ def test_a_damaged_line_is_named(tmp_path, name, change):
 def test_a_missing_list_or_image_is_named(tmp_path, name):
     made = make_fixture(name, tmp_path)
     (tmp_path / made.rows["train"][0][0]).unlink()
-    with pytest.raises(DataError, match=re.escape(Path(made.rows["train"][0][0]).name)):
+    with pytest.raises(DataError, match=f"1 of the .* not found: .*{re.escape(Path(made.rows['train'][0][0]).name)}"):
         loaded(name, tmp_path)
     (tmp_path / f"{LISTED[name]}val.txt").unlink()
     with pytest.raises(DataError, match=r"cannot read the list .*_val\.txt"):
@@ -140,8 +132,7 @@ def test_a_published_folder_with_a_dash_is_a_class_of_places(tmp_path):
     path.parent.mkdir(parents=True)
     for part in ("train", "val", "test"):
         (path.parent / f"Places_LT_{part}.txt").write_text(f"train/apartment_building-outdoor/1.jpg {label}\n")
-    from datasets.places_lt import PlacesLT
-
+    draw_image(tmp_path / "places365_standard" / "train" / "apartment_building-outdoor" / "1.jpg", 0, 0)
     train = PlacesLT.read(PlacesLT.__new__(PlacesLT), tmp_path)[0]
     assert [(item.label, item.classname) for item in train] == [(8, "apartment building outdoor")]
 
@@ -193,16 +184,14 @@ def test_the_tail_of_cifar_is_a_nested_prefix_of_a_fixed_order(tmp_path):
 
 
 def test_the_order_within_a_class_is_private():
-    from datasets._listing import Listed
-
-    items = [Listed(str(i), i % 3, 0, "x") for i in range(60)]
+    items = [Datum.of_present_file(str(i), i % 3, "x") for i in range(60)]
     random.seed(0)
     state = random.getstate()
     first, second = shuffled_by_class(items, 1), shuffled_by_class(items, 1)
     assert first == second
     assert random.getstate() == state
     assert [item.label for item in first] == [0] * 20 + [1] * 20 + [2] * 20
-    assert sorted(first) == sorted(items)
+    assert {item.impath for item in first} == {str(i) for i in range(60)}
     assert first != sorted(first, key=lambda item: (item.label, int(item.impath)))
 
 
@@ -274,7 +263,7 @@ def test_damaged_batches_are_refused(tmp_path, content, reason):
 def test_train_and_evaluate_with_groups(tmp_path, name):
     torch.set_num_threads(1)
     make_fixture(name, tmp_path, images=24)
-    log = train_log(dataset_yaml(name), tmp_path, tmp_path / "out", "CoOpCPT", "OPTIM.MAX_EPOCH", "1")
+    log = train_log(dataset_yaml(name), tmp_path, tmp_path / "out", "CoOpCPT", "DATASET.CHECK_COUNTS", "False")
     counts = (24, 24, 24, 15, 5) if name == "cifar100_lt" else (24, 12, 6, 3, 1)  # min(24, 500 * 0.01^(k / 4))
     medium = sum(20 <= count <= 100 for count in counts)
     assert re.search(rf"\* medium: \d+\.\d% \({medium} classes; 20 to 100\)", log)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -93,4 +95,4 @@ def test_ranks_sort_the_counts(counts):
     by_rank = sorted(range(len(counts)), key=ranks.__getitem__)
     assert sorted(ranks) == list(range(len(counts)))
     assert [counts[label] for label in by_rank] == sorted(counts, reverse=True)
-    assert all(a < b for a, b in zip(by_rank, by_rank[1:]) if counts[a] == counts[b]), "ties by label"
+    assert all(a < b for a, b in pairwise(by_rank) if counts[a] == counts[b]), "ties by label"
