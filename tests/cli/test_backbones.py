@@ -112,9 +112,12 @@ def test_text_prompts_train_on_a_resnet(method: str, world: Path, resnet: Path, 
         assert all(np.isfinite(list(epoch.values())).all() for epoch in record.history)
 
 
-def test_text_prompts_alone_of_a_visual_learner_run_on_a_resnet(world: Path, resnet: Path, tmp_path: Path) -> None:
-    opts = ("TRAINER.IVLP.PROMPT_DEPTH_VISION", "0")
-    record = Experiment(parse_method("ivlp"), 1, on(world, tmp_path, "ivlp", str(resnet), *opts)).execute().record
+@pytest.mark.parametrize("method", ["ivlp", "promptsrc"])
+def test_text_prompts_alone_of_a_visual_learner_run_on_a_resnet(
+    method: str, world: Path, resnet: Path, tmp_path: Path
+) -> None:
+    opts = (f"TRAINER.{method.upper()}.PROMPT_DEPTH_VISION", "0")
+    record = Experiment(parse_method(method), 1, on(world, tmp_path, method, str(resnet), *opts)).execute().record
     assert record.prompts_hash
 
 
