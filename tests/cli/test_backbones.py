@@ -70,7 +70,8 @@ def on(world: Path, output: Path, method: str, backbone: str, *opts: str, **chan
 )
 def test_images_have_the_size_that_the_backbone_reads(backbone: str, pixels: int) -> None:
     for dataset in ("eurosat", "shapes"):
-        assert configured(backbone, dataset=dataset).INPUT.SIZE == (pixels, pixels)
+        cfg = configured(backbone, dataset=dataset)
+        assert cfg.INPUT.SIZE == (pixels, pixels)
         given = configured(backbone, "INPUT.SIZE", "(64, 64)", dataset=dataset)
         assert given.INPUT.SIZE == (64, 64), "what a person says is kept, and refused when the weights are there"
 
@@ -231,8 +232,8 @@ def test_the_micro_model_rehearses_real_data_and_says_that_it_means_nothing(
     finally:
         logging.getLogger("cpt_plugin").removeHandler(listener)
     assert sum("ACCURACIES MEAN NOTHING" in message for message in heard) == 1
-    printed = capsys.readouterr().out
-    assert printed.rstrip().splitlines()[-3].startswith("ACCURACIES MEAN NOTHING here: the micro model"), "at the end too"
+    last = capsys.readouterr().out.rstrip().splitlines()[-3:]
+    assert last[0].startswith("ACCURACIES MEAN NOTHING here: the micro model"), "at the end too"
     found = [records.load(path) for path in (tmp_path / "output").rglob("record.json")]
     assert {one.method for one in found} == {"zeroshot", "maple", "maple_cpt"}
     for one in found:
