@@ -71,7 +71,7 @@ def on(world: Path, output: Path, method: str, backbone: str, *opts: str, **chan
 def test_images_have_the_size_that_the_backbone_reads(backbone: str, pixels: int) -> None:
     for dataset in ("eurosat", "shapes"):
         cfg = configured(backbone, dataset=dataset)
-        assert cfg.INPUT.SIZE == (pixels, pixels)
+        assert (pixels, pixels) == cfg.INPUT.SIZE
         given = configured(backbone, "INPUT.SIZE", "(64, 64)", dataset=dataset)
         assert given.INPUT.SIZE == (64, 64), "what a person says is kept, and refused when the weights are there"
 
