@@ -10,6 +10,7 @@ from typing import Any
 NEUTRAL_KEYS = frozenset(
     {
         "DATALOADER.NUM_WORKERS",
+        "DATASET.CHECK_COUNTS",
         "DATASET.ROOT",
         "FEATURE_CACHE.DIR",
         "FEATURE_CACHE.MAX_GIB",

@@ -13,11 +13,13 @@ from typing import NoReturn
 
 from cpt_plugin._names import nearest
 from cpt_plugin._seeds import MAX_SEED
-from cpt_plugin.backbones import MICRO, OPEN_CLIP, open_clip_name
+from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
-from cpt_plugin.cli.materials import check_backbone, check_images
+from cpt_plugin.cli.materials import Supply, announce, lacking, refuse
+from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
+    DPC,
     Method,
     find_repository,
     is_embedded,
@@ -92,14 +94,16 @@ class RunArguments:
         return self.output / self.dataset.replace(":", "-")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """Wrong words raise ConfigError."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} ({self.prog} --help)")
 
 
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     """The parser behind `scripts/run.sh` and `python -m cpt_plugin run`."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
         description="Train on the long-tailed base classes, test on base and new classes, and print one\n"
@@ -126,6 +130,12 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
         "--trust-weights", action="store_true", help="read a TorchScript file that is none of OpenAI's; it can run code"
     )
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
+    parser.add_argument(
+        "--no-download",
+        dest="download",
+        action="store_false",
+        help="say at once how to get missing images or weights, instead of downloading them",
+    )
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
     parser.add_argument(
@@ -138,9 +148,11 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
 
 
 def parse_arguments(
-    argv: Sequence[str], prog: str = "scripts/run.sh", repository: Path | None = None
+    argv: Sequence[str], prog: str = "scripts/run.sh", repository: Path | None = None, supply: Supply = refuse
 ) -> RunArguments:
     """Check the words of a command.
+
+    Missing images or weights are handed to ``supply``, or refused when the command says so.
 
     Raises ConfigError (one line) for words that mean nothing, DataError when images or weights are missing.
     """
@@ -160,6 +172,8 @@ def parse_arguments(
         )
     method = parse_method(given.method, repository)
     dataset = parse_dataset(given.dataset, repository)
+    stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
+    check_base_to_new(dataset, method.trainer_name, stages)
     embedded = is_embedded(dataset)
     arguments = RunArguments(
         method=method,
@@ -168,7 +182,7 @@ def parse_arguments(
         seeds=parse_seeds(given.seeds),
         shots=_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
-        root=_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        root=data_root(given.root, repository),
         output=_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else _count("--epochs", given.epochs),
         baseline=given.baseline,
@@ -177,10 +191,11 @@ def parse_arguments(
     )
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
-    if not embedded:
-        check_images(dataset, arguments.root)
-    options = dict(zip(arguments.opts[::2], arguments.opts[1::2], strict=True))
-    check_backbone(arguments.backbone, download=options.get("MODEL.BACKBONE.DOWNLOAD") != "False")
+    check_name(arguments.backbone)
+    missing = lacking(dataset, arguments.root, arguments.backbone, arguments.opts)
+    offline = "MODEL.BACKBONE.DOWNLOAD False" in " ".join(arguments.opts) and bool(missing.weights)
+    if missing.pieces:
+        (refuse if offline or not given.download else supply)(missing)
     return arguments
 
 
@@ -232,6 +247,11 @@ def _backbone(given: str | None, embedded: bool) -> str:
     return str(path) if path.is_file() else name
 
 
+def data_root(given: str | None, repository: Path) -> Path:
+    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository."""
+    return _folder(given, os.environ.get("DATA_ROOT") or repository / "data")
+
+
 def _folder(given: str | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
     base = Path(os.environ.get(CALLED_FROM) or Path.cwd())
@@ -246,9 +266,9 @@ def report(error: CPTError) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check only: exit status 0 when the command may go on, 2 with one line on stderr when not."""
+    """Check only: exit status 0 when the command may go on, 2 with a line or a screen on stderr when not."""
     try:
-        parse_arguments(sys.argv[1:] if argv is None else argv)
+        parse_arguments(sys.argv[1:] if argv is None else argv, supply=announce)
     except CPTError as error:
         return report(error)
     return 0

@@ -1,4 +1,4 @@
-"""The single hand-written prompt template of each data set, and CLIP's lists for ImageNet."""
+"""The single hand-written prompt template of each data set (from its manifest), and CLIP's lists for ImageNet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from cpt_plugin.data.manifest import manifest_names, manifest_of
 from cpt_plugin.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -59,9 +60,12 @@ def fill_template(template: str, class_names: Sequence[str]) -> list[str]:
 @cache
 def _table() -> dict[str, Any]:
     table = json.loads(files("cpt_plugin").joinpath("assets", "templates.json").read_text(encoding="utf-8"))
+    templates = dict(table["templates"])
+    for manifest in map(manifest_of, manifest_names()):
+        templates |= dict.fromkeys((manifest.name, manifest.registered, manifest.folder), manifest.template)
     return {
         "default": table["default"],
-        "templates": {_key(name): text for name, text in table["templates"].items()},
+        "templates": {_key(name): text for name, text in templates.items()},
         "imagenet": tuple(table["imagenet"]),
     }
 

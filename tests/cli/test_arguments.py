@@ -61,9 +61,11 @@ def test_good_words_pass_silently_before_anything_is_installed():
 
 
 def test_missing_images_are_explained_on_one_screen(tmp_path):
-    done = check("maple_cpt", "eurosat", "0.25", "--root", str(tmp_path))
+    words = ("maple_cpt", "eurosat", "0.25", "--root", str(tmp_path), "--no-download")
+    done = check(*words, HOME=str(tmp_path))
     assert done.returncode == 2
     assert str(tmp_path / "eurosat" / "2750") in done.stderr
+    assert str(tmp_path / ".cache" / "clip" / "ViT-B-16.pt") in done.stderr
     assert "--root" in done.stderr
     assert "EuroSAT.zip" in done.stderr
     assert "Traceback" not in done.stderr
@@ -77,8 +79,12 @@ def test_missing_weights_are_explained(tmp_path):
     assert str(tmp_path / ".cache" / "clip" / "ViT-B-16.pt") in done.stderr
     assert "curl" in done.stderr
     assert done.stderr.count("\n") < 25
-    allowed = check(*words, HOME=str(tmp_path))
-    assert (allowed.returncode, allowed.stderr) == (0, ""), "they are fetched later"
+    assert check(*words, "--no-download", HOME=str(tmp_path)).stderr == done.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "ViT-B-16.pt").touch()
+    there = check(*words, "MODEL.BACKBONE.PATH", str(elsewhere), HOME=str(tmp_path))
+    assert (there.returncode, there.stderr) == (0, "")
 
 
 def test_missing_weights_name_file_address_and_hash(tmp_path, monkeypatch):
@@ -98,15 +104,21 @@ def test_images_and_weights_that_are_there_pass(tmp_path, monkeypatch):
     weights.parent.mkdir(parents=True)
     weights.touch()
     (tmp_path / "data" / "eurosat" / "2750").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"missing: \S*split_zhou_EuroSAT.json\n  split file"):
+    (tmp_path / "data" / "eurosat" / "2750" / "Forest").mkdir()
+    with pytest.raises(DataError, match=r"missing:\n  \S*split_zhou_EuroSAT\.json\nget"):
         parse_arguments(["coop", "eurosat", "1", "--root", str(tmp_path / "data"), "--backbone", str(weights)])
     (tmp_path / "data" / "eurosat" / "split_zhou_EuroSAT.json").touch()
     words = ["coop", "eurosat", "1", "--root", str(tmp_path / "data"), "--backbone"]
     assert parse_arguments([*words, "ViT-L/14@336px"]).dataset == "eurosat"
     assert parse_arguments([*words, str(weights)]).backbone == str(weights)
     with pytest.raises(DataError, match="ViT-B-16"):
-        parse_arguments([*words[:-1], "MODEL.BACKBONE.DOWNLOAD", "False"])
-    assert parse_arguments(words[:-1]).backbone == "ViT-B/16"
+        parse_arguments(words[:-1])
+    given = []
+    assert parse_arguments(words[:-1], supply=given.append).backbone == "ViT-B/16"
+    assert [piece.file.name for piece in given[0].pieces] == ["ViT-B-16.pt"]
+    for by_hand in (["--no-download"], ["MODEL.BACKBONE.DOWNLOAD", "False"]):
+        with pytest.raises(DataError, match="ViT-B-16"):
+            parse_arguments([*words[:-1], *by_hand], supply=given.append)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
     assert parse_arguments(["coop", "eurosat", "1", "--backbone", str(weights)]).root == tmp_path / "data"
 
@@ -232,7 +244,8 @@ def test_help_has_examples(capsys):
     assert all(option in text for option in ("--seeds", "--shots", "--root", "--output", "--no-baseline"))
 
 
-def test_every_data_set_with_a_configuration_has_a_layout():
+def test_every_data_set_with_a_configuration_has_a_manifest():
+    from cpt_plugin.data.manifest import manifest_names
     from cpt_plugin.methods import dataset_names
 
-    assert set(dataset_names(ROOT)[1:]) <= set(materials.LAYOUTS)
+    assert set(dataset_names(ROOT)[1:]) <= set(manifest_names())

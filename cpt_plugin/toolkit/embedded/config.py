@@ -117,6 +117,8 @@ _RANGES: list[tuple[str, str, Any]] = [
     ("SEED", f"at most {MAX_SEED}", lambda v: v <= MAX_SEED),
     ("INPUT.SIZE", "two positive integers", lambda v: len(v) == 2 and all(n > 0 for n in v)),
     ("INPUT.INTERPOLATION", *_one_of("bilinear", "bicubic", "nearest")),
+    ("DATASET.SPLIT", *_one_of("published", "own")),
+    ("DATASET.SPLIT_SEED", "at least 0", lambda v: v >= 0),
     ("DATASET.SUBSAMPLE_CLASSES", *_one_of("all", "base", "new")),
     ("DATASET.IMBALANCE_TAU", "in (0, 1]", lambda v: 0 < v <= 1),
     ("DATASET.CLASS_ORDER", *_one_of("label", "random")),

@@ -35,6 +35,9 @@ DEFAULTS: dict[str, Any] = {
         "ROOT": "",
         "NAME": "",
         "WORLD": "",
+        "SPLIT": "published",
+        "SPLIT_SEED": 1,
+        "CHECK_COUNTS": True,
         "SOURCE_DOMAINS": (),
         "TARGET_DOMAINS": (),
         "NUM_SHOTS": -1,
@@ -101,6 +104,9 @@ DEFAULTS: dict[str, Any] = {
 
 PACKAGE_KEYS = (
     "DATASET.WORLD",
+    "DATASET.SPLIT",
+    "DATASET.SPLIT_SEED",
+    "DATASET.CHECK_COUNTS",
     "DATASET.SUBSAMPLE_CLASSES",
     "DATASET.IMBALANCE_TAU",
     "DATASET.CLASS_ORDER",
