@@ -208,10 +208,16 @@ def test_published_weights_come_from_open_clips_cache_or_download(
         return str(saved(model, tmp_path / "fetched.safetensors"))
 
     monkeypatch.setattr(package.pretrained, "download_pretrained", download)
+    answers: dict[str, str] = {"huggingface.co": "name not found"}
+    monkeypatch.setattr(open_clip_weights, "silent", lambda addresses: answers)
     root = tmp_path / "hub"
     name = "open_clip:small-gelu/mine"
     with pytest.raises(DataError, match=r"are not there\n +address: +https://huggingface\.co/somebody/small\n"):
         load_clip(name, root=root)
+    with pytest.raises(DataError, match=r"cannot be downloaded now \(huggingface\.co: name not found\)\n"):
+        load_clip(name, root=root, download=True)
+    assert asked == [], "a host that does not answer is not tried for minutes"
+    answers.clear()
     with pytest.raises(DataError, match=r"could not be downloaded \(OSError: no route to host\)\n"):
         load_clip(name, root=root, download=True)
     fetched = load_clip(name, root=root, download=True)
