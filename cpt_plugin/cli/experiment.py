@@ -14,11 +14,11 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
-from cpt_plugin.cli.locking import only_process
 from cpt_plugin.cli.recording import check_evaluable_on_other_classes, evaluation, make_record
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
 from cpt_plugin.config_identity import NEUTRAL_KEYS, differences, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
+from cpt_plugin.locking import only_process
 from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.protocols import BASE_TO_NEW, CROSS_DATASET, FEW_SHOT_ALL, TRANSFER, Task, tasks
 from cpt_plugin.results import record as records

@@ -35,7 +35,7 @@ def make_record(
         prompt_learner=run.method.prompt_learner,
         regularizers=run.method.regularizers,
         variant=run.variant,
-        dataset=a.dataset,
+        dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
         tau=a.tau,
         realized_tau=min(counts) / max(counts),
         class_order=cfg.DATASET.CLASS_ORDER,

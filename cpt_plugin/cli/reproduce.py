@@ -67,11 +67,24 @@ def reproduce(args: ReproduceArguments) -> int:
         _show(spec, args, _records(args, damaged))
     except CPTError as error:
         return report(error)
-    blocked = [f"{' '.join(run.words)}: {run.reason}" for run in plan if run.state == BLOCKED]
+    blocked = _blocked(plan)
     for kind, lines in (("failed", failed), ("cannot run", blocked), ("damaged record", damaged)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
     return int(bool(failed or blocked or damaged))
+
+
+def _blocked(plan: Sequence[Planned]) -> list[str]:
+    """A line a reason, with the runs it holds up."""
+    by_reason: dict[str, list[Planned]] = {}
+    for run in plan:
+        if run.state == BLOCKED:
+            by_reason.setdefault(run.reason, []).append(run)
+    lines = []
+    for reason, runs in by_reason.items():
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        lines.append(f"{' '.join(runs[0].words[:7])}{more}: {reason}")
+    return lines
 
 
 def plan_runs(spec: TableSpec, args: ReproduceArguments) -> list[Planned]:
