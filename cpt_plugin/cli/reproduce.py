@@ -208,7 +208,8 @@ def _sweep(runs: Sequence[Planned], args: ReproduceArguments) -> list[str]:
         outcomes = [{"error": answer, "final": False}] * len(task.runs) if isinstance(answer, str) else answer
         for words, outcome in zip(task.runs, outcomes, strict=True):
             run = by_words[tuple(words)]
-            name = " ".join(words[:7])
+            variant = run.experiment.variant if run.experiment else ""
+            name = " ".join([*words[:7], *filter(None, [variant])])
             if "error" in outcome:
                 _say(f"{'trying again' if again else 'failed'}: {name}: {outcome['error']}")
                 if not again:
