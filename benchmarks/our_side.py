@@ -9,7 +9,7 @@ import torch
 from benchmarks.cases import Case
 from benchmarks.inputs import EPOCH_LENGTH, inputs, problem
 from tests.parity.ours import build as build_trainer
-from trainers._base import PromptedCLIP
+from trainers._prompted import PromptedCLIP
 
 
 def build(case: Case, weights: str, side: str) -> tuple[Any, Any]:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
 from cpt_plugin.errors import ConfigError
-from trainers._base import PromptLearner, PromptTrainer
+from trainers._base import PromptTrainer
+from trainers._prompted import PromptLearner
 from trainers._prompts import random_vectors
 from trainers._registry import prompt_learner
 

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass
-from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.results.stats import harmonic_mean
 
 SCHEMA = 2
