@@ -46,7 +46,6 @@ def main(arguments: list[str] | None = None) -> None:
         "commit": git_state(ROOT).commit or "unknown", "time": utc_now(), "machine": machine(),
         "versions": versions(("torch", "torchvision", "numpy", "pillow", "clip-anytorch")), "measured": [],
     })  # fmt: skip
-    measured = document["made"][-1]["measured"]
     given.output.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         weights = str(Path(folder) / "clip.pt")
@@ -59,21 +58,19 @@ def main(arguments: list[str] | None = None) -> None:
             start = time.perf_counter()
             result = compare(case, weights, pairs_of(case, given.pairs), given.threads)
             document["results"][case.key] = result
-            measured.append(case.key)
-            save(document, given.output)
+            save(document, given.output, case.key)
             shown = f"ratio {min(ratios(result)):.2f} .. {max(ratios(result)):.2f}" if result["fits"] else "ours alone"
             print(f"[{number}/{len(cases)}] {case.key}: ours {seconds(result, 'ours'):.2f} s, {shown} against "
                   f"{result['against']} ({time.perf_counter() - start:.0f} s)", flush=True)  # fmt: skip
     if LOSSES in given.jobs:
-        measured.append(LOSSES)
         document["scale"] = {str(size): losses(size) for size in (SCALE[:1] if given.quick else SCALE)}
         if step := document["results"].get("coop-1000"):
             row = document["scale"]["1000"]
             row["share"] = row["seconds"] / seconds(step, "ours", "cpu_seconds")
+        save(document, given.output, LOSSES)
     if LOADER in given.jobs:
-        measured.append(LOADER)
         document["loader"] = throughput(*((32, 1) if given.quick else ()))
-    save(document, given.output)
+        save(document, given.output, LOADER)
     print(f"written: {given.output.with_suffix('.json')}, {given.output.with_suffix('.md')}")
 
 
@@ -104,7 +101,12 @@ def machine() -> str:
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, {platform.system()}"
 
 
-def save(document: dict[str, Any], output: Path) -> None:
+def save(document: dict[str, Any], output: Path, measured: str) -> None:
+    """Write the results; what was measured just now is the last command's."""
+    for made in document["made"]:
+        made["measured"] = [key for key in made["measured"] if key != measured]
+    document["made"][-1]["measured"].append(measured)
+    document["made"] = [made for made in document["made"] if made["measured"]]
     atomic_write_text(output.with_suffix(".json"), json.dumps(document, indent=1) + "\n")
     atomic_write_text(output.with_suffix(".md"), markdown(document))
 

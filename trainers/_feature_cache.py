@@ -69,7 +69,7 @@ class CachedImages:
         return DataManager(cfg, dataset_wrapper=self._features_of)
 
     def _features_of(self, cfg: Any, data_source: Sequence[Any], transform: Any, is_train: bool) -> FeatureDataset:
-        return FeatureDataset(self, DatasetWrapper(cfg, data_source, transform, is_train), is_train)
+        return FeatureDataset(self, DatasetWrapper(self.cfg, data_source, transform, is_train), is_train)
 
 
 class FeatureDataset(Dataset[dict[str, Any]]):

@@ -128,6 +128,17 @@ def test_a_damaged_file_is_told_and_made_again(
     assert "cannot be used" not in caplog.text
 
 
+def test_an_entry_may_be_removed_while_it_is_read(root: Path, tmp_path: Path) -> None:
+    """Another process that needs the room takes the file away; the map stays."""
+    plain = bits(manager(root, tmp_path))
+    found = manager(root, tmp_path, "DATALOADER.NUM_WORKERS", 1, cache=tmp_path / "cache")
+    for data_loader in (found.train_loader_x, found.test_loader):
+        data_loader.dataset.prepare()
+    for path in (tmp_path / "cache").iterdir():
+        path.unlink()
+    assert bits(found) == plain
+
+
 def test_a_changed_image_is_another_entry(root: Path, tmp_path: Path) -> None:
     bits(manager(root, tmp_path, cache=tmp_path / "cache"))
     path = sorted((root / "small" / "test").iterdir())[0]

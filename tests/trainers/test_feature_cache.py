@@ -11,6 +11,7 @@ import torch
 
 from cpt_plugin import toolkit
 from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.toolkit.embedded import loader
 from cpt_plugin.toolkit.embedded.rng import rng_state
 from tests.helpers.checkpoints import identical
 from tests.helpers.prompt_runs import prompt_cfg
@@ -181,6 +182,22 @@ def test_dassl_which_would_ignore_a_cache_refuses_it(
     monkeypatch.setattr(_feature_cache, "NAME", "dassl")
     with pytest.raises(ConfigError, match=f"{node}.ENABLED needs the embedded engine"):
         build(folder, tmp_path, "CoOp", f"{node}.ENABLED", True)
+
+
+def test_both_caches_decode_every_image_once_for_all_views(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    read = loader.read_image
+    monkeypatch.setattr(loader, "read_image", lambda path: seen.append(path) or read(path))
+    images = ("IMAGE_CACHE.ENABLED", True, "IMAGE_CACHE.DIR", str(tmp_path / "images"))
+    both = build(folder, tmp_path / "both", "CoOp", *on(tmp_path / "cache"), *images)
+    both.train()
+    assert len(seen) == len(set(seen)) == len(both.dm.dataset.train_x) + len(both.dm.dataset.test)
+    one = build(folder, tmp_path / "one", "CoOp", *on(tmp_path / "cache"))
+    one.train()
+    assert identical(trained(both), trained(one))
+    assert one.hashed_config() == both.hashed_config()
 
 
 def test_without_a_view_there_is_nothing_to_read(folder: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ import os
 from collections.abc import Iterable, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image, features
@@ -22,7 +21,6 @@ from cpt_plugin.errors import DataError
 LOG = logging.getLogger("cpt_plugin")
 SUFFIX = ".pixels"
 _DIGEST_BYTES = 32
-_CHUNK_BYTES = 1 << 24
 _SIZE_BYTES = 8
 
 
@@ -30,45 +28,41 @@ class DecodedImages:
     """The full-size RGB pixels of n image files, as the decoder gave them.
 
     The file holds height and width of every image (n, 2) in int32, the pixels of one image after the other, and the
-    SHA-256 of all that. Every process maps it when it reads the first image.
+    SHA-256 of all that. It is mapped into memory, and may be removed while it is. A copy by pickle maps it anew.
+
+    Args:
+        path: the file.
+        number: n.
+        check: whether to compare the SHA-256.
 
     Raises:
         DataError: the file is damaged, or of another number of images.
         OSError: it is missing or cannot be read.
     """
 
-    def __init__(self, path: Path, number: int) -> None:
-        length = path.stat().st_size
-        with path.open("rb") as file:
-            head = file.read(_SIZE_BYTES * number)
-            if len(head) < _SIZE_BYTES * number:
-                raise DataError(f"{path} is too short")
-            self._sizes = np.frombuffer(head, np.int32).reshape(number, 2)
-            self._ends = len(head) + np.cumsum(pixel_bytes(self._sizes))
-            if (self._sizes < 1).any() or length != self._ends[-1] + _DIGEST_BYTES:
-                raise DataError(f"{path} has another length than its images")
-            digest, left = hashlib.sha256(head), length - len(head) - _DIGEST_BYTES
-            while left:
-                chunk = file.read(min(left, _CHUNK_BYTES))
-                digest.update(chunk)
-                left -= len(chunk)
-            if digest.digest() != file.read(_DIGEST_BYTES):
-                raise DataError(f"{path} does not have its SHA-256")
+    def __init__(self, path: Path, number: int, check: bool = True) -> None:
         self.path = path
-        self._pixels: np.ndarray | None = None
+        head = _SIZE_BYTES * number
+        if path.stat().st_size < head + _DIGEST_BYTES:
+            raise DataError(f"{path} is too short")
+        self._file = np.memmap(path, np.uint8, "r")
+        body, digest = self._file[:-_DIGEST_BYTES], self._file[-_DIGEST_BYTES:]
+        self._sizes = body[:head].view(np.int32).reshape(number, 2)
+        self._ends = head + np.cumsum(pixel_bytes(self._sizes))
+        if (self._sizes < 1).any() or len(body) != self._ends[-1]:
+            raise DataError(f"{path} has another length than its images")
+        if check and hashlib.sha256(body.data).digest() != digest.tobytes():
+            raise DataError(f"{path} does not have its SHA-256")
 
     def __len__(self) -> int:
         return len(self._sizes)
 
     def __getitem__(self, index: int) -> Image.Image:
-        if self._pixels is None:
-            self._pixels = np.memmap(self.path, np.uint8, "r")
-        height, width = self._sizes[index]
-        end = self._ends[index]
-        return Image.fromarray(self._pixels[end - 3 * height * width : end].reshape(height, width, 3))
+        (height, width), end = self._sizes[index].tolist(), int(self._ends[index])
+        return Image.fromarray(self._file[end - 3 * height * width : end].reshape(height, width, 3))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {**vars(self), "_pixels": None}
+    def __reduce__(self) -> tuple[type[DecodedImages], tuple[Path, int, bool]]:
+        return DecodedImages, (self.path, len(self), False)
 
 
 def pixel_bytes(sizes: np.ndarray) -> np.ndarray:

@@ -183,9 +183,8 @@ def batches(loader: DataLoader[Any], epoch: int = 0, start: int = 0) -> Iterator
     if positioned:
         sampler.set_position(epoch, skip=start * (loader.batch_size or 1))
     try:
-        prepare = getattr(getattr(loader, "dataset", None), "prepare", None)
-        if prepare is not None:
-            prepare()
+        if isinstance(dataset := getattr(loader, "dataset", None), DatasetWrapper):
+            dataset.prepare()
         yield from loader if positioned else islice(loader, start, None)
     except DataError as error:
         raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
