@@ -14,7 +14,7 @@ WIDTH, BATCH, CLUSTER = 512, 32, 16
 
 
 def losses(classes: int, repeats: int = 15) -> dict[str, float]:
-    """Median seconds of processor time at K classes, in clusters of about 16 whose sizes a random draw makes uneven."""
+    """Median seconds of processor time at K classes in clusters of about 16, their sizes those of a random draw."""
     generator = torch.Generator().manual_seed(0)
     clusters = -(-classes // CLUSTER)
     assignment = torch.randint(clusters, (classes,), generator=generator)

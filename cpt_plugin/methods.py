@@ -167,7 +167,7 @@ def parse_dataset(text: str, repository: Path | None = None) -> str:
     names = dataset_names(repository)
     if text in names:
         return text
-    possible = ", ".join([worlds.WORLD_FORM, *names[1:]])
+    possible = ", ".join([worlds.WORLD_FORM, *names[1:], "or the path of your own .yaml"])
     raise ConfigError(f"unknown data set '{text}'; nearest: '{nearest(text, names)}'; possible: {possible}")
 
 

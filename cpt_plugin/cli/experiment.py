@@ -14,11 +14,11 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
-from cpt_plugin.cli.locking import only_process
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
 from cpt_plugin.config_identity import config_hash, differences
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
+from cpt_plugin.locking import only_process
 from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.results import record as records
 from cpt_plugin.results.groups import group_accuracies, worst_class
@@ -232,7 +232,7 @@ class Experiment:
             method=self.method.name,
             prompt_learner=self.method.prompt_learner,
             regularizers=self.method.regularizers,
-            dataset=a.dataset,
+            dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
             tau=a.tau,
             realized_tau=min(counts) / max(counts),
             class_order=cfg.DATASET.CLASS_ORDER,
