@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cpt_plugin._frozen_sources import FrozenSources
 from cpt_plugin._trainer_checks import attached_models, check_trainer, resolve_class_names, shared_template
-from cpt_plugin.attach import Attachment, OutputScale, attach_loss
+from cpt_plugin.attach import Attachment, Observer, OutputScale, attach_loss
+from cpt_plugin.balance import GradientBalance, Target, Weighted
 from cpt_plugin.errors import ConfigError, HookError, TrainingError
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer, build
@@ -117,6 +118,20 @@ class HookHandle:
         """The regularizer in the last training step; 0 before the first."""
         return self._step.total if self._step else 0.0
 
+    @property
+    def factors(self) -> dict[str, float]:
+        """Weights that balancing has set, by part; 0 for a part that has had no gradient yet."""
+        return self._step.balance.factors if self._step else {}
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """What balanced weights rest on, plain numbers; to be saved and put back if training is interrupted."""
+        return self._step.balance.state_dict() if self._step else {}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Go on with the weights of :meth:`state_dict`."""
+        if self._step:
+            self._step.balance.load_state_dict(state)
+
     def describe(self) -> list[str]:
         """Log lines about the regularizers: clusters, sizes, weights."""
         return [line for regularizer in self.regularizers for line in regularizer.describe()]
@@ -141,6 +156,7 @@ class _RegularizedStep:
         self._model: nn.Module = trainer.model
         self._text_shape = text_shape
         self._output_scale = OutputScale(trainer, accumulation)
+        self.balance = GradientBalance(trainer)
         self._profile = profile_of(trainer)
         self._taps = Taps(self._model, self._timed)
         self._steps = 0
@@ -162,6 +178,7 @@ class _RegularizedStep:
         if not self.installed:
             return
         self.installed = False
+        self.balance.close()
         self._taps.remove()
         attached_models.discard(self._model)
         if vars(self._trainer).get("forward_backward") is not self:
@@ -201,7 +218,7 @@ class _RegularizedStep:
         self._check_features(features)
         with torch.autocast(device_type=features.image.device.type, enabled=False):
             parts = self._compute(features)
-            total = torch.stack(list(parts.values())).sum()
+            total = torch.stack([self._weighted(name, part) for name, part in parts.items()]).sum()
         if not total.requires_grad:
             raise HookError(
                 f"Nothing to regularize: no gradient flows back from the parts {', '.join(parts)} (text "
@@ -211,17 +228,31 @@ class _RegularizedStep:
                 "use_reentrant=True), or set the weights to 0."
             )
         self._keep_values(parts, features)
-        output, attachment = attach_loss(output, total, self._output_scale)
+        output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts))
         if attachment.scale is not None:
             self._output_scale.check()
         self._attachments.append(attachment)
         return output
 
+    def _weighted(self, name: str, part: Tensor) -> Tensor:
+        return Weighted.apply(part, self.balance, name) if name in self.balance else part
+
+    def _observer(self, parts: dict[str, Tensor]) -> Observer | None:
+        """What looks at the gradients of this step for balanced weights; None where they are not wanted."""
+        if not self.balance.pending:
+            return None
+        where = f"step {self._steps}{self._position()}"
+        return lambda outputs, gradients, scale: self.balance.observe(parts, outputs, gradients, scale, where)
+
     def _compute(self, features: FeatureBatch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
         for regularizer in self.regularizers:
-            for name, value in regularizer.compute(features).items():
-                parts[f"{regularizer.name}_{name}" if name in parts else name] = value
+            for part, value in regularizer.compute(features).items():
+                name = f"{regularizer.name}_{part}" if part in parts else part
+                parts[name] = value
+                if part in regularizer.gradient_fractions:
+                    fraction = regularizer.gradient_fractions[part]
+                    self.balance.want(name, Target(fraction, regularizer.gradient_momentum))
         if not parts:
             names = ", ".join(regularizer.name for regularizer in self.regularizers)
             raise HookError(f"The active regularizers ({names}) returned no parts: compute() must give one.")
@@ -280,7 +311,8 @@ class _RegularizedStep:
         """Parts of this step (mean over the model's forwards in it), also into the trainer's summary."""
         count = len(self._values)
         names = dict.fromkeys(name for values in self._values for name in values)
-        self.parts = {name: sum(values.get(name, 0.0) for values in self._values) / count for name in names}
+        means = {name: sum(values.get(name, 0.0) for values in self._values) / count for name in names}
+        self.parts = {n: value * self.balance.factor(n) if n in self.balance else value for n, value in means.items()}
         self.total = sum(self.parts.values())
         if isinstance(summary, dict):
             summary["loss_reg"] = self.total

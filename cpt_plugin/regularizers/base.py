@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from operator import add
+from types import MappingProxyType
 from typing import Any, ClassVar, Self, TypeVar
 
 from torch import Tensor
@@ -45,6 +46,10 @@ class Regularizer(ABC):
         description: one line.
         config_node: the configuration node that holds its settings.
         needs_prototypes: whether `prepare_prototypes` is to be called, with class means of the training images.
+        gradient_fractions: parts that `compute` gives without a weight, and what the norm of their gradient is to be
+            as a fraction of the main loss's; :class:`~cpt_plugin.hook.CPTHook` weighs them
+            (:mod:`cpt_plugin.balance`).
+        gradient_momentum: 1 takes these norms once, less a running average of them.
     """
 
     name: ClassVar[str]
@@ -52,6 +57,8 @@ class Regularizer(ABC):
     description: ClassVar[str]
     config_node: ClassVar[str]
     needs_prototypes: bool = False
+    gradient_fractions: Mapping[str, float] = MappingProxyType({})
+    gradient_momentum: float = 1.0
 
     @classmethod
     def defaults(cls) -> dict[str, Any]:
