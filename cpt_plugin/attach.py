@@ -17,7 +17,6 @@ from torch import Tensor
 
 from cpt_plugin.errors import HookError
 
-
 Outputs = tuple[Tensor, ...]
 Observer = Callable[[Outputs, Outputs, Tensor], None]
 

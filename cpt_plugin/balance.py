@@ -15,12 +15,7 @@ from cpt_plugin.errors import HookError
 
 LOG = logging.getLogger("cpt_plugin")
 FLOOR = 1e-3
-"""A part whose gradient norm is below this fraction of the main loss's counts as having no gradient yet.
-
-Such a part is one at its minimum, or all but: the rotation term where prompts start at the template has a derivative
-in the few components only that rounding moves out of its dead zone. A weight from that norm would be far too large
-one step later, so it is set at the first step where the norm is no longer small, and the part adds nothing until then.
-"""
+"""A part whose gradient norm is below this fraction of the main loss's counts as having no gradient yet."""
 
 
 @dataclass(frozen=True)
@@ -38,9 +33,11 @@ class GradientBalance:
         a_i = \rho_i \lVert \nabla L \rVert / \lVert \nabla R_i \rVert
 
     with L the main loss, as far as its gradient comes through the model's output, R_i an unweighted part, rho_i its
-    fraction, and norms over all parameters of the trainer's registered models that require a gradient, taken in float64.
-    The norms are those of the first step in which the part has a gradient (see :data:`FLOOR`), or, with a momentum
-    m < 1, running averages n <- m n + (1 - m) n_t from that step on. Until then the part adds nothing.
+    fraction, and norms, in float64, over all parameters of the trainer's registered models that require a gradient.
+    The norms are those of the first step in which the part has a gradient of its usual size, or, with a momentum
+    m < 1, running averages n <- m n + (1 - m) n_t from that step on. Until then the part adds nothing: a part at or
+    near its minimum (:data:`FLOOR`), or one that its regularizer calls undeveloped, as CPT does the rotation term
+    where prompts start at the template. A weight from so small a norm would be far too large a few steps later.
 
     The first step costs one more backward pass for the main loss and one for each part; with m < 1 every step does,
     and waits for the device.
@@ -91,7 +88,7 @@ class GradientBalance:
         """Set the factors that are wanted, in the backward pass of a step.
 
         Args:
-            parts: unweighted parts of this step.
+            parts: unweighted parts of this step that have a gradient of their usual size.
             outputs, gradients: what the model returned, and the main loss's gradients on it, multiplied by ``scale``.
             scale: multiplier of the main loss (AMP, accumulation); under it the parts are differentiated too.
             where: the step, for the log.
@@ -100,6 +97,10 @@ class GradientBalance:
             HookError: gradients cannot be taken twice here (reentrant activation checkpointing).
         """
         wanted = [n for n, t in self._targets.items() if n in parts and (n not in self._norms or t.momentum < 1)]
+        for name in self._targets.keys() - parts.keys() - self._norms.keys():
+            self._wait(name, f"{where}: part {name} has not yet a gradient of its usual size")
+        if not wanted:
+            return
         parameters = trained_parameters(self._trainer)
         try:
             main = _norm(torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True))
@@ -127,9 +128,13 @@ class GradientBalance:
         elif usable:
             self._norms[name] = main, own
             LOG.info(f"balanced weights, {found}, so its weight is {self.factor(name):.4g}")
-        elif name not in self._waiting:
+        else:
+            self._wait(name, found)
+
+    def _wait(self, name: str, found: str) -> None:
+        if name not in self._waiting:
             self._waiting.add(name)
-            LOG.info(f"balanced weights, {found}: too small or not finite; its weight is set at the first step that allows")
+            LOG.info(f"balanced weights, {found}; it adds nothing, and its weight is set at the first step that allows")
 
     def close(self) -> None:
         """Say which parts have never had a gradient."""

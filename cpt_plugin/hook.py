@@ -162,6 +162,7 @@ class _RegularizedStep:
         self._steps = 0
         self._attachments: list[Attachment] = []
         self._values: list[dict[str, float]] = []
+        self._sources: dict[str, tuple[Regularizer, str]] = {}
         self._running = False
         self._own_original = "forward_backward" in vars(trainer)
         self._original: Callable[..., Any] = trainer.forward_backward
@@ -228,7 +229,7 @@ class _RegularizedStep:
                 "use_reentrant=True), or set the weights to 0."
             )
         self._keep_values(parts, features)
-        output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts))
+        output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts, features))
         if attachment.scale is not None:
             self._output_scale.check()
         self._attachments.append(attachment)
@@ -237,19 +238,22 @@ class _RegularizedStep:
     def _weighted(self, name: str, part: Tensor) -> Tensor:
         return Weighted.apply(part, self.balance, name) if name in self.balance else part
 
-    def _observer(self, parts: dict[str, Tensor]) -> Observer | None:
+    def _observer(self, parts: dict[str, Tensor], features: FeatureBatch) -> Observer | None:
         """What looks at the gradients of this step for balanced weights; None where they are not wanted."""
         if not self.balance.pending:
             return None
+        early = {regularizer: regularizer.undeveloped(features) for regularizer in self.regularizers}
+        owners = ((name, *self._sources[name]) for name in parts)
+        ready = {name: parts[name] for name, regularizer, part in owners if part not in early[regularizer]}
         where = f"step {self._steps}{self._position()}"
-        return lambda outputs, gradients, scale: self.balance.observe(parts, outputs, gradients, scale, where)
+        return lambda outputs, gradients, scale: self.balance.observe(ready, outputs, gradients, scale, where)
 
     def _compute(self, features: FeatureBatch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
         for regularizer in self.regularizers:
             for part, value in regularizer.compute(features).items():
                 name = f"{regularizer.name}_{part}" if part in parts else part
-                parts[name] = value
+                parts[name], self._sources[name] = value, (regularizer, part)
                 if part in regularizer.gradient_fractions:
                     fraction = regularizer.gradient_fractions[part]
                     self.balance.want(name, Target(fraction, regularizer.gradient_momentum))

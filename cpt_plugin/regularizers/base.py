@@ -95,6 +95,10 @@ class Regularizer(ABC):
     def prepare_prototypes(self, prototypes: Tensor) -> None:  # noqa: B027
         """Take over the (K, d) class means of frozen unit image features; called after `prepare` if needed."""
 
+    def undeveloped(self, batch: FeatureBatch) -> set[str]:
+        """Return those parts of `gradient_fractions` whose gradient on this batch says nothing about the next ones."""
+        return set()
+
     def digest(self) -> str:
         """Return a hash of the state made by `prepare`, "" where there is none."""
         return ""

@@ -14,11 +14,13 @@ from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional import ClusterBuckets, class_convergence, etf_separation, rotation_stabilization
 from cpt_plugin.functional._checks import check_frozen, check_labels, check_text
 from cpt_plugin.functional.etf import REDUCTIONS
+from cpt_plugin.functional.rotation import live_fraction
 from cpt_plugin.regularizers._checks import check_choice, check_weight
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
 PARTS = ("etf", "cc", "rs")
 WEIGHTINGS = ("printed", "balanced")
+DEVELOPED = 0.9
 
 
 @register
@@ -184,6 +186,17 @@ class CPT(Regularizer):
         if self.weights["rs"] > 0:
             parts["rs"] = self.weights["rs"] * rotation_stabilization(batch.text, frozen_text)
         return parts
+
+    def undeveloped(self, batch: FeatureBatch) -> set[str]:
+        """Return "rs" while fewer than 9 in 10 components are out of the dead zone of its derivative.
+
+        So it is where prompts start at the template. A weight from the norm that the few others give would be too
+        large, by 85 times in a run on the embedded world, a few steps later.
+        """
+        if "rs" not in self.gradient_fractions:
+            return set()
+        live = live_fraction(batch.text, self._on_device_of(batch.text))
+        return set() if live.item() >= DEVELOPED else {"rs"}
 
     def _on_device_of(self, text: Tensor) -> Tensor:
         """Move the prepared tensors to the text's device once, and return the frozen features."""
