@@ -18,12 +18,12 @@ from cpt_plugin.cli.materials import MICRO, check_backbone, check_images
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
     Method,
+    added_parts,
     find_repository,
     is_embedded,
     parse_dataset,
     parse_method,
     parse_tau,
-    regularizers,
 )
 
 CALLED_FROM = "CPT_CALLED_FROM"
@@ -114,7 +114,7 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
         "--baseline",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also run the method without regularizers, and zero-shot CLIP (default: yes)",
+        help="also run the method without added parts, and zero-shot CLIP (default: yes)",
     )
     return parser
 
@@ -191,7 +191,7 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
             )
         if key in _OWNED_KEYS:
             raise ConfigError(f"{key} is set by {_OWNED_KEYS[key]}, not as a configuration key")
-        check_key(key, regularizers(repository))
+        check_key(key, added_parts(repository))
     if len(pairs) % 2:
         raise ConfigError(f"configuration key {pairs[-1]} has no value: keys and values come in pairs")
     return pairs

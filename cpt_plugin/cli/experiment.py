@@ -62,6 +62,12 @@ class Experiment:
         return None if first is None else Experiment(first, self.seed, self.arguments)
 
     @property
+    def trained(self) -> Experiment | None:
+        """For a method that changes the evaluation alone, the run whose prompts this one evaluates."""
+        trained = self.method.trained
+        return None if trained is None else Experiment(trained, self.seed, self.arguments)
+
+    @property
     def is_begun(self) -> bool:
         """Whether the folder holds an unfinished run that this one will continue."""
         return not self.record_file.is_file() and (self._states() != [] or self._final_models() != [])
@@ -86,8 +92,9 @@ class Experiment:
         """
         started = time.monotonic()
         self.config("base")
-        if self.first_stage is not None:
-            self.first_stage.execute()
+        for before in (self.first_stage, self.trained):
+            if before is not None:
+                before.execute()
         try:
             with only_process(self.folder):
                 status, record = self._execute()
@@ -118,12 +125,14 @@ class Experiment:
         cfg = self.config("base")
         split_hash = toolkit.DataManager(cfg).split_hash
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
+        if self.trained is not None:
+            identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
         self._check_identity(identity)
         if self.record_file.is_file():
             return "finished before", records.load(self.record_file)
         atomic_write_json(self._identity_file, identity)
         try:
-            record = self._train_and_test(cfg)
+            record = self._train_and_test(cfg) if self.trained is None else self._test_trained(cfg, self.trained)
         except BaseException:
             if not (self._states() or self._final_models()):
                 self._identity_file.unlink(missing_ok=True)
@@ -176,7 +185,7 @@ class Experiment:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             changed = [
                 f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
-                for key in ("toolkit", "split_hash")
+                for key in mine.keys() - {"config"}
                 if theirs[key] != mine[key]
             ]
             changed += differences(theirs["config"], mine["config"])
@@ -205,19 +214,60 @@ class Experiment:
             trainer.train()
             timings = {"train": getattr(trainer, "train_seconds", time.monotonic() - clock)}
             base = class_results(trainer)
+        new_trainer = self._test_new(cfg, self.folder)
+        timings["total"] = time.monotonic() - clock
+        history = tuple(getattr(trainer, "history", ()))
+        return self._record(trainer, base, new_trainer, timings, last_epoch_means(trainer), history)
+
+    def _test_trained(self, cfg: Any, trained: Experiment) -> records.RunRecord:
+        """Test the prompts of another run as this method does; losses and times of training are that run's.
+
+        Raises:
+            CheckpointError: the prompts in its folder are not those of its record.
+        """
+        from cpt_plugin import toolkit
+
+        record = records.load(trained.record_file)
+        clock = time.monotonic()
+        with run_log(self.folder):
+            LOG.info(f"** Config **\n{cfg}\n** System info **\n{toolkit.collect_env_info()}\n", extra=FILE_ONLY)
+            LOG.info(f"Toolkit: {toolkit.NAME}; {self.method.name}, seed {self.seed}: evaluates {trained.folder}")
+            toolkit.set_random_seed(self.seed)
+            trainer = toolkit.build_trainer(cfg)
+            trainer.load_model(str(trained.folder), epoch=final_epoch(cfg))
+            if trainer.prompts_hash != record.prompts_hash:
+                raise CheckpointError(
+                    f"The prompts in {trained.folder} are not those of its record: delete that folder, and give the "
+                    "command again."
+                )
+            trainer.test()
+            base = class_results(trainer)
+        new_trainer = self._test_new(cfg, trained.folder)
+        spent = time.monotonic() - clock
+        timings = {"train": record.timings["train"], "total": record.timings["total"] + spent}
+        return self._record(trainer, base, new_trainer, timings, record.losses, record.history)
+
+    def _test_new(self, cfg: Any, folder: Path) -> Any:
+        """Test the prompts in a folder on the new classes; returns the trainer."""
+        from cpt_plugin import toolkit
+
         with run_log(self.folder / "new"):
             toolkit.set_random_seed(self.seed)
-            new_trainer = toolkit.build_trainer(self.config("new"))
+            trainer = toolkit.build_trainer(self.config("new"))
             if self.method.prompt_learner != ZEROSHOT:
-                best = cfg.TEST.FINAL_MODEL == "best_val"
-                new_trainer.load_model(str(self.folder), epoch=None if best else trainer.max_epoch)
+                trainer.load_model(str(folder), epoch=final_epoch(cfg))
             LOG.info("Testing the new classes")
-            new_trainer.test()
-        timings["total"] = time.monotonic() - clock
-        return self._record(trainer, base, new_trainer, timings)
+            trainer.test()
+        return trainer
 
     def _record(
-        self, trainer: Any, base: list[records.ClassResult], new_trainer: Any, timings: dict[str, float]
+        self,
+        trainer: Any,
+        base: list[records.ClassResult],
+        new_trainer: Any,
+        timings: dict[str, float],
+        losses: dict[str, float],
+        history: tuple[dict[str, float], ...],
     ) -> records.RunRecord:
         from cpt_plugin import toolkit
         from cpt_plugin.long_tail import class_ranks
@@ -245,8 +295,8 @@ class Experiment:
             groups=group_accuracies(tested, dm.class_counts, ranks),
             worst_class=worst_class([c.name for c in base], tested),
             per_class=records.ClassResults(tuple(base), tuple(new)),
-            losses=last_epoch_means(trainer),
-            history=tuple(getattr(trainer, "history", ())),
+            losses=losses,
+            history=history,
             prompts_hash=getattr(trainer, "prompts_hash", ""),
             timings=timings,
             config=config,
@@ -259,6 +309,11 @@ class Experiment:
             precision=trainer.precision.name,
             created=utc_now(),
         )
+
+
+def final_epoch(cfg: Any) -> int | None:
+    """The epoch whose prompts are tested; None for the best one on validation images."""
+    return None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH
 
 
 def check_evaluable_on_new_classes(trainer: Any) -> None:

@@ -105,7 +105,7 @@ def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
 
 
 def effective_number_weights(counts: Tensor, beta: float = 0.9999) -> Tensor:
-    r"""Weights w_c = (1 - beta) / (1 - beta^n_c) of classes, scaled to the mean 1 over those with images; (K,), float64.
+    r"""Weights w_c = (1 - beta) / (1 - beta^n_c) of classes, scaled to mean 1 over those with images; (K,), float64.
 
     (1 - beta^n) / (1 - beta) is the effective number of n images. beta = 0 weighs all classes alike; as beta goes to 1,
     w_c goes to 1 / n_c.
