@@ -15,6 +15,7 @@ from cpt_plugin._trainer_checks import attached_models, check_trainer, resolve_c
 from cpt_plugin.attach import Attachment, Observer, OutputScale, attach_loss
 from cpt_plugin.balance import GradientBalance, Target, Weighted
 from cpt_plugin.errors import ConfigError, HookError, TrainingError
+from cpt_plugin.long_tail_losses import LongTailLoss
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer, build
 from cpt_plugin.taps import Taps
@@ -58,6 +59,11 @@ class CPTHook:
         if accumulation is not None and (isinstance(accumulation, bool) or accumulation < 1):
             raise ConfigError(f"accumulation is {accumulation!r}: give the number of steps, at least 1.")
         self._regularizers = _cpt(cpt_kwargs) if regularizers is None else list(regularizers)
+        if losses := [part.name for part in self._regularizers if isinstance(part, LongTailLoss)]:
+            raise ConfigError(
+                f"{losses[0]} replaces the cross-entropy, which a trainer computes itself: of that, a hook sees the "
+                "gradient only. Use the loss (cpt_plugin.functional) in the trainer, or this repository's trainers."
+            )
         self._frozen_text = frozen_text
         self._class_names = class_names
         self._prototypes = prototypes

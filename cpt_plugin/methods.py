@@ -65,7 +65,8 @@ class Method:
     @property
     def trained(self) -> Method | None:
         """For a method that changes the evaluation, the one whose prompts it evaluates; None for other methods."""
-        return self._with(part for part in self.regularizers if part not in self.evaluation) if self.evaluation else None
+        kept = [part for part in self.regularizers if part not in self.evaluation]
+        return self._with(kept) if self.evaluation else None
 
     def _with(self, parts: Iterable[str], dpc: bool | None = None) -> Method:
         kept, dpc = tuple(parts), self.dpc if dpc is None else dpc
@@ -149,7 +150,7 @@ def parse_method(text: str, repository: Path | None = None) -> Method:
     for learner in sorted(learners, key=len, reverse=True):
         if name != learner and not name.startswith(f"{learner}_"):
             continue
-        parts = _split(name[len(learner) :], [*known, DPC] if has_dpc(repository) else known)
+        parts = _split(name[len(learner) :], [*known, DPC] if has_dpc(repository) else [*known])
         if parts is None:
             continue
         dpc = parts[:1] == [DPC]

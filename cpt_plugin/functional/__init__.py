@@ -1,5 +1,6 @@
 """Loss functions: tensors in, a scalar out, no state. Raw features go in; normalization happens inside."""
 
+from cpt_plugin.functional.anchoring import nearest_simplex, text_anchoring
 from cpt_plugin.functional.convergence import class_convergence
 from cpt_plugin.functional.dispersion import inter_dispersion, intra_dispersion
 from cpt_plugin.functional.etf import ClusterBuckets, etf_separation
@@ -27,6 +28,8 @@ __all__ = [
     "language_collapse_degree",
     "ldam",
     "logit_adjustment",
+    "nearest_simplex",
     "posthoc_adjustment",
     "rotation_stabilization",
+    "text_anchoring",
 ]

@@ -50,10 +50,10 @@ class Regularizer(Part):
     def compute(self, batch: FeatureBatch) -> Parts:
         """Return the weighted parts, which sum to the total; a part of weight 0 is left out."""
 
-    def prepare(self, frozen_text: Tensor, class_names: Sequence[str]) -> None:  # noqa: B027
+    def prepare(self, frozen_text: Tensor, class_names: Sequence[str]) -> None:
         """Take over what is fixed for a run: (K, d) features of frozen CLIP and the K class names."""
 
-    def prepare_prototypes(self, prototypes: Tensor) -> None:  # noqa: B027
+    def prepare_prototypes(self, prototypes: Tensor) -> None:
         """Take over the (K, d) class means of frozen unit image features; called after `prepare` if needed."""
 
     def undeveloped(self, batch: FeatureBatch) -> set[str]:

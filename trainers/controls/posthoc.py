@@ -13,7 +13,6 @@ from cpt_plugin.functional import posthoc_adjustment
 from trainers.controls.base import Control, register
 
 
-
 @register
 class PostHoc(Control):
     """:func:`~cpt_plugin.functional.posthoc_adjustment` of the classes that were trained; other classes have no prior.
