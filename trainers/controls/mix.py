@@ -1,4 +1,4 @@
-"""Mix: text features partly zero-shot CLIP's, partly the tuned ones; nothing is trained for it (as WiSE-FT does)."""
+"""Mix: text features partly zero-shot CLIP's, partly tuned; evaluation only (weights: WiSE-FT, arXiv 2109.01903)."""
 
 from __future__ import annotations
 
