@@ -102,7 +102,7 @@ def test_stop_sets_its_key_and_does_not_let_it_be_changed(root, tmp_path):
     assert experiment.config("base").TEST.FINAL_MODEL == "best_val"
     assert tiny_experiment(root, tmp_path, "coop").config("base").TEST.FINAL_MODEL == "last_step"
     other = tiny_experiment(root, tmp_path, "coop_stop", "TEST.FINAL_MODEL", "last_step")
-    with pytest.raises(ConfigError, match="stop needs TEST.FINAL_MODEL best_val"):
+    with pytest.raises(ConfigError, match=r"stop needs TEST\.FINAL_MODEL best_val"):
         other.check()
 
 
@@ -112,7 +112,7 @@ def test_settings_of_a_loss_are_read_by_its_methods_only(root, tmp_path):
     assert not plain.reads("LA.TAU")
     assert not own.reads("CB.BETA")
     wrong = tiny_experiment(root, tmp_path, "coop_cb", "CB.BETA", "1.0")
-    with pytest.raises(ConfigError, match="CB.BETA must be in"):
+    with pytest.raises(ConfigError, match=r"CB\.BETA must be in"):
         wrong.check()
     cfg = assemble(own.method, 1, own.arguments, tmp_path, "base")
     assert cfg.LA.TAU == 1.0

@@ -120,7 +120,7 @@ def test_the_best_epoch_on_validation_images_is_used(folder, tmp_path, monkeypat
 
 
 def test_stopping_needs_its_key(folder, tmp_path):
-    with pytest.raises(ConfigError, match="stop needs TEST.FINAL_MODEL best_val, not last_step"):
+    with pytest.raises(ConfigError, match=r"stop needs TEST\.FINAL_MODEL best_val, not last_step"):
         build(folder, tmp_path, "CoOpSTOP")
 
 

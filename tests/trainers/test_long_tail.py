@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cpt_plugin import functional, toolkit
 from tests.helpers.checkpoints import identical
-from tests.helpers.prompt_runs import first_stage, fingerprint, prompt_cfg, train
+from tests.helpers.prompt_runs import fingerprint, first_stage, prompt_cfg, train
 from tests.trainers.problems import raises_at, saved, trained_part
 from trainers._base import PromptTrainer
 
