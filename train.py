@@ -48,7 +48,8 @@ def parser() -> argparse.ArgumentParser:
                    help="yaml of the trainer; given again, the later one goes over the earlier")
     p.add_argument("--dataset-config-file", default="", help="yaml of the data set")
     p.add_argument("--trainer", default="", help="registered name, e.g. CoOp, MaPLeCPT, ZeroshotCLIP")
-    p.add_argument("--backbone", default="", help="CLIP model: micro, ViT-B/16, ...")
+    p.add_argument("--backbone", default="", help="micro, RN50 ... ViT-L/14@336px, a file, open_clip:MODEL/WEIGHTS")
+    p.add_argument("--trust-weights", action="store_true", help="read a TorchScript file that is none of OpenAI's")
     p.add_argument("--head", default="", help="accepted for compatibility; CLIP has no head")
     p.add_argument("--eval-only", action="store_true", help="evaluate --model-dir at --load-epoch")
     p.add_argument("--model-dir", default="", help="output folder of a training run")
@@ -65,6 +66,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
         ConfigError: a file is missing or malformed, or a key, a value or the seed is wrong.
     """
     from cpt_plugin.cli.repository import default_cfg
+    from cpt_plugin.cli.settings import follow_backbone
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
     cfg = default_cfg()
@@ -87,10 +89,12 @@ def setup_cfg(args: argparse.Namespace) -> Any:
         "INPUT.TRANSFORMS": args.transforms,
         "TRAINER.NAME": args.trainer,
         "MODEL.BACKBONE.NAME": args.backbone,
+        "MODEL.BACKBONE.TRUST": args.trust_weights or None,
         "MODEL.HEAD.NAME": args.head,
     }
     merge_list(cfg, [part for key, value in given.items() if value not in ("", None) for part in (key, value)])
     merge_list(cfg, opts)
+    follow_backbone(cfg, opts[::2])
     if resume is OUTPUT_FOLDER and "RESUME" not in opts[::2]:
         cfg.RESUME = _output_folder(cfg)
     cfg.DATASET.ROOT = cfg.DATASET.ROOT or os.environ.get("DATA_ROOT") or "data"

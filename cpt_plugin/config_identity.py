@@ -10,9 +10,12 @@ from typing import Any
 NEUTRAL_KEYS = frozenset(
     {
         "DATALOADER.NUM_WORKERS",
+        "DATASET.CHECK_COUNTS",
         "DATASET.ROOT",
         "FEATURE_CACHE.DIR",
         "FEATURE_CACHE.MAX_GIB",
+        "MODEL.BACKBONE.DOWNLOAD",
+        "MODEL.BACKBONE.TRUST",
         "MODEL.TEXT_MEMORY_GIB",
         "OUTPUT_DIR",
         "RESUME",

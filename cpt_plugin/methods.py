@@ -111,11 +111,6 @@ def prompt_learners(repository: Path | None = None) -> list[str]:
     return [stem for stem in _stems((repository or find_repository()) / "trainers", ".py") if stem != DPC]
 
 
-def regularizers(repository: Path | None = None) -> list[str]:
-    """Names of the regularizers: one file each in `cpt_plugin/regularizers/`."""
-    return [name for name, kind in added_parts(repository).items() if kind == "regularizer"]
-
-
 def added_parts(repository: Path | None = None) -> dict[str, str]:
     """Parts that a prompt learner can take besides DPC, with their kind, in their order in a method's name."""
     folders = part_folders(repository).items()
@@ -214,7 +209,7 @@ def parse_dataset(text: str, repository: Path | None = None) -> str:
     names = dataset_names(repository)
     if text in names:
         return text
-    possible = ", ".join([worlds.WORLD_FORM, *names[1:]])
+    possible = ", ".join([worlds.WORLD_FORM, *names[1:], "or the path of your own .yaml"])
     raise ConfigError(f"unknown data set '{text}'; nearest: '{nearest(text, names)}'; possible: {possible}")
 
 

@@ -10,6 +10,13 @@ from datasets._split import SplitDataset
 class EuroSAT(SplitDataset):
     """EuroSAT's RGB images with CoOp's split and class names."""
 
-    dataset_dir = "eurosat"
-    image_dir = "2750"
-    split_file = "split_zhou_EuroSAT.json"
+    renamed = {  # noqa: RUF012
+        "AnnualCrop": "Annual Crop Land",
+        "HerbaceousVegetation": "Herbaceous Vegetation Land",
+        "Highway": "Highway or Road",
+        "Industrial": "Industrial Buildings",
+        "Pasture": "Pasture Land",
+        "PermanentCrop": "Permanent Crop Land",
+        "Residential": "Residential Buildings",
+        "SeaLake": "Sea or Lake",
+    }

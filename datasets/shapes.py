@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase, Datum
 from cpt_plugin.worlds import parse_world
 from datasets._few_shot import few_shot
@@ -19,11 +20,13 @@ class Shapes(DatasetBase):
         content_hash: SHA-256 of all pixels of the world; the split hash depends on it.
 
     Raises:
-        ConfigError: the world is unknown.
+        ConfigError: the world is unknown, or another split than the drawn one is asked for.
         DataError: its folder is damaged or cannot be written, or an image in it was changed.
     """
 
     def __init__(self, cfg: Any) -> None:
+        if cfg.DATASET.SPLIT != "published":
+            raise ConfigError(f"DATASET.SPLIT {cfg.DATASET.SPLIT}: this world has one split, so leave it at published")
         self.world = parse_world(cfg.DATASET.WORLD)
         self.dataset_dir = str(ensure_world(Path(cfg.DATASET.ROOT).expanduser().absolute(), self.world))
         folder = Path(self.dataset_dir)

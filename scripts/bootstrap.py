@@ -279,8 +279,18 @@ def environment(repository: Path, purpose: str) -> Path:
     return venv.python
 
 
+def present(repository: Path, purpose: str) -> Path:
+    """The interpreter that would be used as things are, if nothing could be installed."""
+    venv = Venv(repository)
+    complete = not missing(requirements(repository, purpose))
+    return Path(sys.executable) if complete or not venv.usable() else venv.python
+
+
 def main(argv: list[str]) -> int:
-    """Command line: `run` or `test`; `--missing PURPOSE` lists what this Python lacks."""
+    """Command line: `run` or `test`; `--missing PURPOSE` lists what this Python lacks.
+
+    `--present PURPOSE` prints the interpreter to use and installs nothing.
+    """
     repository = Path(__file__).resolve().parents[1]
     try:
         if sys.version_info < MINIMUM_PYTHON:
@@ -288,6 +298,9 @@ def main(argv: list[str]) -> int:
         if argv[:1] == ["--missing"]:
             for requirement in missing(requirements(repository, argv[1])):
                 print(requirement)
+            return 0
+        if argv[:1] == ["--present"]:
+            print(present(repository, argv[1]))
             return 0
         if len(argv) != 1 or argv[0] not in PURPOSES:
             raise SetupError(f"say what the environment is for: {' or '.join(PURPOSES)}")

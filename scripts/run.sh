@@ -8,6 +8,10 @@ source scripts/python.sh
 if [[ ${1:-} == list ]]; then
     exec "$python" -m cpt_plugin "$@"
 fi
+if [[ ${1:-} == doctor ]]; then
+    would_use=$("$python" scripts/bootstrap.py --present run)
+    exec "$python" -m cpt_plugin doctor --python "$would_use" "${@:2}"
+fi
 for word in "$@"; do
     if [[ $word == -h || $word == --help ]]; then
         exec "$python" -m cpt_plugin.cli.arguments --help

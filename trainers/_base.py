@@ -17,6 +17,7 @@ from cpt_plugin.encoders import (
     FrozenCLIP,
     ImageEncoder,
     ImagePrompts,
+    ModelSizes,
     TextEncoder,
     TextPrompts,
     load_clip,
@@ -145,19 +146,41 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
         return self.cfg.TRAINER[self.config_node]
 
     def load_frozen_clip(self, precision: str) -> FrozenCLIP:
-        """Load ``MODEL.BACKBONE.NAME`` in the precision's weight type and check the input size against it."""
+        """Load ``MODEL.BACKBONE.NAME`` in the precision's weight type and check the configuration against it.
+
+        Raises:
+            ConfigError: images of another size or normalization than the model's, or prompts that it cannot take.
+        """
         cfg = self.cfg
         self.precision = resolve_precision(precision, self.device)
         if self.precision.note:
             LOG.info(self.precision.note)
-        clip = load_clip(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH or None, device=self.device,
-                         precision=precision)
+        backbone = cfg.MODEL.BACKBONE
+        clip = load_clip(
+            backbone.NAME, root=backbone.PATH or None, precision=precision, device=self.device,
+            download=backbone.DOWNLOAD, trust=backbone.TRUST, unknown_words=backbone.UNKNOWN_WORDS,
+        )  # fmt: skip
+        self.check_model(cfg, clip)
         if cfg.INPUT.SIZE[0] != clip.input_resolution:
             raise ConfigError(
                 f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but {clip.name} reads {clip.input_resolution} px images: "
                 f'set INPUT.SIZE "({clip.input_resolution}, {clip.input_resolution})".'
             )
+        for key, wanted in (("PIXEL_MEAN", clip.pixel_mean), ("PIXEL_STD", clip.pixel_std)):
+            if wanted is not None and any(abs(a - b) > 1e-4 for a, b in zip(cfg.INPUT[key], wanted, strict=True)):
+                raise ConfigError(
+                    f"INPUT.{key} is {list(cfg.INPUT[key])}, but {clip.name} was trained with {list(wanted)}: set "
+                    f'INPUT.{key} "{list(wanted)}".'
+                )
         return clip
+
+    @classmethod
+    def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
+        """Refuse settings that a CLIP of these sizes cannot take; here nothing.
+
+        Raises:
+            ConfigError: naming the key.
+        """
 
     @classmethod
     def reads(cls, key: str) -> bool:

@@ -14,11 +14,11 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
-from cpt_plugin.cli.locking import only_process
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
 from cpt_plugin.config_identity import config_hash, differences
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
+from cpt_plugin.locking import only_process
 from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.results import record as records
 from cpt_plugin.results.groups import group_accuracies, worst_class
@@ -66,6 +66,11 @@ class Experiment:
         """For a method that changes the evaluation alone, the run whose prompts this one evaluates."""
         trained = self.method.trained
         return None if trained is None else Experiment(trained, self.seed, self.arguments)
+
+    @property
+    def models(self) -> Path:
+        """The folder with the prompts that are tested: this run's, or that of :attr:`trained`."""
+        return self.folder if self.trained is None else self.trained.folder
 
     @property
     def is_begun(self) -> bool:
@@ -132,7 +137,7 @@ class Experiment:
             return "finished before", records.load(self.record_file)
         atomic_write_json(self._identity_file, identity)
         try:
-            record = self._train_and_test(cfg) if self.trained is None else self._test_trained(cfg, self.trained)
+            record = self._train_and_test(cfg)
         except BaseException:
             if not (self._states() or self._final_models()):
                 self._identity_file.unlink(missing_ok=True)
@@ -185,8 +190,8 @@ class Experiment:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             changed = [
                 f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
-                for key in mine.keys() - {"config"}
-                if theirs[key] != mine[key]
+                for key in mine
+                if key != "config" and theirs[key] != mine[key]
             ]
             changed += differences(theirs["config"], mine["config"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -211,63 +216,41 @@ class Experiment:
                 f"{len(trainer.dm.dataset.train_x)} training images of the base classes"
             )
             clock = time.monotonic()
-            trainer.train()
-            timings = {"train": getattr(trainer, "train_seconds", time.monotonic() - clock)}
+            timings = {"train": self._train(trainer)}
             base = class_results(trainer)
-        new_trainer = self._test_new(cfg, self.folder)
-        timings["total"] = time.monotonic() - clock
-        history = tuple(getattr(trainer, "history", ()))
-        return self._record(trainer, base, new_trainer, timings, last_epoch_means(trainer), history)
-
-    def _test_trained(self, cfg: Any, trained: Experiment) -> records.RunRecord:
-        """Test the prompts of another run as this method does; losses and times of training are that run's.
-
-        Raises:
-            CheckpointError: the prompts in its folder are not those of its record.
-        """
-        from cpt_plugin import toolkit
-
-        record = records.load(trained.record_file)
-        clock = time.monotonic()
-        with run_log(self.folder):
-            LOG.info(f"** Config **\n{cfg}\n** System info **\n{toolkit.collect_env_info()}\n", extra=FILE_ONLY)
-            LOG.info(f"Toolkit: {toolkit.NAME}; {self.method.name}, seed {self.seed}: evaluates {trained.folder}")
-            toolkit.set_random_seed(self.seed)
-            trainer = toolkit.build_trainer(cfg)
-            trainer.load_model(str(trained.folder), epoch=final_epoch(cfg))
-            if trainer.prompts_hash != record.prompts_hash:
-                raise CheckpointError(
-                    f"The prompts in {trained.folder} are not those of its record: delete that folder, and give the "
-                    "command again."
-                )
-            trainer.test()
-            base = class_results(trainer)
-        new_trainer = self._test_new(cfg, trained.folder)
-        spent = time.monotonic() - clock
-        timings = {"train": record.timings["train"], "total": record.timings["total"] + spent}
-        return self._record(trainer, base, new_trainer, timings, record.losses, record.history)
-
-    def _test_new(self, cfg: Any, folder: Path) -> Any:
-        """Test the prompts in a folder on the new classes; returns the trainer."""
-        from cpt_plugin import toolkit
-
         with run_log(self.folder / "new"):
             toolkit.set_random_seed(self.seed)
-            trainer = toolkit.build_trainer(self.config("new"))
+            new_trainer = toolkit.build_trainer(self.config("new"))
             if self.method.prompt_learner != ZEROSHOT:
-                trainer.load_model(str(folder), epoch=final_epoch(cfg))
+                new_trainer.load_model(str(self.models), epoch=final_epoch(cfg))
             LOG.info("Testing the new classes")
-            trainer.test()
-        return trainer
+            new_trainer.test()
+        timings["total"] = time.monotonic() - clock
+        return self._record(trainer, base, new_trainer, timings)
+
+    def _train(self, trainer: Any) -> float:
+        """Train and test, or test the prompts of another run; returns the seconds that training took.
+
+        Raises:
+            CheckpointError: the prompts in that run's folder are not those of its record.
+        """
+        clock = time.monotonic()
+        if self.trained is None:
+            trainer.train()
+            return getattr(trainer, "train_seconds", time.monotonic() - clock)
+        record = records.load(self.trained.record_file)
+        LOG.info(f"Evaluating the prompts in {self.models}")
+        trainer.load_model(str(self.models), epoch=final_epoch(trainer.cfg))
+        if trainer.prompts_hash != record.prompts_hash:
+            raise CheckpointError(
+                f"The prompts in {self.models} are not those of its record: delete that folder, and give the command "
+                "again."
+            )
+        trainer.test()
+        return record.timings["train"]
 
     def _record(
-        self,
-        trainer: Any,
-        base: list[records.ClassResult],
-        new_trainer: Any,
-        timings: dict[str, float],
-        losses: dict[str, float],
-        history: tuple[dict[str, float], ...],
+        self, trainer: Any, base: list[records.ClassResult], new_trainer: Any, timings: dict[str, float]
     ) -> records.RunRecord:
         from cpt_plugin import toolkit
         from cpt_plugin.long_tail import class_ranks
@@ -278,11 +261,12 @@ class Experiment:
         ranks = class_ranks(dm.num_classes, cfg.DATASET.CLASS_ORDER, self.seed)
         counts = [n for n in dm.class_counts if n]
         config = identity_of(self.method, cfg)
+        trained = None if self.trained is None else records.load(self.trained.record_file)
         return records.RunRecord(
             method=self.method.name,
             prompt_learner=self.method.prompt_learner,
             regularizers=self.method.regularizers,
-            dataset=a.dataset,
+            dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
             tau=a.tau,
             realized_tau=min(counts) / max(counts),
             class_order=cfg.DATASET.CLASS_ORDER,
@@ -295,8 +279,8 @@ class Experiment:
             groups=group_accuracies(tested, dm.class_counts, ranks),
             worst_class=worst_class([c.name for c in base], tested),
             per_class=records.ClassResults(tuple(base), tuple(new)),
-            losses=losses,
-            history=history,
+            losses=last_epoch_means(trainer) if trained is None else trained.losses,
+            history=tuple(getattr(trainer, "history", ())) if trained is None else trained.history,
             prompts_hash=getattr(trainer, "prompts_hash", ""),
             timings=timings,
             config=config,

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
+from cpt_plugin.cli.materials import provide
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 
@@ -20,8 +21,10 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
   list                               the methods, data sets and embedded worlds there are
+  data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
+  doctor                             what is wrong with this machine, and how to mend it
 
-  {_PROGRAM} run --help says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
+  {_PROGRAM} run --help and data --help say more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
   also sets up the environment first.
 
 somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of its files edited:
@@ -35,7 +38,7 @@ somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of 
 
 
 def _run(words: Sequence[str]) -> int:
-    arguments = parse_arguments(words, prog=f"{_PROGRAM} run")
+    arguments = parse_arguments(words, prog=f"{_PROGRAM} run", supply=provide)
     from cpt_plugin.cli.run import run
 
     return run(arguments)
@@ -50,13 +53,25 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _data(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.data import run
+
+    return run(words)
+
+
+def _doctor(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.doctor import doctor
+
+    return doctor(words, prog=f"{_PROGRAM} doctor")
+
+
 def _run_script(words: Sequence[str]) -> int:
     from cpt_plugin.runner.launch import launch
 
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list, "data": _data, "doctor": _doctor}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

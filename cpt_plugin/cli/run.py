@@ -137,6 +137,8 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
+    if args.only_tries_out:
+        _say(f"ACCURACIES MEAN NOTHING here: the {args.backbone} model knows neither real images nor most of their names\n")
     _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")
 
 

@@ -17,6 +17,8 @@ from cpt_plugin._schema import decode
 from cpt_plugin.errors import ConfigError, DataError
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "datasets"
+UNFINISHED = ".cpt-unfinished"
+"""Name of a file that stands beside data while an archive's content is being moved in."""
 KINDS = ("zip", "tar", "file", "gdrive", "manual")
 """Of a source: an archive to unpack, a file to keep, one on Google Drive, or something only a person can get."""
 
@@ -33,7 +35,7 @@ class Source:
         sha256, md5: published checksum in hex; "" where none is published.
         bytes: size of the download as far as known, 0 otherwise.
         dead: why and since when it is known not to answer any more; "" where it is not known to be dead.
-        instead: what else works when it is dead or only by hand.
+        instead: what else works, also when it is dead or only by hand.
     """
 
     gives: tuple[str, ...]
@@ -112,9 +114,19 @@ class Manifest:
         parts = [*self.images, *filter(None, [self.split]), *self.files]
         return tuple(f"{self.folder}/{part}" for part in parts)
 
+    @property
+    def base(self) -> str:
+        """Folder below the data root to which the paths in the split file are relative."""
+        return f"{self.folder}/{self.images[0]}" if len(self.images) == 1 else self.folder
+
+    def source_of(self, path: str) -> Source | None:
+        """Where a file or folder below the data root comes from; None where no source gives it."""
+        given = ((source, each) for source in self.sources for each in source.gives)
+        return next((source for source, each in given if path == each or path.startswith(f"{each}/")), None)
+
     def missing(self, root: Path) -> tuple[str, ...]:
-        """What of :attr:`wanted` is not below ``root``; an empty folder counts as missing."""
-        return tuple(path for path in self.wanted if not _present(root / path))
+        """What of :attr:`wanted` is not below ``root``; an empty folder, or one half moved in, counts as missing."""
+        return tuple(path for path in self.wanted if not _present(root, path))
 
 
 def manifest_names() -> list[str]:
@@ -152,7 +164,9 @@ def _read(name: str) -> Manifest:
     return manifest
 
 
-def _present(path: Path) -> bool:
-    if path.is_dir():
-        return any(path.iterdir())
-    return path.is_file()
+def _present(root: Path, path: str) -> bool:
+    place = root / path
+    if place.is_dir():
+        filled = any(not entry.name.startswith(".") for entry in place.iterdir())
+        return filled and not any((root / above / UNFINISHED).exists() for above in (Path(path), *Path(path).parents))
+    return place.is_file()

@@ -1,4 +1,4 @@
-"""The single hand-written prompt template of each data set, and CLIP's lists for ImageNet."""
+"""The single hand-written prompt template of each data set (from its manifest), and CLIP's lists for ImageNet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+from cpt_plugin.data.manifest import manifest_names, manifest_of
 from cpt_plugin.errors import ConfigError
 
 _LOG = logging.getLogger(__name__)
@@ -40,6 +41,15 @@ def single_template(dataset_name: str) -> str:
     return template
 
 
+def dataset_template(cfg: Any) -> str:
+    """The template of a configuration's data set: ``DATASET.TEMPLATE`` where it is set, else :func:`single_template`.
+
+    A configuration without these keys (of somebody else's trainer) counts as one without a value.
+    """
+    dataset = getattr(cfg, "DATASET", None)
+    return getattr(dataset, "TEMPLATE", "") or single_template(getattr(dataset, "NAME", ""))
+
+
 def imagenet_templates(count: int = 80) -> tuple[str, ...]:
     """The first of the 80 templates that OpenAI published for ImageNet (notebook of the CLIP repository, MIT)."""
     return _table()["imagenet"][:count]
@@ -59,9 +69,12 @@ def fill_template(template: str, class_names: Sequence[str]) -> list[str]:
 @cache
 def _table() -> dict[str, Any]:
     table = json.loads(files("cpt_plugin").joinpath("assets", "templates.json").read_text(encoding="utf-8"))
+    templates = dict(table["templates"])
+    for manifest in map(manifest_of, manifest_names()):
+        templates |= dict.fromkeys((manifest.name, manifest.registered, manifest.folder), manifest.template)
     return {
         "default": table["default"],
-        "templates": {_key(name): text for name, text in table["templates"].items()},
+        "templates": {_key(name): text for name, text in templates.items()},
         "imagenet": tuple(table["imagenet"]),
     }
 

@@ -112,7 +112,7 @@ class CPT(Regularizer):
 
         Args:
             frozen_text: (K, d) text features of frozen CLIP, raw, in label order.
-            class_names: K distinct names in label order.
+            class_names: K names in label order.
 
         Raises:
             ClusterError: the classes cannot be clustered.

@@ -7,7 +7,7 @@ import io
 import textwrap
 from collections.abc import Iterable, Sequence
 
-from cpt_plugin.results.groups import FEW_UP_TO, GROUPS, MANY_FROM
+from cpt_plugin.results.groups import FEW_SHOT_BANDS, GROUPS
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.summary import ACCURACIES, COLUMNS, Comparison, Row, Table, build_table
@@ -15,9 +15,10 @@ from cpt_plugin.results.summary import ACCURACIES, COLUMNS, Comparison, Row, Tab
 TERMINAL_WIDTH = 110
 DASH = "-"
 
+_MANY, _FEW = FEW_SHOT_BANDS
 _LEGEND = (
     "groups are base classes, by training images: head, mid, tail are thirds by rank; "
-    f"many has {MANY_FROM} or more, medium {FEW_UP_TO + 1} to {MANY_FROM - 1}, few up to {FEW_UP_TO}; "
+    f"many has {_MANY} or more, medium {_FEW + 1} to {_MANY - 1}, few up to {_FEW}; "
     "in brackets the number of classes; worst is the worst base class"
 )
 

@@ -13,6 +13,7 @@ from cpt_plugin.errors import ConfigError
 
 _OPTIONS = {"--regularizers": "cpt", "--frozen-text": ""}
 NONE = "none"
+DASSL_NEEDS = "yacs gdown tabulate tqdm scipy scikit-learn tensorboard ftfy regex"
 
 
 @dataclass(frozen=True)

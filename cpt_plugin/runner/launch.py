@@ -15,10 +15,9 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.errors import ConfigError, CPTError
-from cpt_plugin.runner.arguments import RunnerArguments, fit_own_keys, parse_words
+from cpt_plugin.runner.arguments import DASSL_NEEDS, RunnerArguments, fit_own_keys, parse_words
 
 CHECKOUT = Path(__file__).resolve().parents[2]
-_NEEDS = "yacs gdown tabulate tqdm scipy scikit-learn tensorboard ftfy regex"
 
 
 def launch(words: Sequence[str]) -> int:
@@ -83,7 +82,7 @@ def require_dassl() -> None:
         raise ConfigError(
             "Dassl is not importable: clone https://github.com/KaiyangZhou/Dassl.pytorch (or take the copy that the "
             "repository brings along) and put its folder on PYTHONPATH, or run `pip install -e . "
-            f"--no-build-isolation --no-deps` in it; it needs `pip install {_NEEDS}`"
+            f"--no-build-isolation --no-deps` in it; it needs `pip install {DASSL_NEEDS}`"
         )
 
 

@@ -38,7 +38,12 @@ from dassl.utils import setup_logger as _setup_logger  # noqa: E402
 from cpt_plugin.errors import CheckpointError  # noqa: E402
 from cpt_plugin.long_tail import long_tail_subset  # noqa: E402
 from cpt_plugin.toolkit.embedded.config import add_package_keys  # noqa: E402
-from cpt_plugin.toolkit.embedded.data import generate_fewshot_dataset, read_split, split_hash  # noqa: E402
+from cpt_plugin.toolkit.embedded.data import (  # noqa: E402
+    generate_fewshot_dataset,
+    present_items,
+    read_split,
+    split_hash,
+)
 from cpt_plugin.toolkit.embedded.logs import setup_logger as _log_to_console  # noqa: E402
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
 
@@ -72,6 +77,7 @@ __all__ = [
     "get_cfg_default",
     "load_checkpoint",
     "load_pretrained_weights",
+    "present_items",
     "read_split",
     "set_random_seed",
     "setup_logger",

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpt_plugin import toolkit
+from cpt_plugin import locking, toolkit
 from cpt_plugin.cli import experiment as experiment_module
-from cpt_plugin.cli import locking
 from cpt_plugin.cli.experiment import Experiment
-from cpt_plugin.cli.locking import only_process
 from cpt_plugin.errors import CheckpointError, ClusterError, ConfigError, DataError, RecordError
+from cpt_plugin.locking import only_process
 from cpt_plugin.results import record as records
 from tests.helpers.checkpoints import identical
 from tests.helpers.tiny_world import BASE, COUNTS, NEW, TEST_IMAGES, TinyWorld, tiny_experiment, write_world

@@ -93,6 +93,13 @@ def test_other_pixels_under_the_same_names_are_another_split(root: Path) -> None
     assert split_hash(dataset, root) != before
 
 
+def test_another_split_is_refused(root: Path) -> None:
+    cfg = get_cfg_default()
+    cfg.DATASET.ROOT, cfg.DATASET.SPLIT = str(root), "own"
+    with pytest.raises(ConfigError, match="leave it at published"):
+        Shapes(cfg)
+
+
 def test_an_unknown_world_is_refused(root: Path) -> None:
     with pytest.raises(ConfigError, match="nearest: 'colors'"):
         build(root, world="colrs")

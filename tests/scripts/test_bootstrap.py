@@ -84,7 +84,7 @@ def test_requirements_come_from_setup_py():
     module = load()
     run, test = module.requirements(ROOT, "run"), module.requirements(ROOT, "test")
     assert {"torch", "numpy", "torchvision", "clip-anytorch", "faiss-cpu", "yacs", "tqdm"} <= set(run)
-    assert set(test) - set(run) >= {"pytest", "hypothesis", "scipy"}
+    assert set(test) - set(run) >= {"pytest", "hypothesis", "scikit-learn"}
     assert all(module.numbers(version) for version in test.values())
 
 
@@ -247,6 +247,15 @@ def test_another_python_is_asked_without_importing_torch():
     module = load()
     assert module.missing_in(Path(sys.executable), "run") == module.missing(module.requirements(ROOT, "run"))
     assert "a working Python" in module.missing_in(Path("/bin/false"), "run")[0]
+
+
+def test_what_is_present_is_told_without_installing(machine, monkeypatch):
+    assert machine.module.present(machine.repository, "run") == Path(sys.executable)
+    make_venv(machine.venv)
+    assert machine.module.present(machine.repository, "run") == machine.venv / "bin" / "python"
+    monkeypatch.setattr(machine.module, "missing", lambda wanted: [])
+    assert machine.module.present(machine.repository, "run") == Path(sys.executable)
+    assert machine.phases == []
 
 
 def test_wrong_words_are_refused(capsys):

@@ -203,6 +203,8 @@ def test_negative_seed_is_replaced_in_a_copy():
         ("DATASET.IMBALANCE_TAU", 0.0),
         ("DATASET.IMBALANCE_TAU", 1.1),
         ("DATASET.SUBSAMPLE_CLASSES", "old"),
+        ("DATASET.SPLIT", "mine"),
+        ("DATASET.SPLIT_SEED", -1),
         ("TRAIN.PRINT_FREQ", 0),
         ("SEED", 2**32),
         ("TEST.FINAL_MODEL", "best"),

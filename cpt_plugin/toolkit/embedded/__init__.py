@@ -10,6 +10,7 @@ from cpt_plugin.toolkit.embedded.data import (
     DatasetBase,
     Datum,
     generate_fewshot_dataset,
+    present_items,
     read_split,
     save_split,
 )
@@ -65,6 +66,7 @@ __all__ = [
     "get_cfg_default",
     "load_checkpoint",
     "load_pretrained_weights",
+    "present_items",
     "read_split",
     "save_split",
     "set_random_seed",

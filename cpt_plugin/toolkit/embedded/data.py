@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -29,6 +30,13 @@ class Datum:
                 "(DATASET.ROOT, --root): the data set may be missing, unpacked elsewhere or incomplete"
             )
         self._impath, self._label, self._domain, self._classname = str(impath), label, domain, classname
+
+    @classmethod
+    def of_present_file(cls, impath: str, label: int, classname: str) -> Datum:
+        """One image whose file is known to be there."""
+        item = cls.__new__(cls)
+        item._impath, item._label, item._domain, item._classname = impath, label, 0, classname
+        return item
 
     @property
     def impath(self) -> str:
@@ -175,7 +183,8 @@ def read_split(path: str | Path, root: str | Path) -> tuple[list[Datum], list[Da
     """Reads ``{"train": [[relative path, label, class name], ...], "val": ..., "test": ...}``.
 
     Raises:
-        DataError: the file is missing or malformed, a path leaves ``root``, or an image does not exist.
+        DataError: the file is missing or malformed, a path leaves ``root``, or images do not exist (how many, and
+            the first of them).
     """
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -187,19 +196,60 @@ def read_split(path: str | Path, root: str | Path) -> tuple[list[Datum], list[Da
         raise DataError(f"the split file {path} is not valid JSON: {error}") from error
     if not isinstance(content, dict) or not {"train", "val", "test"} <= content.keys():
         raise DataError(f"the split file {path} must hold the lists train, val and test")
-    train, val, test = (
-        [_read_item(row, path, Path(root)) for row in content[part]] for part in ("train", "val", "test")
-    )
+    parts = [[_checked_row(row, path, root) for row in content[part]] for part in ("train", "val", "test")]
+    train, val, test = present_items(parts, root, path)
     return train, val, test
 
 
-def _read_item(row: Any, path: str | Path, root: Path) -> Datum:
+def present_items(
+    parts: Sequence[Sequence[tuple[str, int, str]]], root: str | Path, source: str | Path
+) -> list[list[Datum]]:
+    """Items of lists of ``(path below root, label, class name)``, after one look into every folder.
+
+    Args:
+        parts: the lists, for instance train, val and test.
+        root: folder to which the paths are relative.
+        source: where the lists come from, for the message.
+
+    Raises:
+        DataError: images do not exist: how many, and the first of them.
+    """
+    listed: dict[str, set[str]] = {}
+    base, missing, output = str(root), [], []
+    for rows in parts:
+        output.append([Datum.of_present_file(os.path.join(base, path), label, name) for path, label, name in rows])
+        for item in output[-1]:
+            folder, file = os.path.split(item.impath)
+            if folder not in listed:
+                listed[folder] = _files_in(folder)
+            # A file system that ignores case may list a name otherwise than a split spells it.
+            if file not in listed[folder] and not os.path.isfile(item.impath):
+                missing.append(item.impath)
+    if missing:
+        shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise DataError(
+            f"{len(missing)} of the {sum(map(len, parts))} images that {source} names are not found: {shown}; the "
+            "data set is incomplete or unpacked elsewhere: complete it, or correct the data folder (DATASET.ROOT, "
+            "--root)"
+        )
+    return output
+
+
+def _files_in(folder: str) -> set[str]:
+    try:
+        with os.scandir(folder) as entries:
+            return {entry.name for entry in entries if entry.is_file()}
+    except OSError:
+        return set()
+
+
+def _checked_row(row: Any, path: str | Path, root: str | Path) -> tuple[str, int, str]:
     match row:
         case [str(relative), int(label), str(name)] if label >= 0 and not isinstance(label, bool):
             pure = PurePosixPath(relative)
             if pure.is_absolute() or ".." in pure.parts:
                 raise DataError(f"{path} names {relative!r}, which leaves the data folder {root}")
-            return Datum(str(root / relative), label, classname=name)
+            return str(pure), label, name
     raise DataError(f"{path} holds {row!r}; each entry must be [relative path, label, class name]")
 
 

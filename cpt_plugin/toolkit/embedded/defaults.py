@@ -35,6 +35,13 @@ DEFAULTS: dict[str, Any] = {
         "ROOT": "",
         "NAME": "",
         "WORLD": "",
+        "SPLIT": "published",
+        "SPLIT_SEED": 1,
+        "CHECK_COUNTS": True,
+        "FOLDER": "",
+        "LIST": "",
+        "SHARES": (0.5, 0.2),
+        "TEMPLATE": "",
         "SOURCE_DOMAINS": (),
         "TARGET_DOMAINS": (),
         "NUM_SHOTS": -1,
@@ -54,7 +61,14 @@ DEFAULTS: dict[str, Any] = {
     "MODEL": {
         "INIT_WEIGHTS": "",
         "HEAD": {"NAME": ""},
-        "BACKBONE": {"NAME": "", "PATH": "", "PRETRAINED": True},
+        "BACKBONE": {
+            "NAME": "",
+            "PATH": "",
+            "PRETRAINED": True,
+            "DOWNLOAD": True,
+            "TRUST": False,
+            "UNKNOWN_WORDS": "refuse",
+        },
         "TEXT_MEMORY_GIB": 2.0,
     },
     "OPTIM": {
@@ -94,6 +108,13 @@ DEFAULTS: dict[str, Any] = {
 
 PACKAGE_KEYS = (
     "DATASET.WORLD",
+    "DATASET.SPLIT",
+    "DATASET.SPLIT_SEED",
+    "DATASET.CHECK_COUNTS",
+    "DATASET.FOLDER",
+    "DATASET.LIST",
+    "DATASET.SHARES",
+    "DATASET.TEMPLATE",
     "DATASET.SUBSAMPLE_CLASSES",
     "DATASET.IMBALANCE_TAU",
     "DATASET.CLASS_ORDER",
@@ -103,6 +124,9 @@ PACKAGE_KEYS = (
     "FEATURE_CACHE.DIR",
     "FEATURE_CACHE.MAX_GIB",
     "MODEL.BACKBONE.PATH",
+    "MODEL.BACKBONE.DOWNLOAD",
+    "MODEL.BACKBONE.TRUST",
+    "MODEL.BACKBONE.UNKNOWN_WORDS",
     "MODEL.TEXT_MEMORY_GIB",
     "TRAIN.CHECKPOINT_SECONDS",
 )

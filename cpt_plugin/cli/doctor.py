@@ -1,0 +1,121 @@
+"""`python -m cpt_plugin doctor`: what is wrong here, and how to mend it; standard library only."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict
+from typing import NoReturn
+
+from cpt_plugin.cli.arguments import _folder as absolute_folder
+from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
+from cpt_plugin.doctor.report import NOTE, Finding
+from cpt_plugin.doctor.subject import ROOT, Subject
+from cpt_plugin.errors import ConfigError
+
+_FIRST_TOPICS = ("packages", "torch")
+_TORCH_TOPICS = ("torchvision", "torchvision_repaired", "clip", "faiss", "toolkit", "determinism")
+_DASSL_TOPICS = ("dassl", "dassl_repaired")
+_Check = Callable[[Subject], Finding | Iterable[Finding] | None]
+_CHECKS: tuple[_Check, ...] = (*packages.CHECKS, *toolkits.CHECKS, *machine.CHECKS, *materials.CHECKS)
+_CHECKS_WITHOUT_PYTHON: tuple[_Check, ...] = (packages.python, *materials.CHECKS)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({self.prog} --help)")
+
+
+def build_parser(prog: str) -> argparse.ArgumentParser:
+    """The parser of the command's options."""
+    parser = _Parser(
+        prog=prog,
+        description="Look at Python, its packages, the machine, data and weights; say what is wrong and how to mend\n"
+        "it. Nothing is changed. Lines begin with ok, note (hinders no run) or FIX.",
+        epilog="exit status: 0 when nothing needs fixing, 1 otherwise, 2 for wrong options",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--json", action="store_true", help="everything that was found, for a bug report")
+    parser.add_argument("--python", default=sys.executable, metavar="FILE", help="what to look at (default: this)")
+    parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
+    parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
+    seconds = f"patience with each import (default: {processes.TIMEOUT:g})"
+    parser.add_argument("--timeout", type=float, default=processes.TIMEOUT, metavar="SECONDS", help=seconds)
+    return parser
+
+
+def doctor(words: Sequence[str], prog: str) -> int:
+    """Carry out the command; returns its exit status.
+
+    Raises:
+        ConfigError: wrong options.
+    """
+    given = build_parser(prog).parse_args(list(words))
+    if not given.timeout > 0:
+        raise ConfigError(f"--timeout is '{given.timeout:g}', but must be a number of seconds above 0")
+    subject = look(given)
+    findings = diagnose(subject)
+    if given.json:
+        facts = {topic: asdict(answer) for topic, answer in subject.answers.items()}
+        _show(json.dumps(report.as_json(findings, facts), indent=2))
+    else:
+        terminal = sys.stdout.isatty()
+        width = shutil.get_terminal_size().columns if terminal else None
+        _show("\n".join(report.lines(findings, width, color=terminal and not os.environ.get("NO_COLOR"))))
+    return report.exit_status(findings)
+
+
+def look(given: argparse.Namespace) -> Subject:
+    """Ask the probes about a Python; what imports torch only once torch is known to work."""
+    python = shutil.which(given.python) or given.python
+    jobs = max(1, min(4, os.cpu_count() or 1))
+    try:
+        answers = processes.ask(python, _FIRST_TOPICS, given.timeout, jobs, _say)
+        if answers["packages"].facts and answers["torch"].facts:
+            has_dassl = answers["packages"].facts["origins"]["dassl"]
+            topics = _TORCH_TOPICS + (_DASSL_TOPICS if has_dassl else ())
+            answers |= processes.ask(python, topics, given.timeout, jobs, _say)
+    finally:
+        _say("")
+    return Subject(
+        root=absolute_folder(given.root, os.environ.get("DATA_ROOT") or ROOT / "data"),
+        output=absolute_folder(given.output, ROOT / "output"),
+        python=python,
+        answers=answers,
+        environment=dict(os.environ),
+    )
+
+
+def diagnose(subject: Subject) -> list[Finding]:
+    """All findings; a check that fails itself is one, and does not end the others."""
+    findings: list[Finding] = []
+    for check in _CHECKS if subject.facts("packages") else _CHECKS_WITHOUT_PYTHON:
+        try:
+            found = check(subject)
+            findings.extend([found] if isinstance(found, Finding) else found or ())
+        except Exception as error:
+            text = f"this could not be looked at ({type(error).__name__}: {error}); please report it"
+            findings.append(Finding("doctor", NOTE, check.__name__, text))
+    return findings
+
+
+def _say(topic: str) -> None:
+    """Show on a terminal what is looked at; the empty topic clears the line."""
+    if sys.stderr.isatty():
+        print(f"\r\033[K{f'looking at {topic} ...' if topic else ''}", end="", file=sys.stderr, flush=True)
+
+
+def _show(text: str) -> None:
+    """Print, whatever characters the terminal has, and whether or not the reader of a pipe reads to the end."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,0 +1,136 @@
+"""Seeded splits of our own, where the published one cannot be had: the same on every machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.errors import DataError
+from cpt_plugin.toolkit import Datum, present_items, read_split
+
+if TYPE_CHECKING:
+    from datasets._split import SplitDataset
+
+LOG = logging.getLogger("cpt_plugin")
+PARTS = ("train", "val", "test")
+SHARES = (0.5, 0.2)
+"""Train and val of each class where nobody divided the images; the rest is test. CoOp's shares."""
+TRAIN_SHARE = 0.8
+"""Of what the data set's authors gave for training; the rest is val. CoOp's share."""
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
+
+Named = tuple[str, str]
+"""Path below the folder that the split's paths are relative to, and class name."""
+
+
+def read_or_make(dataset: SplitDataset, file: Path, seed: int) -> tuple[list[Datum], list[Datum], list[Datum]]:
+    """The split in ``file``; made from the images and written first where it is not there yet.
+
+    Where the folder cannot be written the split stays in memory and is made anew by every run.
+
+    Raises:
+        DataError: there are no images, or an official list is damaged or names images that are not there.
+    """
+    if file.is_file():
+        return read_split(file, dataset.base)
+    parts, how = make(dataset, seed)
+    rows = number(parts, dataset.manifest.class_names.names)
+    LOG.info(f"{dataset.manifest.registered}: {how}; {', '.join(f'{len(r)} {p}' for p, r in rows.items())}")
+    train, val, test = present_items(list(rows.values()), dataset.base, file)
+    try:
+        atomic_write_text(file, json.dumps({"origin": f"cpt-plugin, not published; seed {seed}; {how}", **rows}))
+    except OSError as error:
+        LOG.warning(f"{file} cannot be written ({error.strerror}): the split is made anew by every run")
+    return train, val, test
+
+
+def make(dataset: SplitDataset, seed: int) -> tuple[list[list[Named]], str]:
+    """Divide the images, by the authors' lists where there are any; returns train, val, test and how it was done."""
+    lists = dataset.official_lists()
+    if lists is None:
+        return divide(dataset.images(), SHARES, seed), "50, 20 and 30 % of each class"
+    train, val = divide(lists[0], (TRAIN_SHARE,), seed)
+    return [train, val, sorted(lists[1])], "the authors' training and test images, 20 % of the former as val"
+
+
+def divide(images: Iterable[Named], shares: Sequence[float], seed: int) -> list[list[Named]]:
+    """Divide the images of every class: a part for each share, and one for the rest.
+
+    Every part gets an image of each class that has enough, the first parts before the others. Each class is shuffled
+    from sorted paths with a generator of its own, seeded by ``seed`` and the class name, so neither the file system's
+    order nor other classes matter. Every part lists class after class.
+    """
+    by_class: dict[str, list[Named]] = {}
+    for image in sorted(images):
+        by_class.setdefault(image[1], []).append(image)
+    parts: list[list[Named]] = [[] for _ in (*shares, None)]
+    for name, members in sorted(by_class.items()):
+        random.Random(f"own split {seed}: {name}").shuffle(members)
+        begin = 0
+        for position, share in enumerate(shares):
+            last = len(members) - (len(shares) - position)  # an image for each of the parts that follow
+            end = min(begin + max(1, round(len(members) * share)), max(begin + 1, last))
+            parts[position].extend(members[begin:end])
+            begin = end
+        parts[-1].extend(members[begin:])
+    return parts
+
+
+def number(parts: Sequence[Sequence[Named]], order: Sequence[str]) -> dict[str, list[tuple[str, int, str]]]:
+    """Rows of a split file; labels follow the published order of the names, unknown names come last.
+
+    Raises:
+        DataError: there is not a single image.
+    """
+    rank = {name: position for position, name in enumerate(order)}
+    names = sorted({name for part in parts for _, name in part}, key=lambda name: (rank.get(name, len(rank)), name))
+    if not names:
+        raise DataError("no images to split; check the data folder (DATASET.ROOT, --root)")
+    label = {name: position for position, name in enumerate(names)}
+    return {key: [(path, label[name], name) for path, name in part] for key, part in zip(PARTS, parts, strict=True)}
+
+
+def images_below(
+    folder: Path, class_of: Callable[[PurePosixPath], str], ignored: Collection[str] = ()
+) -> list[Named]:
+    """All images below a folder, with their class names; hidden files and ignored folders are left out."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if name not in ignored and not name.startswith(".")]
+        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+        for name in files:
+            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
+                found.append((str(below / name), class_of(below / name)))
+    return found
+
+
+def lines_of(path: Path) -> list[str]:
+    """Lines of a text file that are not empty.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        return [line for line in map(str.strip, path.read_text(encoding="utf-8").splitlines()) if line]
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the list {path} cannot be read ({error}): get it again") from error
+
+
+def matlab(path: Path) -> Mapping[str, Any]:
+    """Variables of a ``.mat`` file.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    from scipy.io import loadmat
+
+    try:
+        return loadmat(path, squeeze_me=True)
+    except Exception as error:  # scipy raises many kinds for damaged files
+        raise DataError(f"{path} is damaged ({error}): get it again") from error

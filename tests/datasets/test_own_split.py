@@ -1,0 +1,213 @@
+"""Splits of our own: whole, seeded, the same everywhere, never in the place of the published one, and said to be so."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+pytest.importorskip("torch", reason="the toolkit needs torch")
+
+from cpt_plugin.data.manifest import manifest_of
+from cpt_plugin.errors import ConfigError, DataError
+from datasets import _own_split
+from datasets._own_split import divide, number
+from tests.helpers.fixtures import Fixture, make_fixture
+from tests.helpers.fixtures.loading import WITH_SPLIT_FILE, build, rows
+
+OFFICIAL = ("oxford_pets", "stanford_cars", "sun397")
+"""Whose authors' lists of training and test images lie in the fixture."""
+
+
+def make(name: str, root: Path) -> Fixture:
+    """A fixture without the published split file."""
+    fixture = make_fixture(name, root, images=10)
+    (fixture.folder / manifest_of(name).split).unlink()
+    return fixture
+
+
+def lists(fixture: Fixture, **values: Any) -> list[list[tuple[str, int, str]]]:
+    dataset = build(fixture, SPLIT="own", **values)
+    return [rows(fixture, items) for items in (dataset.train_x, dataset.val, dataset.test)]
+
+
+@pytest.mark.parametrize("name", WITH_SPLIT_FILE)
+def test_every_image_once_with_its_published_label_and_name(tmp_path: Path, name: str) -> None:
+    fixture = make(name, tmp_path)
+    parts = lists(fixture)
+    published = {path: (label, class_name) for part in fixture.rows.values() for path, label, class_name in part}
+    found = {path: (label, class_name) for part in parts for path, label, class_name in part}
+    assert found == published
+    assert sum(map(len, parts)) == len(published), "no image twice"
+
+
+@pytest.mark.parametrize("name", WITH_SPLIT_FILE)
+def test_sizes_are_those_of_the_field(tmp_path: Path, name: str) -> None:
+    fixture = make(name, tmp_path)
+    sizes = [Counter(label for _, label, _ in part) for part in lists(fixture)]
+    if name in OFFICIAL:  # of ten, seven for training, a fifth of them for val
+        expected = (6, 1, 3)
+        assert sorted(path for path, *_ in lists(fixture)[2]) == sorted(path for path, *_ in fixture.rows["test"])
+    elif name == "ucf101":  # groups 1 to 7 test
+        expected = (2, 1, 7)
+    else:
+        expected = (5, 2, 3)
+    assert sizes == [dict.fromkeys(range(5), count) for count in expected]
+
+
+@pytest.mark.parametrize("name", WITH_SPLIT_FILE)
+def test_the_same_on_every_machine_and_another_with_another_seed(tmp_path: Path, name: str, monkeypatch: Any) -> None:
+    first = make(name, tmp_path / "a")
+    reference = lists(first)
+    shutil.copytree(first.root, tmp_path / "b", ignore=shutil.ignore_patterns("split_own*"))
+    walk = _own_split.os.walk
+
+    def backwards(folder: Path) -> Any:
+        for place, folders, files in walk(folder):
+            folders.sort(reverse=True)
+            yield place, folders, sorted(files, reverse=True)
+
+    monkeypatch.setattr(_own_split.os, "walk", backwards)
+    second = Fixture(name, tmp_path / "b", tmp_path / "b" / first.folder.name, first.names, first.rows)
+    assert lists(second) == reference
+    assert lists(second, SPLIT_SEED=2)[0] != reference[0]
+
+
+def test_this_draw_never_changes(tmp_path: Path) -> None:
+    """Written down once: a change of it would silently change every result that used an own split."""
+    train, val, test = lists(make("eurosat", tmp_path))
+    forest = [[int(path.split("_")[1][:-4]) for path, label, _ in part if label == 1] for part in (train, val, test)]
+    assert forest == FOREST
+
+
+FOREST = [[3, 5, 2, 8, 1], [7, 6], [9, 10, 4]]
+
+
+def test_it_has_a_file_of_its_own_and_is_read_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fixture = make_fixture("food101", tmp_path)
+    published = fixture.folder / "split_zhou_Food101.json"
+    before = published.read_bytes()
+    with caplog.at_level(logging.WARNING):
+        reference = lists(fixture)
+    own = fixture.folder / "split_own_seed1_Food101.json"
+    assert "NOT the published one" in caplog.text
+    assert published.read_bytes() == before
+    content = json.loads(own.read_text())
+    assert "not published" in content["origin"]
+    content["train"], content["val"] = content["val"], content["train"]
+    own.write_text(json.dumps(content))
+    caplog.clear()
+    assert lists(fixture) == [reference[1], reference[0], reference[2]], "what is in the file counts"
+    assert "NOT the published one" in caplog.text, "said by every run"
+    assert build(fixture, SPLIT="own").split_label == "own split 1"
+
+
+def test_a_folder_that_cannot_be_written_keeps_it_in_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixture = make("dtd", tmp_path)
+
+    def refuse(path: Path, text: str) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(_own_split, "atomic_write_text", refuse)
+    first = lists(fixture)
+    assert "made anew by every run" in caplog.text
+    assert lists(fixture) == first
+    assert list(fixture.folder.glob("split_*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "lists_of_authors"), [("oxford_pets", ("annotations",)), ("sun397", ("Training_01.txt",))]
+)
+def test_without_the_authors_lists_the_images_alone_serve(
+    tmp_path: Path, name: str, lists_of_authors: tuple[str, ...]
+) -> None:
+    fixture = make(name, tmp_path)
+    for each in lists_of_authors:
+        path = fixture.folder / each
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    parts = lists(fixture)
+    assert [len(part) for part in parts] == [25, 10, 15]
+    names = {path: class_name for part in fixture.rows.values() for path, _, class_name in part}
+    assert all(names[path] == class_name for part in parts for path, _, class_name in part)
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("stanford_cars", "devkit/cars_meta.mat"),
+        ("stanford_cars", "cars_test_annos_withlabels.mat"),
+        ("oxford_flowers", "imagelabels.mat"),
+        ("oxford_flowers", "cat_to_name.json"),
+    ],
+)
+def test_a_list_without_which_nothing_tells_the_class_is_asked_for(tmp_path: Path, name: str, file: str) -> None:
+    fixture = make(name, tmp_path)
+    path = fixture.folder / file
+    path.write_bytes(path.read_bytes()[:60])
+    with pytest.raises(DataError, match="damaged"):
+        lists(fixture)
+    path.unlink()
+    with pytest.raises(DataError, match="is not there; get it from http"):
+        lists(fixture)
+    assert list(fixture.folder.glob("split_own*")) == [], "nothing half made is left"
+
+
+def test_an_image_that_an_official_list_names_must_be_there(tmp_path: Path) -> None:
+    fixture = make("stanford_cars", tmp_path)
+    (tmp_path / fixture.rows["test"][0][0]).unlink()
+    with pytest.raises(DataError, match="1 of the 50 images"):
+        lists(fixture)
+
+
+def test_no_images_at_all(tmp_path: Path) -> None:
+    fixture = make("eurosat", tmp_path)
+    shutil.rmtree(fixture.folder / "2750")
+    with pytest.raises(DataError, match="no images"):
+        lists(fixture)
+
+
+def test_aircraft_needs_none(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="come with its images"):
+        build(make_fixture("fgvc_aircraft", tmp_path), SPLIT="own")
+
+
+def test_other_files_are_no_images(tmp_path: Path) -> None:
+    fixture = make("oxford_pets", tmp_path)
+    (fixture.folder / "images" / "Abyssinian_100.mat").touch()  # the real archive has a few
+    (fixture.folder / "images" / "._beagle_1.jpg").touch()
+    shutil.rmtree(fixture.folder / "annotations")
+    assert sum(map(len, lists(fixture))) == 50
+
+
+@given(
+    sizes=st.dictionaries(st.text("abc", min_size=1, max_size=3), st.integers(1, 40), min_size=1, max_size=5),
+    seed=st.integers(0, 10**6),
+)
+def test_divide(sizes: dict[str, int], seed: int) -> None:
+    images = [(f"{name}/{i}.jpg", name) for name, count in sizes.items() for i in range(count)]
+    parts = divide(images, (0.5, 0.2), seed)
+    assert divide(images[::-1], (0.5, 0.2), seed) == parts
+    assert sorted(image for part in parts for image in part) == sorted(images)
+    for name, count in sizes.items():
+        train, val, test = (sum(each == name for _, each in part) for part in parts)
+        assert (train > 0, val > 0, test > 0) == (True, count > 1, count > 2)
+        assert max(abs(train - count * 0.5), abs(val - count * 0.2), abs(test - count * 0.3)) <= 1.5
+        assert count < 6 or (train, val) == (round(count / 2), round(count / 5))
+    alone = divide([image for image in images if image[1] == images[0][1]], (0.5, 0.2), seed)
+    assert [[i for i in part if i[1] == images[0][1]] for part in parts] == alone, "other classes do not matter"
+
+
+def test_labels_follow_the_published_order_and_strangers_come_last() -> None:
+    parts = [[("1", "zebra"), ("2", "ant")], [("3", "bee")], [("4", "cat")]]
+    numbered = number(parts, ["cat", "ant", "unseen", "zebra"])
+    assert numbered == {"train": [("1", 2, "zebra"), ("2", 1, "ant")], "val": [("3", 3, "bee")],
+                        "test": [("4", 0, "cat")]}  # fmt: skip
