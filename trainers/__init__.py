@@ -12,7 +12,7 @@ import pkgutil
 from importlib import import_module
 
 from trainers._parts import check_parts, settings_of
-from trainers._registry import PROMPT_LEARNERS, extend_cfg, register_variants, trainer_name
+from trainers._registry import PROMPT_LEARNERS, extend_cfg, register_named, register_variants, trainer_name
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -20,4 +20,12 @@ for _module in pkgutil.iter_modules(__path__):
 
 register_variants()
 
-__all__ = ["PROMPT_LEARNERS", "check_parts", "extend_cfg", "register_variants", "settings_of", "trainer_name"]
+__all__ = [
+    "PROMPT_LEARNERS",
+    "check_parts",
+    "extend_cfg",
+    "register_named",
+    "register_variants",
+    "settings_of",
+    "trainer_name",
+]

@@ -8,6 +8,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.methods import parse_method
 from cpt_plugin.toolkit import TRAINER_REGISTRY
 from trainers._controlled import controlled
 from trainers._long_tail import with_loss
@@ -57,6 +58,35 @@ def trainer_name(prompt_learner_name: str, part_names: Sequence[str] = (), dpc: 
     if (names or dpc) and not base.trainable:  # type: ignore[attr-defined]
         raise ConfigError(f"{prompt_learner_name!r} trains nothing, so it takes no second stage and no parts.")
     return _variant(prompt_learner_name, dpc, names).__name__
+
+
+def register_named(trainer: str) -> None:
+    """Register the variant that a name like ``CoOpDPCLACPT`` means, if it means one.
+
+    Raises:
+        ConfigError: its parts do not go together, or stand in another order than they should.
+    """
+    for name, cls in PROMPT_LEARNERS.items():
+        stage = f"{cls.__name__}{NODE}"
+        base = stage if trainer.startswith(stage) else cls.__name__
+        parts = _taken_apart(trainer.removeprefix(base)) if trainer.startswith(base) else None
+        if parts:
+            method = parse_method("_".join([name, *([NODE.lower()] if base == stage else []), *parts]))
+            registered = trainer_name(name, method.regularizers, method.dpc)
+            if registered != trainer:
+                raise ConfigError(f"no trainer {trainer!r}: its parts stand in another order, {registered}")
+
+
+def _taken_apart(suffix: str) -> list[str] | None:
+    """Parts whose names in capitals make up the suffix; None when none do."""
+    if not suffix:
+        return []
+    for part in sorted(available_parts(), key=len, reverse=True):
+        if suffix.startswith(part.upper()):
+            tail = _taken_apart(suffix[len(part) :])
+            if tail is not None:
+                return [part, *tail]
+    return None
 
 
 def _variant(name: str, dpc: bool, names: tuple[str, ...]) -> type:
