@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt_plugin._seeds import MAX_SEED
-from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.errors import ConfigError, CPTError, DataError
 
 LOG = logging.getLogger("cpt_plugin")
 OUTPUT_FOLDER = object()
@@ -170,14 +170,15 @@ def main(args: argparse.Namespace) -> None:
 
 
 def cli(words: Sequence[str] | None = None) -> int:
-    """The command; returns its exit status after a line on stderr where it is not 0."""
+    """The command; returns its exit status after a line on stderr (data: a screen) where it is not 0."""
     args = parser().parse_args(words)
     cfg = None
     try:
         cfg = setup_cfg(args)
         run(args, cfg)
     except CPTError as error:
-        print(f"train.py: {' '.join(str(error).split())}", file=sys.stderr)
+        message = str(error) if isinstance(error, DataError) else " ".join(str(error).split())
+        print(f"train.py: {message}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ntrain.py: interrupted{'' if cfg is None or args.eval_only else _how_to_go_on(cfg)}", file=sys.stderr)

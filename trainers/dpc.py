@@ -28,9 +28,10 @@ from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import find_model
 from cpt_plugin.toolkit.embedded.rng import derive_seed
 from cpt_plugin.toolkit.embedded.sampling import SampleKey
-from trainers._base import LOG, Prediction, PromptedCLIP, PromptLearner, PromptTrainer
+from trainers._base import LOG, PromptTrainer
 from trainers._loading import load_prompts
 from trainers._negatives import hard_negatives
+from trainers._prompted import Prediction, PromptedCLIP, PromptLearner
 from trainers._prompts import prompts_digest
 
 NODE = "DPC"

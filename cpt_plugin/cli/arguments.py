@@ -92,7 +92,7 @@ class RunArguments:
 
     @property
     def only_tries_out(self) -> bool:
-        """Whether the micro model, which knows drawn shapes only, is to see real images: a rehearsal without meaning."""
+        """Whether the micro model, which knows drawn shapes only, is to see real images: a rehearsal."""
         return self.backbone == MICRO and not is_embedded(self.dataset)
 
     @property

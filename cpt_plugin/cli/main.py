@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
-from cpt_plugin.cli.materials import provide
+from cpt_plugin.cli.materials import Lacking, provide
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 
@@ -38,10 +38,15 @@ somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of 
 
 
 def _run(words: Sequence[str]) -> int:
-    arguments = parse_arguments(words, prog=f"{_PROGRAM} run", supply=provide)
+    missing: list[Lacking] = []
+    arguments = parse_arguments(words, prog=f"{_PROGRAM} run", supply=missing.append)
     from cpt_plugin.cli.run import run
 
-    return run(arguments)
+    def supply() -> None:
+        for one in missing:
+            provide(one)
+
+    return run(arguments, supply=supply)
 
 
 def _list(words: Sequence[str]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cpt_plugin.atomic import atomic_write_text
@@ -35,8 +35,8 @@ class MakeRun(Protocol):
     def __call__(self, method: Method, seed: int, arguments: RunArguments) -> Run: ...
 
 
-def run(args: RunArguments, make_run: MakeRun | None = None) -> int:
-    """Carry out a command; returns its exit status.
+def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[], object] = lambda: None) -> int:
+    """Carry out a command; returns its exit status. What is missing comes from `supply`, once the settings make sense.
 
     0: every run finished; 1: some failed (the table shows n/expected); 2: the configuration is wrong;
     130: interrupted. `make_run` replaces the real experiment.
@@ -44,6 +44,7 @@ def run(args: RunArguments, make_run: MakeRun | None = None) -> int:
     plan, make_run = plan_runs(args), make_run or _experiment()
     try:
         check_settings(plan, args, make_run)
+        supply()
     except CPTError as error:
         return report(error)
     records, status = _execute(plan, args, make_run)
@@ -138,7 +139,7 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
     if args.only_tries_out:
-        _say(f"ACCURACIES MEAN NOTHING here: the {args.backbone} model knows neither real images nor most of their names\n")
+        _say(f"ACCURACIES MEAN NOTHING here: the {args.backbone} model knows neither real images nor their names\n")
     _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,11 @@ class Traits:
     vision_head_width: int = HEAD_WIDTH
     pixel_mean: tuple[float, ...] | None = None
     pixel_std: tuple[float, ...] | None = None
+
+    def mark(self, digest: str) -> str:
+        """Hash of a model from that of its file: another one where the same weights would be run in another way."""
+        ways = [(t.activation, t.text_head_width, t.vision_head_width) for t in (self, OPENAI)]
+        return digest if ways[0] == ways[1] else hashlib.sha256(f"{digest} {ways[0]}".encode()).hexdigest()
 
 
 OPENAI = Traits()

@@ -24,7 +24,7 @@ class FrozenCLIP(ModelSizes):
 
     Attributes:
         model: `CLIP` module of the installed package.
-        digest: SHA-256 (hex) of the weights file.
+        digest: SHA-256 (hex) of the weights file; of it and of activation and heads where these are not OpenAI's.
         vocabulary: token ids with trained embeddings; None means all of them.
         unknown_words: what becomes of words outside `vocabulary`: "refuse", or "zero" for their zero embedding.
         text_width: width of the text transformer (prompt vectors of the text side).

@@ -73,7 +73,7 @@ def load_clip(
     elif name not in named_models() and path.suffix != ".npz" and digest not in openai_weights.SHA256.values():
         LOG.info(f"{path} is read as a model like OpenAI's (QuickGELU, heads of 64); others: open_clip:MODEL/FILE")
     return freeze_clip(
-        state, name=name, digest=digest, dtype=dtype, device=device, vocabulary=vocabulary, traits=traits,
+        state, name=name, digest=traits.mark(digest), dtype=dtype, device=device, vocabulary=vocabulary, traits=traits,
         unknown_words=unknown_words,
     )  # fmt: skip
 

@@ -19,6 +19,7 @@ from typing import Any
 from cpt_plugin._names import nearest, some
 from cpt_plugin._torchvision import prepare_torchvision
 from cpt_plugin.backbones import OPEN_CLIP, OpenClipName
+from cpt_plugin.data.reach import silent
 from cpt_plugin.encoders._architecture import HEAD_WIDTH, Architecture, Traits
 from cpt_plugin.encoders.sizes import ModelSizes
 from cpt_plugin.encoders.weights_file import State
@@ -86,6 +87,8 @@ def find(parts: OpenClipName, root: str | Path | None, download: bool) -> Path:
         return cached
     if not download:
         raise DataError(_instructions(parts, published, "are not there"))
+    for host, why in silent([_address(published)]).items():  # huggingface_hub would try for more than a minute
+        raise DataError(_instructions(parts, published, f"cannot be downloaded now ({host}: {why})"))
     LOG.info(f"Fetching {OPEN_CLIP}{parts.model}/{parts.weights} through open_clip")
     try:
         fetched = _package().pretrained.download_pretrained(published, cache_dir=None if root is None else str(root))
@@ -248,13 +251,20 @@ def _cached(published: Mapping[str, Any], root: str | Path | None) -> Path | Non
     return None
 
 
-def _instructions(parts: OpenClipName, published: Mapping[str, Any], reason: str) -> str:
+def _address(published: Mapping[str, Any]) -> str:
     hub = published.get("hf_hub", "").strip("/")
-    address = f"https://huggingface.co/{hub}" if hub else published.get("url", "")
+    if not hub:
+        return str(published.get("url", ""))
+    from huggingface_hub.constants import ENDPOINT
+
+    return f"{ENDPOINT}/{hub}"
+
+
+def _instructions(parts: OpenClipName, published: Mapping[str, Any], reason: str) -> str:
     return "\n".join(
         [
             f"the weights of {OPEN_CLIP}{parts.model}/{parts.weights} {reason}",
-            f"  address:   {address}",
+            f"  address:   {_address(published)}",
             f"  then give: --backbone {OPEN_CLIP}{parts.model}/FILE (FILE: open_clip_model.safetensors or the like)",
         ]
     )

@@ -76,7 +76,7 @@ def is_torchscript(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.split("/")[1:] == ["constants.pkl"] for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
+    except Exception:  # a damaged table of contents can fail in any way
         return False
 
 
@@ -152,8 +152,8 @@ def _read_archive(path: Path, digest: str, trust: bool) -> State:
 
 
 def _read_pickle(path: Path, device: str) -> State:
-    mapped = zipfile.is_zipfile(path) and device == "cpu"
     try:
+        mapped = device == "cpu" and zipfile.is_zipfile(path)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             content = torch.load(path, map_location=device, weights_only=True, mmap=mapped)

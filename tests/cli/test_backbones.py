@@ -12,24 +12,24 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 import train as command
+from cpt_plugin import openai_weights
+from cpt_plugin.cli import main
 from cpt_plugin.cli.arguments import RunArguments, parse_arguments
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.cli.run import run
 from cpt_plugin.cli.settings import assemble
 from cpt_plugin.encoders import open_clip_weights, tokens
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.methods import parse_method
 from cpt_plugin.results import record as records
 from tests.helpers.archives import clip_of_shape, write_torchscript
+from tests.helpers.fixtures import make_fixture
 from tests.helpers.prompt_runs import weights
 from tests.helpers.tiny_world import tiny_arguments, write_world
 
 VISUAL = ("maple", "maple_cpt", "ivlp", "promptsrc_cpt", "shallow_vl", "dapt", "maple_dpc_cpt", "npt")
-EUROSAT = ("AnnualCrop", "Forest", "HerbaceousVegetation", "Highway", "Industrial", "Pasture", "PermanentCrop",
-           "Residential", "River", "SeaLake")  # fmt: skip
 
 
 def configured(backbone: str, *opts: str, method: str = "coop", dataset: str = "eurosat") -> Any:
@@ -70,7 +70,8 @@ def on(world: Path, output: Path, method: str, backbone: str, *opts: str, **chan
 )
 def test_images_have_the_size_that_the_backbone_reads(backbone: str, pixels: int) -> None:
     for dataset in ("eurosat", "shapes"):
-        assert configured(backbone, dataset=dataset).INPUT.SIZE == (pixels, pixels)
+        cfg = configured(backbone, dataset=dataset)
+        assert (pixels, pixels) == cfg.INPUT.SIZE
         given = configured(backbone, "INPUT.SIZE", "(64, 64)", dataset=dataset)
         assert given.INPUT.SIZE == (64, 64), "what a person says is kept, and refused when the weights are there"
 
@@ -91,11 +92,16 @@ def test_normalization_follows_open_clip() -> None:
 
 @pytest.mark.parametrize("method", VISUAL)
 def test_visual_prompts_on_a_resnet_are_refused_before_any_training(
-    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    method: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By name, so not even weights are needed."""
-    status = run(parse_arguments([method, "shapes", "1", "--backbone", "RN50", "--output", str(tmp_path / "output")]))
+    """By name: the weights are not there, and are not fetched first."""
+    monkeypatch.setattr(openai_weights, "CACHE", tmp_path / "cache")
+    fetched: list[object] = []
+    monkeypatch.setattr(main, "provide", fetched.append)
+    words = ["run", method, "shapes", "1", "--backbone", "RN50", "--output", str(tmp_path / "output")]
+    status = main.main(words)
     error = capsys.readouterr().err
+    assert fetched == []
     assert status == 2
     assert error.count("\n") == 1
     assert "visual prompts need a ViT, but the vision tower of RN50 is a ResNet" in error
@@ -112,9 +118,12 @@ def test_text_prompts_train_on_a_resnet(method: str, world: Path, resnet: Path, 
         assert all(np.isfinite(list(epoch.values())).all() for epoch in record.history)
 
 
-def test_text_prompts_alone_of_a_visual_learner_run_on_a_resnet(world: Path, resnet: Path, tmp_path: Path) -> None:
-    opts = ("TRAINER.IVLP.PROMPT_DEPTH_VISION", "0")
-    record = Experiment(parse_method("ivlp"), 1, on(world, tmp_path, "ivlp", str(resnet), *opts)).execute().record
+@pytest.mark.parametrize("method", ["ivlp", "promptsrc"])
+def test_text_prompts_alone_of_a_visual_learner_run_on_a_resnet(
+    method: str, world: Path, resnet: Path, tmp_path: Path
+) -> None:
+    opts = (f"TRAINER.{method.upper()}.PROMPT_DEPTH_VISION", "0")
+    record = Experiment(parse_method(method), 1, on(world, tmp_path, method, str(resnet), *opts)).execute().record
     assert record.prompts_hash
 
 
@@ -196,29 +205,28 @@ def test_train_py_follows_the_backbone_unless_told_otherwise() -> None:
         train_cfg(*yaml, "--backbone", "RN50x5")
 
 
-def write_eurosat(root: Path) -> None:
-    """Ten folders of six JPEGs of 64 pixels, and CoOp's split file of them."""
-    rng = np.random.default_rng(0)
-    parts: dict[str, list[Any]] = {"train": [], "val": [], "test": []}
-    for label, name in enumerate(EUROSAT):
-        folder = root / "eurosat" / "2750" / name
-        folder.mkdir(parents=True)
-        for number in range(6):
-            pixels = rng.integers(0, 100, (64, 64, 3))
-            pixels[label * 5 : label * 5 + 12, :, label % 3] += 150
-            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{name}_{number + 1}.jpg")
-            part = "train" if number < 3 else "val" if number < 4 else "test"
-            parts[part].append([f"{name}/{name}_{number + 1}.jpg", label, f"{name} Land"])
-    (root / "eurosat" / "split_zhou_EuroSAT.json").write_text(json.dumps(parts))
+def test_what_is_missing_is_fetched_before_the_first_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_weights, "CACHE", tmp_path / "cache")
+    fetched: list[Any] = []
+
+    def provide(missing: Any) -> None:
+        fetched.append(missing.backbone)
+        raise DataError("no network")
+
+    monkeypatch.setattr(main, "provide", provide)
+    words = ["run", "coop_cpt", "shapes", "1", "--backbone", "RN50", "--output", str(tmp_path / "output")]
+    assert main.main(words) == 2
+    assert fetched == ["RN50"]
+    assert not (tmp_path / "output").exists()
 
 
 def test_the_micro_model_rehearses_real_data_and_says_that_it_means_nothing(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    write_eurosat(tmp_path)
+    make_fixture("eurosat", tmp_path)
     tokens._warn_of_zeros.cache_clear()
     words = ["maple_cpt", "eurosat", "0.25", "--root", str(tmp_path), "--output", str(tmp_path / "output"),
-             "--backbone", "micro", "--seeds", "1", "--epochs", "1"]  # fmt: skip
+             "--backbone", "micro", "--seeds", "1", "--epochs", "1", "DATASET.CHECK_COUNTS", "False"]  # fmt: skip
     heard: list[str] = []
     listener = logging.Handler(logging.WARNING)
     listener.emit = lambda record: heard.append(record.getMessage())  # type: ignore[method-assign]
@@ -228,8 +236,8 @@ def test_the_micro_model_rehearses_real_data_and_says_that_it_means_nothing(
     finally:
         logging.getLogger("cpt_plugin").removeHandler(listener)
     assert sum("ACCURACIES MEAN NOTHING" in message for message in heard) == 1
-    printed = capsys.readouterr().out
-    assert printed.rstrip().splitlines()[-3].startswith("ACCURACIES MEAN NOTHING here: the micro model"), "at the end too"
+    last = capsys.readouterr().out.rstrip().splitlines()[-3:]
+    assert last[0].startswith("ACCURACIES MEAN NOTHING here: the micro model"), "at the end too"
     found = [records.load(path) for path in (tmp_path / "output").rglob("record.json")]
     assert {one.method for one in found} == {"zeroshot", "maple", "maple_cpt"}
     for one in found:
@@ -237,7 +245,7 @@ def test_the_micro_model_rehearses_real_data_and_says_that_it_means_nothing(
         assert one.config["MODEL.BACKBONE.UNKNOWN_WORDS"] == "zero"
         assert one.config["INPUT.SIZE"] == [32, 32]
         assert "normalize" in one.config["INPUT.TRANSFORMS"]
-        assert sum(result.total for result in [*one.per_class.base, *one.per_class.new]) == 20
+        assert sum(result.total for result in [*one.per_class.base, *one.per_class.new]) == 10
 
 
 def test_unknown_words_of_the_drawn_world_are_still_refused() -> None:

@@ -213,7 +213,7 @@ def test_a_run_gets_images_and_weights_first(world, root, tmp_path, monkeypatch,
     from cpt_plugin.cli import run
 
     runs = []
-    monkeypatch.setattr(run, "run", lambda arguments: runs.append(arguments) or 0)
+    monkeypatch.setattr(run, "run", lambda arguments, supply: supply() or runs.append(arguments) or 0)
     words = ["run", "maple_cpt", "eurosat", "0.25", "--root", str(root)]
     assert main(words) == 0
     assert "to be downloaded first" in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""When weights are fetched, and what is said when they cannot be; the fetching itself is tested with cpt_plugin.data."""
+"""When weights are fetched, and what is said when they cannot be; the fetching is tested with cpt_plugin.data."""
 
 from __future__ import annotations
 

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
-from cpt_plugin.backbones import OpenClipName
+from cpt_plugin.backbones import OpenClipName, open_clip_name
 from cpt_plugin.encoders import (
     ClassTokens,
     ImageEncoder,
@@ -27,6 +29,7 @@ from cpt_plugin.encoders import (
     tokenize,
 )
 from cpt_plugin.encoders._architecture import Traits
+from cpt_plugin.encoders.weights_file import sha256_of
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from tests.encoders.test_openai_archive import relative
 from tests.helpers.tiny_clip import random_state
@@ -143,6 +146,8 @@ def test_the_activation_matters(package: Any, tmp_path: Path) -> None:
     images = torch.randn(2, 3, 48, 48)
     with torch.no_grad():
         assert relative(ImageEncoder(exact)(images), ImageEncoder(quick)(images)) > 1e-3
+    assert quick.digest == sha256_of(path)
+    assert exact.digest != quick.digest, "prompts and cached features of one are not taken for those of the other"
 
 
 @pytest.mark.parametrize("name", REFUSED)
@@ -203,10 +208,16 @@ def test_published_weights_come_from_open_clips_cache_or_download(
         return str(saved(model, tmp_path / "fetched.safetensors"))
 
     monkeypatch.setattr(package.pretrained, "download_pretrained", download)
+    answers: dict[str, str] = {"huggingface.co": "name not found"}
+    monkeypatch.setattr(open_clip_weights, "silent", lambda addresses: answers)
     root = tmp_path / "hub"
     name = "open_clip:small-gelu/mine"
     with pytest.raises(DataError, match=r"are not there\n +address: +https://huggingface\.co/somebody/small\n"):
         load_clip(name, root=root)
+    with pytest.raises(DataError, match=r"cannot be downloaded now \(huggingface\.co: name not found\)\n"):
+        load_clip(name, root=root, download=True)
+    assert asked == [], "a host that does not answer is not tried for minutes"
+    answers.clear()
     with pytest.raises(DataError, match=r"could not be downloaded \(OSError: no route to host\)\n"):
         load_clip(name, root=root, download=True)
     fetched = load_clip(name, root=root, download=True)
@@ -264,6 +275,9 @@ def test_fast_text_path_equals_the_reference_in_float64(activation: str, head: i
             torch.testing.assert_close(fast, reference, rtol=1e-11, atol=1e-12)
 
 
-def test_names_are_taken_apart() -> None:
+@given(model=st.text("aB-1_", min_size=1), weights=st.text("a/.-:", min_size=1))
+def test_names_are_taken_apart(model: str, weights: str) -> None:
+    assert open_clip_name(f"open_clip:{model}/{weights}") == OpenClipName(model, weights)
+    assert open_clip_name(model) is None
     assert OpenClipName("M", "tag").file is None
     assert OpenClipName("M", "/x/y.bin").file == Path("/x/y.bin")

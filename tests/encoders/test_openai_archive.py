@@ -6,7 +6,7 @@ Weights are random; the first model has the full shapes of ViT-B/16 (150 million
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -53,13 +53,13 @@ Model = tuple[nn.Module, dict[str, Tensor], int, list[str]]
 
 
 @pytest.fixture(scope="module", params=SHAPES)
-def model(request: pytest.FixtureRequest) -> Iterator[Model]:
+def model(request: pytest.FixtureRequest) -> Model:
     """A model of the `clip` package, its half-precision state, its resolution, and the layouts to try."""
     shape = SHAPES[request.param]
     made = clip_of_shape(**shape)  # type: ignore[arg-type]
     state = {key: value.clone() for key, value in made.state_dict().items()}
     layouts = ["archive.pt", "plain.pt"] if request.param == "ViT-B/16" else [*WRITERS]  # the large one takes seconds
-    yield made.float(), state, shape["resolution"], layouts  # type: ignore[misc]
+    return made.float(), state, shape["resolution"], layouts  # type: ignore[misc]
 
 
 def test_every_layout_gives_the_features_of_the_clip_package(

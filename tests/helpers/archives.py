@@ -27,8 +27,9 @@ def clip_of_shape(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = model_module().CLIP(
-            embed_dim, resolution, vision_layers, vision_width, patch, 77, 49408, text_width, text_width // 64, text_layers
-        )
+            embed_dim, resolution, vision_layers, vision_width, patch,
+            77, 49408, text_width, text_width // 64, text_layers,
+        )  # fmt: skip
         for name, value in model.named_parameters():
             if name.endswith("bn3.weight"):
                 nn.init.uniform_(value, 0.5, 1.0)
