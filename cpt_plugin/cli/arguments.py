@@ -25,6 +25,7 @@ from cpt_plugin.methods import (
     parse_tau,
     regularizers,
 )
+from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol, tasks
 
 CALLED_FROM = "CPT_CALLED_FROM"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -35,13 +36,13 @@ _OWNED_KEYS = {
     "DATASET.NAME": "DATASET",
     "DATASET.NUM_SHOTS": "--shots",
     "DATASET.IMBALANCE_TAU": "TAU",
-    "DATASET.SUBSAMPLE_CLASSES": "the protocol (base, then new)",
+    "DATASET.SUBSAMPLE_CLASSES": "--protocol",
     "DATASET.MAX_PER_CLASS": "--shots",
     "DATASET.WORLD": "DATASET (shapes:CLASSSET:DOMAIN)",
     "MODEL.BACKBONE.NAME": "--backbone",
     "OPTIM.MAX_EPOCH": "--epochs",
     "RESUME": "what the output folder holds",
-    "TEST.NO_TEST": "the protocol (both halves are tested)",
+    "TEST.NO_TEST": "the protocol (everything is tested)",
     "TEST.SPLIT": "the protocol (test images)",
     "TRAINER.DPC.STAGE_ONE": "METHOD (its first stage runs before it)",
     "TRAINER.DPC.STAGE_ONE_EPOCH": "METHOD (its first stage runs before it)",
@@ -55,6 +56,7 @@ examples:
   bash scripts/run.sh zeroshot shapes 1                  nothing trained
   bash scripts/run.sh maple_cpt shapes 0.25 CPT.WEIGHT_ETF 0.1 OPTIM.LR 0.002
   bash scripts/run.sh maple_cpt eurosat 0.25 --root ~/data
+  bash scripts/run.sh maple_cpt shapes 1 --protocol cross_dataset
   bash scripts/run.sh list                               methods, data sets and worlds
 
 The same command given again continues where it stopped and skips what is finished."""
@@ -75,6 +77,8 @@ class RunArguments:
     epochs: int | None
     baseline: bool
     opts: tuple[str, ...]
+    protocol: str = BASE_TO_NEW
+    variant: bool = False
 
     @property
     def folder(self) -> Path:
@@ -82,18 +86,20 @@ class RunArguments:
         return self.output / self.dataset.replace(":", "-")
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are ConfigErrors."""
+
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} ({self.prog} --help)")
 
 
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     """The parser behind `scripts/run.sh` and `python -m cpt_plugin run`."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
-        description="Train on the long-tailed base classes, test on base and new classes, and print one\n"
-        "table: the method, its plain baseline and zero-shot CLIP.",
+        description="Train on the long-tailed base classes, test on base and new classes (or by another\n"
+        "protocol), and print one table: the method, its plain baseline and zero-shot CLIP.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -110,6 +116,12 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
+    parser.add_argument(
+        "--protocol", default=BASE_TO_NEW, metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: {BASE_TO_NEW})"
+    )
+    parser.add_argument(
+        "--variant", action="store_true", help="name the run's folder after its KEY VALUE pairs, beside the plain run"
+    )
     parser.add_argument(
         "--baseline",
         action=argparse.BooleanOptionalAction,
@@ -150,18 +162,21 @@ def parse_arguments(
         seeds=parse_seeds(given.seeds),
         shots=_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
-        root=_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
-        output=_folder(given.output, repository / "output"),
+        root=typed_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        output=typed_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else _count("--epochs", given.epochs),
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
+        protocol=parse_protocol(given.protocol),
+        variant=given.variant,
     )
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
-    if not embedded:
-        check_images(dataset, arguments.root)
-        if arguments.backbone == MICRO:
-            raise ConfigError(f"--backbone {MICRO} knows the drawn world only; give another one for '{dataset}'")
+    for name in dict.fromkeys(task.dataset for task in tasks(arguments.protocol, dataset)):
+        if not is_embedded(parse_dataset(name, repository)):
+            check_images(name, arguments.root)
+    if not embedded and arguments.backbone == MICRO:
+        raise ConfigError(f"--backbone {MICRO} knows the drawn world only; give another one for '{dataset}'")
     check_backbone(arguments.backbone)
     return arguments
 
@@ -206,11 +221,11 @@ def _count(name: str, text: str) -> int:
 def _backbone(given: str | None, embedded: bool) -> str:
     """Name of a model, or the absolute path of a weights file."""
     name = given or (MICRO if embedded else "ViT-B/16")
-    path = _folder(name, name)
+    path = typed_folder(name, name)
     return str(path) if path.is_file() else name
 
 
-def _folder(given: str | None, default: str | Path) -> Path:
+def typed_folder(given: str | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
     base = Path(os.environ.get(CALLED_FROM) or Path.cwd())
     return (base / Path(given or default).expanduser()).resolve()

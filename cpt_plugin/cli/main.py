@@ -19,6 +19,7 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
+  results table|export|import        tables from records, records as JSON lines, other people's logs
   list                               the methods, data sets and embedded worlds there are
   doctor                             what is wrong with this machine, and how to mend it
 
@@ -57,13 +58,24 @@ def _doctor(words: Sequence[str]) -> int:
     return doctor(words, prog=f"{_PROGRAM} doctor")
 
 
+def _results(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.results import main as results
+
+    return results(words)
+
+
 def _run_script(words: Sequence[str]) -> int:
     from cpt_plugin.runner.launch import launch
 
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list, "doctor": _doctor}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "results": _results,
+    "list": _list,
+    "doctor": _doctor,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -10,6 +10,7 @@ from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli.arguments import RunArguments, report
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
+from cpt_plugin.protocols import BASE_TO_NEW
 
 if TYPE_CHECKING:
     from cpt_plugin.cli.experiment import Outcome
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Run(Protocol):
-    """One run that trains, evaluates base and new classes, and writes its record (or finds it written)."""
+    """One run that trains, evaluates by its protocol, and writes its record (or finds it written)."""
 
     @property
     def is_begun(self) -> bool: ...
@@ -120,18 +121,25 @@ def _execute(
             return records, 130
         else:
             records.append(outcome.record)
-            got = outcome.record.accuracy
+            got = short_metrics(outcome.record)
             note = "" if outcome.status == "new" else f", {outcome.status}"
-            figures = f"base {got.base:.1f}  new {got.new:.1f}  H {got.H:.1f}"
+            figures = "  ".join(f"{name} {value:.1f}" for name, value in got.items())
             _say(f"{place} {method.name} {figures}  ({outcome.seconds:.0f} s{note})")
     return records, status
+
+
+def short_metrics(record: RunRecord) -> dict[str, float]:
+    """The metrics of a record but its single targets."""
+    shown = ("base", "new", "H", "all", "source", "mean")
+    return {name: value for name, value in record.metrics.items() if name in shown}
 
 
 def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[RunRecord]) -> None:
     from cpt_plugin.results import table
 
     _say("\n" + table.render_terminal(records, methods, args.seeds))
-    stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}"
+    suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
+    stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}{suffix}"
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))

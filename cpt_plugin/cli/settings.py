@@ -9,13 +9,14 @@ from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.methods import DPC, Method, is_embedded
+from cpt_plugin.protocols import Task
 
 FALLBACK_BACKBONE = "vit_b16"
 MICRO_BACKBONE = "micro"
 
 
-def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, classes: str) -> Any:
-    """Configuration of a run on the ``base`` or ``new`` classes, not yet frozen.
+def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, task: Task, training: bool) -> Any:
+    """Configuration of a run's training, or of one of its other evaluations, not yet frozen.
 
     Merged in this order: defaults, yaml of the data set, yaml of the trainer, for a second stage that of DPC, the
     command's arguments, its ``KEY VALUE`` pairs. Pairs that this method does not read (another method's node, a
@@ -28,23 +29,23 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
     cfg = default_cfg()
-    dataset, _, world = arguments.dataset.partition(":")
+    dataset, _, world = task.dataset.partition(":")
     merge_file(cfg, config_file("datasets", dataset))
     for folder_name in _trainer_folders(method):
         merge_file(cfg, config_file("trainers", folder_name, _stem(folder_name, arguments)))
     own: dict[str, Any] = {
         "SEED": seed,
-        "OUTPUT_DIR": str(folder if classes == "base" else folder / classes),
+        "OUTPUT_DIR": str(folder if training else folder / task.folder),
         "DATASET.ROOT": str(arguments.root),
         "DATASET.NUM_SHOTS": arguments.shots,
         "DATASET.MAX_PER_CLASS": arguments.shots,
         "DATASET.IMBALANCE_TAU": arguments.tau,
-        "DATASET.SUBSAMPLE_CLASSES": classes,
+        "DATASET.SUBSAMPLE_CLASSES": task.classes,
         "MODEL.BACKBONE.NAME": arguments.backbone,
         "TRAINER.NAME": _trainer_name(method),
         "VERBOSE": False,
     }
-    if is_embedded(arguments.dataset):
+    if is_embedded(task.dataset):
         own["DATASET.WORLD"] = world
     if arguments.epochs is not None:
         own["OPTIM.MAX_EPOCH"] = arguments.epochs

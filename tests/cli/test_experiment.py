@@ -106,8 +106,8 @@ def test_record_is_complete_and_is_the_one_on_disk(root, finished):
         sum(record.losses[f"loss_{part}"] for part in ("etf", "cc", "rs")), rel=1e-6
     )
     assert 0 < record.timings["train"] < record.timings["total"]
-    assert len(record.cluster_hash) == len(record.config_hash) == len(record.split_hash.base) == 64
-    assert record.split_hash.base != record.split_hash.new
+    assert len(record.cluster_hash) == len(record.config_hash) == len(record.evaluations["base"].split_hash) == 64
+    assert record.evaluations["base"].split_hash != record.evaluations["new"].split_hash
     assert record.config["DATASET.IMBALANCE_TAU"] == 0.1
     assert record.config["CPT.CLUSTER_SIZE"] == 2
     assert {"torch", "numpy"} <= set(record.versions)
@@ -117,10 +117,9 @@ def test_record_is_complete_and_is_the_one_on_disk(root, finished):
 def test_classes_and_accuracies_fit_together(finished):
     _, outcome = finished["maple"]
     record = outcome.record
-    assert [c.name for c in record.per_class.base] == list(BASE)
-    assert [c.name for c in record.per_class.new] == list(NEW)
-    assert all(c.total == TEST_IMAGES for c in (*record.per_class.base, *record.per_class.new))
-    parts = (record.per_class.base, record.per_class.new)
+    parts = [record.evaluations[name].per_class for name in ("base", "new")]
+    assert [[c.name for c in part] for part in parts] == [list(BASE), list(NEW)]
+    assert all(c.total == TEST_IMAGES for part in parts for c in part)
     base, new = (100 * sum(c.correct for c in part) / (TEST_IMAGES * len(part)) for part in parts)
     assert (record.accuracy.base, record.accuracy.new) == pytest.approx((base, new))
     assert pytest.approx(2 * base * new / (base + new) if base + new else 0) == record.accuracy.H
@@ -129,7 +128,7 @@ def test_classes_and_accuracies_fit_together(finished):
 def test_groups_follow_the_training_counts(root, finished):
     experiment, outcome = finished["coop_cpt"]
     assert toolkit.DataManager(experiment.config("base")).class_counts == COUNTS
-    groups, classes = outcome.record.groups, outcome.record.per_class.base
+    groups, classes = outcome.record.groups, outcome.record.evaluations["base"].per_class
     members = {"head": (0, 1), "mid": (2,), "tail": (3,), "many": (0,), "medium": (1,), "few": (2, 3)}
     for name, labels in members.items():
         mean = sum(100 * classes[label].correct / classes[label].total for label in labels) / len(labels)
