@@ -19,7 +19,8 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
-  results table|export|import        tables from records, records as JSON lines, other people's logs
+  results table|figures|export|import
+                                     tables and figures from records, records as JSON lines, others' logs
   list                               the methods, data sets and embedded worlds there are
   doctor                             what is wrong with this machine, and how to mend it
 

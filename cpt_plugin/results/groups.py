@@ -54,7 +54,7 @@ def group_accuracies(
     for tested, count, rank in zip(per_class, counts, ranks, strict=True):
         accuracy = class_accuracy(*tested)
         if accuracy is not None:
-            members[_third(rank, len(ranks))].append(accuracy)
+            members[third_of(rank, len(ranks))].append(accuracy)
             members[_band(count)].append(accuracy)
     return {
         name: GroupAccuracy(len(values), fmean(values) if values else None)
@@ -79,7 +79,8 @@ def class_accuracy(correct: int, total: int) -> float | None:
     return 100 * correct / total if total else None
 
 
-def _third(rank: int, num_classes: int) -> str:
+def third_of(rank: int, num_classes: int) -> str:
+    """The third that a class of this frequency rank (0 = most images) belongs to."""
     size, longer = divmod(num_classes, len(THIRDS))
     ends = (size + (longer > 0), 2 * size + longer)
     return THIRDS[(rank >= ends[0]) + (rank >= ends[1])]
