@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from cpt_plugin.long_tail import class_ranks, shot_counts
 from cpt_plugin.methods import ZEROSHOT
@@ -38,7 +38,7 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
         for rank, values in enumerate(by_rank(group.plain[name])):
             if values:
                 axes.bar(rank, fmean(values), width=0.8, color=COLORS[thirds[rank]], hatch=_HATCHES[thirds[rank]],
-                         edgecolor="white", linewidth=0, alpha=0.85, yerr=stdev(values) if len(values) > 1 else None,
+                         edgecolor="white", linewidth=0, alpha=0.85, yerr=[[fmean(values) - min(values)], [max(values) - fmean(values)]],
                          error_kw={"elinewidth": 0.8, "capsize": 1.5})  # fmt: skip
         marks = [(rank, fmean(values)) for rank, values in enumerate(reference) if values]
         if marks and name != ZEROSHOT:
@@ -47,6 +47,7 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
         axes.set_title(name, loc="left", pad=2)
         axes.set_ylabel("%")
         axes.grid(axis="x", visible=False)
+        axes.tick_params(axis="x", length=0)
     last = panels[-1][0]
     panels[0][0].set_ylim(0, 104)
     last.set_xlim(-0.7, len(labels) - 0.3)
@@ -56,7 +57,7 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
         last.set_xlabel("rank of the class, most training images first")
     caption = (
         f"Classes trained on, from {max(_counts(first))} training images (left) to {min(_counts(first))} (right); head, "
-        "mid and tail in blue, orange and green (plain, striped, dotted); error bars are one standard deviation over seeds"
+        "mid and tail in blue, orange and green (plain, striped, dotted); error bars go from the worst to the best seed"
         + ("; black dashes: zero-shot." if reference else ".")
     )
     title = f"Accuracy by class: {group.title}"

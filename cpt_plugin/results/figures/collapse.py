@@ -51,7 +51,7 @@ def _draw(group: Group) -> Drawing:
             if line is panels[-1]:
                 axes.set_xlabel(f"{label} of the last epoch")
     handles, names = panels[0][0].get_legend_handles_labels()
-    figure.legend(handles, names, loc="outside right upper", title="method", title_fontsize=7)
+    figure.legend(handles, names, loc="outside right center", title="method", title_fontsize=7)
     caption = (
         "Smaller degrees are closer to neural collapse (NPT, our reconstruction: cosine form, centered, on training "
         "batches). Classes trained on; new is the accuracy on the others."

@@ -32,11 +32,9 @@ def _draw(group: Group) -> Drawing:
                 means, [place for place, _ in present], xerr=[summary.std or 0.0 for _, summary in present],
                 fmt=marker, color=color, elinewidth=0.9, capsize=2, label=label,
             )  # fmt: skip
-            shown += means
-        axes.set_title(title)
-        axes.set_xlabel("accuracy (%)")
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.5 / (0.27 * len(rows) + 0.35)), ncols=3,
-                    columnspacing=0.8, handletextpad=0.2)  # fmt: skip
+            shown += [s.mean + way * (s.std or 0.0) for _, s in present for way in (-1, 1)]
+        axes.set_xlabel(f"accuracy (%), {title}")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.6, handletextpad=0.1)
     panels[0].set_yticks(range(len(rows)), [row.method for row in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     panels[0].set_xlim(*percent_limits(shown))

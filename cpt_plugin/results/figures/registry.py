@@ -9,7 +9,7 @@ from typing import Any
 
 from cpt_plugin._names import nearest
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.results.figures.style import Drawing
+from cpt_plugin.results.figures.style import Drawing, look
 
 RECORDS, FEATURES = "records", "features"
 
@@ -57,5 +57,6 @@ def draw(name: str, material: Sequence[Any]) -> list[Drawing]:
     Raises:
         ConfigError: matplotlib (or, for ``tsne``, scikit-learn) is not installed.
     """
-    drawn: list[Drawing] = import_module(f"cpt_plugin.results.figures.{name}").draw(material)
+    with look():
+        drawn: list[Drawing] = import_module(f"cpt_plugin.results.figures.{name}").draw(material)
     return drawn

@@ -34,7 +34,9 @@ def _draw(group: Group) -> Drawing:
         )  # fmt: skip
     axes.set_yticks(range(len(rows)), [row.method for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
-    axes.set_xlim(*percent_limits([v[table.headline] for row in rows for v in row.by_seed.values()], 2.0))
+    means = [summary for row in rows if (summary := row.columns[table.headline])]
+    ends = [s.mean + way * (s.std or 0.0) for s in means for way in (-1, 1)]
+    axes.set_xlim(*percent_limits([*ends, *(v[table.headline] for row in rows for v in row.by_seed.values())], 2.0))
     axes.set_xlabel(f"{table.headline} (%)")
     caption = "A mark is a seed; the bar is the mean and one standard deviation (ddof 1) to both sides, in black."
     finish(figure, f"Spread over seeds: {group.title}", [caption, *group.notes([row.method for row in rows])])

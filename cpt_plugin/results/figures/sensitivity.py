@@ -69,7 +69,7 @@ def _draw(method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summ
     for row in grid:
         row[0].set_ylabel(f"{table.headline} (%)")
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside right upper")
+    figure.legend(list(handles.values()), list(handles), loc="outside right center")
     caption = (
         "One setting at a time, its values in order but not to scale; mean and one standard deviation over seeds; "
         "the ring marks the setting of the plain runs."

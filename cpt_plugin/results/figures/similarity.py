@@ -35,11 +35,13 @@ def _draw(comparison: Comparison) -> Drawing:
     maps = {name: cosines(one, order) for name, one in comparison.panels.items()}
     classes = len(order)
     named = classes <= _MOST_NAMES
-    longest = max(map(len, reference.class_names)) if named else 0
-    figure, [panels] = new_figure(1, len(maps), 2.9 + 0.02 * longest if len(maps) > 2 else 4.2, sharey=True)
+    columns = min(2, len(maps))
+    rows = -(-len(maps) // columns)
+    figure, grid = new_figure(rows, columns, 0.8 + 2.85 * rows, sharey=True)
+    panels = [axes for line in grid for axes in line]
     low = min(matrix.min() for matrix in maps.values())
     image = None
-    for axes, (name, matrix) in zip(panels, maps.items(), strict=True):
+    for axes, (name, matrix) in zip(panels, maps.items(), strict=False):
         image = axes.imshow(matrix, vmin=low, vmax=1.0, cmap="cividis", interpolation="nearest")
         axes.set_title(f"{name}\neffective rank {effective_rank(matrix):.2f}")
         axes.grid(visible=False)
@@ -48,8 +50,10 @@ def _draw(comparison: Comparison) -> Drawing:
             axes.axvline(edge, color="white", linewidth=1.2)
         axes.set_xticks([])
         axes.set_yticks(range(classes) if named else [],
-                        [reference.class_names[k] for k in order] if named else [], fontsize=5)  # fmt: skip
+                        [reference.class_names[k] for k in order] if named else [], fontsize=5.5)  # fmt: skip
         axes.tick_params(length=0)
+    for axes in panels[len(maps) :]:
+        axes.set_axis_off()
     figure.colorbar(image, ax=panels, shrink=0.75, pad=0.01, label="cosine", aspect=25)
     clusters = len(set(reference.clusters))
     caption = (

@@ -6,7 +6,8 @@ import io
 import math
 import re
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import TYPE_CHECKING, Any
@@ -62,37 +63,44 @@ class Drawing:
     figure: Figure
 
 
-def new_figure(rows: int, columns: int, height: float, **layout: Any) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of rows x columns panels, ``height`` inches high and two columns wide.
+@contextmanager
+def look() -> Iterator[None]:
+    """matplotlib's defaults and what is set here, whatever a person has configured; put back afterwards.
 
     Raises:
         ConfigError: matplotlib is not installed.
     """
     try:
-        from matplotlib import rc_context
-        from matplotlib.figure import Figure
+        import matplotlib
     except ImportError as error:
         raise ConfigError(f"figures need matplotlib ({error}): {REMEDY}") from error
-    with rc_context({"backend": "agg", **_SETTINGS}):
-        figure = Figure(figsize=(WIDTH, height))
-        axes = figure.subplots(rows, columns, squeeze=False, **layout)
+    with matplotlib.rc_context():
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(_SETTINGS)
+        yield
+
+
+def new_figure(rows: int, columns: int, height: float, **layout: Any) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of rows x columns panels, ``height`` inches high and two columns wide."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(WIDTH, height))
+    axes = figure.subplots(rows, columns, squeeze=False, **layout)
     return figure, [list(row) for row in axes]
 
 
 def finish(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
     """Put a title above a figure and notes below it, in lines that fit."""
     figure.suptitle("\n".join(textwrap.wrap(title, 95)), fontsize=9)
-    lines = [line for note in notes for line in textwrap.wrap(note, 125)]
+    lines = [line for note in notes for line in textwrap.wrap(note, 150)]
     if lines:
         figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#333333")
 
 
 def to_bytes(figure: Figure, form: str, dpi: int = 200) -> bytes:
     """A figure as ``png`` or ``pdf``: no dates, so the same figure gives the same bytes."""
-    from matplotlib import rc_context
-
     stream = io.BytesIO()
-    with rc_context(_SETTINGS):
+    with look():
         figure.savefig(stream, format=form, dpi=dpi, metadata=_WITHOUT_DATES[form])
     return stream.getvalue()
 

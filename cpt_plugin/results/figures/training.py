@@ -12,6 +12,7 @@ from cpt_plugin.results.text import listed
 
 LOSS, GRADIENT = "loss", "grad"
 _COLUMNS = 3
+_WIDE = 20.0
 
 
 def draw(groups: Sequence[Group]) -> list[Drawing]:
@@ -43,7 +44,8 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
     for axes, (name, found) in zip(panels, lines.items(), strict=False):
         for part, points in found.items():
             axes.plot(*zip(*points, strict=True), label=part, markevery=max(1, len(points) // 8), **style[part])
-        if all(value > 0 for points in found.values() for _, value in points):
+        values = [value for points in found.values() for _, value in points]
+        if 0 < min(values) < max(values) / _WIDE:
             axes.set_yscale("log")
         axes.set_title(name)
         axes.xaxis.get_major_locator().set_params(integer=True)
@@ -53,7 +55,7 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
         axes.set_xlabel("epoch")
         axes.tick_params(labelbottom=True)
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(list(handles.values()), list(handles), loc="outside right upper")
+    figure.legend(list(handles.values()), list(handles), loc="outside right center")
     what = "Loss parts" if prefix == LOSS else "Gradient norms"
     caption = "Means over an epoch and over seeds; parts are weighted, loss is the learner's own, loss_reg what is added."
     without = [name for name in group.plain if name not in lines]

@@ -9,7 +9,7 @@ import numpy as np
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.results.features import Features
 from cpt_plugin.results.figures.panels import Comparison
-from cpt_plugin.results.figures.style import COLORS, MARKERS, REMEDY, Drawing, finish, new_figure, stem_of
+from cpt_plugin.results.figures.style import BLACK, COLORS, MARKERS, REMEDY, Drawing, finish, new_figure, stem_of
 
 SEED = 0
 _IMAGES_A_CLASS = 40
@@ -57,8 +57,8 @@ def _draw(comparison: Comparison) -> Drawing:
         for k, name, color, marker, text in zip(classes, names, COLORS, MARKERS, texts, strict=False):
             own = images[labels == k]
             axes.plot(own[:, 0], own[:, 1], linestyle="", marker=marker, color=color, markersize=3, alpha=0.6, label=name)
-            axes.plot(*text, linestyle="", marker=marker, color=color, markersize=9, markeredgecolor="black",
-                      markeredgewidth=1.4, zorder=4)  # fmt: skip
+            axes.plot(*text, linestyle="", marker=marker, color=color, markersize=9, markeredgewidth=1.4,
+                      markeredgecolor="white" if color == BLACK else BLACK, zorder=4)  # fmt: skip
         axes.set_title(title)
         axes.set_xticks([])
         axes.set_yticks([])
@@ -66,7 +66,7 @@ def _draw(comparison: Comparison) -> Drawing:
     for axes in panels[len(comparison.panels) :]:
         axes.set_axis_off()
     handles, labels_shown = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels_shown, loc="outside right upper", markerscale=1.6, title="frequent to rare",
+    figure.legend(handles, labels_shown, loc="outside right center", markerscale=1.6, title="frequent to rare",
                   title_fontsize=7)  # fmt: skip
     caption = (
         f"t-SNE of the image features (small) and text features (large, outlined) of {len(classes)} of "
