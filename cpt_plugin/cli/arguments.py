@@ -160,11 +160,11 @@ def parse_arguments(
         dataset=dataset,
         tau=parse_tau(given.tau),
         seeds=parse_seeds(given.seeds),
-        shots=_count("--shots", given.shots),
+        shots=parse_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
         root=typed_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
         output=typed_folder(given.output, repository / "output"),
-        epochs=None if given.epochs is None else _count("--epochs", given.epochs),
+        epochs=None if given.epochs is None else parse_count("--epochs", given.epochs),
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
         protocol=parse_protocol(given.protocol),
@@ -212,7 +212,8 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
     return pairs
 
 
-def _count(name: str, text: str) -> int:
+def parse_count(name: str, text: str) -> int:
+    """A whole number of at least 1; raises ConfigError, naming the option, for anything else."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise ConfigError(f"{name} is '{text}', but must be a whole number of at least 1")
     return int(text)

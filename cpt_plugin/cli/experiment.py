@@ -17,7 +17,7 @@ from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.locking import only_process
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
-from cpt_plugin.config_identity import config_hash, differences, variant_name
+from cpt_plugin.config_identity import NEUTRAL_KEYS, config_hash, differences, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.protocols import BASE_TO_NEW, CROSS_DATASET, FEW_SHOT_ALL, TRANSFER, Task, tasks
@@ -60,11 +60,11 @@ class Experiment:
 
     @property
     def variant(self) -> str:
-        """``KEY=VALUE`` of the command's pairs that this run reads, when the command wants them in the name."""
+        """``KEY=VALUE`` of the command's pairs that can change this run, when the command wants them in the name."""
         if not self.arguments.variant:
             return ""
         pairs = zip(self.arguments.opts[::2], self.arguments.opts[1::2], strict=True)
-        return variant_name({key: value for key, value in pairs if self.reads(key)})
+        return variant_name({k: value for k, value in pairs if self.reads(k) and k not in NEUTRAL_KEYS})
 
     @property
     def record_file(self) -> Path:

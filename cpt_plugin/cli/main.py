@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
+from cpt_plugin.cli.reproduce_arguments import parse_reproduce
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 
@@ -19,8 +20,10 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
+  reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
   results table|figures|export|import
                                      tables and figures from records, records as JSON lines, others' logs
+  report FOLDER [-o FILE]            one HTML page about an output folder
   list                               the methods, data sets and embedded worlds there are
   doctor                             what is wrong with this machine, and how to mend it
 
@@ -53,16 +56,30 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+<<<<<<< HEAD
 def _doctor(words: Sequence[str]) -> int:
     from cpt_plugin.cli.doctor import doctor
 
     return doctor(words, prog=f"{_PROGRAM} doctor")
+=======
+def _reproduce(words: Sequence[str]) -> int:
+    arguments = parse_reproduce(words, prog=f"{_PROGRAM} reproduce")
+    from cpt_plugin.cli.reproduce import reproduce
+
+    return reproduce(arguments)
+>>>>>>> tables
 
 
 def _results(words: Sequence[str]) -> int:
     from cpt_plugin.cli.results import main as results
 
     return results(words)
+
+
+def _report(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.report import main as report_page
+
+    return report_page(words)
 
 
 def _run_script(words: Sequence[str]) -> int:
@@ -73,9 +90,17 @@ def _run_script(words: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
+<<<<<<< HEAD
     "results": _results,
+    "report": _report,
     "list": _list,
     "doctor": _doctor,
+=======
+    "reproduce": _reproduce,
+    "results": _results,
+    "report": _report,
+    "list": _list,
+>>>>>>> tables
 }
 
 

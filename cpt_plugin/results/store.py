@@ -32,8 +32,10 @@ class Failure:
     created: str
 
 
-def load_all(places: Iterable[str | Path]) -> list[RunRecord]:
+def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> list[RunRecord]:
     """All records in folders (``record*.json``, at any depth), single record files and ``.jsonl`` files.
+
+    damaged: takes what is wrong with records in folders, which are then passed over.
 
     Raises:
         RecordError: a place is missing or a record damaged (file and line named), or imported figures are among them.
@@ -41,7 +43,7 @@ def load_all(places: Iterable[str | Path]) -> list[RunRecord]:
     found: list[RunRecord] = []
     for place in map(Path, places):
         if place.is_dir():
-            found += [load(path) for path in sorted(place.rglob("record*.json"))]
+            found += _from_folder(place, damaged)
         elif place.suffix == ".jsonl":
             found += _from_lines(place)
         else:
@@ -70,6 +72,18 @@ def load_failures(folder: str | Path) -> list[Failure]:
             found.append(decode(Failure, json.loads(line)))
         except (ValueError, SchemaError):
             continue
+    return found
+
+
+def _from_folder(folder: Path, damaged: list[str] | None) -> list[RunRecord]:
+    found = []
+    for path in sorted(folder.rglob("record*.json")):
+        try:
+            found.append(load(path))
+        except RecordError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
     return found
 
 
