@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import NoReturn
 
-from cpt_plugin.cli.arguments import _folder as absolute_folder
+from cpt_plugin.cli.arguments import typed_folder as absolute_folder
 from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
 from cpt_plugin.doctor.report import NOTE, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject

@@ -111,7 +111,8 @@ def _encode(trainer: Any) -> tuple[Any, Any, Any]:
     import torch
     from torch.nn.functional import normalize
 
-    images, labels, text, count = [], [], None, 0
+    texts: list[Any] = []
+    images, labels = [], []
     for batch in trainer.test_loader:
         pixels, label = trainer.parse_batch_test(batch)
         with trainer.precision.context(trainer.device):
@@ -120,14 +121,10 @@ def _encode(trainer: Any) -> tuple[Any, Any, Any]:
                 image, own = prediction.image, prediction.text
             else:
                 image, own = normalize(trainer.model.image_encoder(pixels), dim=-1), trainer.model.text
-        own = own.float()
-        if own.ndim == 3:
-            text, count = own.sum(0) + (0 if text is None else text), count + len(own)
-        else:
-            text, count = own, 1
+        texts = [own.float()] if own.ndim == 2 else [*texts, own.float().sum(0)]
         images.append(image.float())
         labels.append(label)
-    return normalize(text / count, dim=-1), torch.cat(images), torch.cat(labels)
+    return normalize(sum(texts), dim=-1), torch.cat(images), torch.cat(labels)
 
 
 def _ranks(record: records.RunRecord, trainer: Any) -> tuple[int, ...]:

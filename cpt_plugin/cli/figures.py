@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write
-from cpt_plugin.cli.arguments import parse_seeds, typed_folder
+from cpt_plugin.cli.arguments import Parser, parse_seeds, typed_folder
 from cpt_plugin.errors import ConfigError, CPTError, RecordError
 from cpt_plugin.methods import find_repository
 from cpt_plugin.results.features import Features
@@ -19,18 +19,18 @@ from cpt_plugin.results.figures.registry import FEATURES, KINDS, parse_kinds
 FORMATS = ("png", "pdf")
 
 
-def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+def add_parser(commands: argparse._SubParsersAction[Parser]) -> None:
     """Add ``figures`` to the commands of ``results``."""
     shown = "\n".join(f"  {name:<12} {kind.description} [{kind.material}]" for name, kind in KINDS.items())
     parser = commands.add_parser(
         "figures",
         help="figures of a folder's records, as PNG and PDF",
-        epilog=f"kinds:\n{shown}\n\nThose made from features load checkpoints, once; the features stay beside the records.",
+        epilog=f"kinds:\n{shown}\n\nFeatures are computed once from the checkpoints and stay beside the records.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("folder", metavar="FOLDER", nargs="?", help="with records at any depth (default: output)")
     parser.add_argument("-o", "--output", metavar="FOLDER", help="default: FOLDER/figures")
-    parser.add_argument("--kind", metavar="A,B,...", help="default: all that need records only; all: these and the others")
+    parser.add_argument("--kind", metavar="A,B,...", help="default: those from records; all: the others too")
     parser.add_argument("--format", metavar="A,B", default=",".join(FORMATS), help="png, pdf or both (default)")
     parser.add_argument("--seeds", metavar="A,B,...", help="expected of every run (default: those that occur)")
     parser.add_argument("--classes", choices=("trained", "new"), default="trained", help="whose features are shown")
@@ -76,7 +76,7 @@ def figures(given: argparse.Namespace) -> int:
         for drawing in drawings:
             for form in forms:
                 atomic_write(output / f"{drawing.stem}.{form}", style.to_bytes(drawing.figure, form))
-        print(f"{kind}: {len(drawings)} figures" if drawings else f"{kind}: nothing to draw in these records", flush=True)
+        print(f"{kind}: {f'{len(drawings)} figures' if drawings else 'nothing to draw in these records'}", flush=True)
     print(f"figures: {output}")
     return status
 

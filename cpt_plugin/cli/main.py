@@ -56,18 +56,17 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
-<<<<<<< HEAD
 def _doctor(words: Sequence[str]) -> int:
     from cpt_plugin.cli.doctor import doctor
 
     return doctor(words, prog=f"{_PROGRAM} doctor")
-=======
+
+
 def _reproduce(words: Sequence[str]) -> int:
     arguments = parse_reproduce(words, prog=f"{_PROGRAM} reproduce")
     from cpt_plugin.cli.reproduce import reproduce
 
     return reproduce(arguments)
->>>>>>> tables
 
 
 def _results(words: Sequence[str]) -> int:
@@ -90,17 +89,11 @@ def _run_script(words: Sequence[str]) -> int:
 
 _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
-<<<<<<< HEAD
-    "results": _results,
-    "report": _report,
-    "list": _list,
-    "doctor": _doctor,
-=======
     "reproduce": _reproduce,
     "results": _results,
     "report": _report,
     "list": _list,
->>>>>>> tables
+    "doctor": _doctor,
 }
 
 

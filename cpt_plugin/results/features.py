@@ -64,8 +64,9 @@ def load(path: str | Path) -> Features:
     try:
         with np.load(path, allow_pickle=False) as file:
             plain: dict[str, Any] = json.loads(str(file["about"]))
-            lists = {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
-            return Features(**lists, **{name: file[name] for name in Features._ARRAYS})
+            values: dict[str, Any] = {name: file[name] for name in Features._ARRAYS}
+            values |= {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+            return Features(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: features cannot be read ({error}): delete the file, and make them again") from error
 

@@ -10,7 +10,7 @@ from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import BLACK, COLORS, Drawing, finish, new_figure, stem_of
 from cpt_plugin.results.groups import THIRDS, class_accuracy, third_of
-from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.record import ClassResult, RunRecord
 
 _HATCHES = ("", "///", "...")
 _MOST_NAMES = 40
@@ -37,8 +37,9 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
     for [axes], name in zip(panels, names, strict=True):
         for rank, values in enumerate(by_rank(group.plain[name])):
             if values:
-                axes.bar(rank, fmean(values), width=0.8, color=COLORS[thirds[rank]], hatch=_HATCHES[thirds[rank]],
-                         edgecolor="white", linewidth=0, alpha=0.85, yerr=[[fmean(values) - min(values)], [max(values) - fmean(values)]],
+                mean, third = fmean(values), thirds[rank]
+                axes.bar(rank, mean, width=0.8, color=COLORS[third], hatch=_HATCHES[third], edgecolor="white",
+                         linewidth=0, alpha=0.85, yerr=[[mean - min(values)], [max(values) - mean]],
                          error_kw={"elinewidth": 0.8, "capsize": 1.5})  # fmt: skip
         marks = [(rank, fmean(values)) for rank, values in enumerate(reference) if values]
         if marks and name != ZEROSHOT:
@@ -56,8 +57,8 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
     else:
         last.set_xlabel("rank of the class, most training images first")
     caption = (
-        f"Classes trained on, from {max(_counts(first))} training images (left) to {min(_counts(first))} (right); head, "
-        "mid and tail in blue, orange and green (plain, striped, dotted); error bars go from the worst to the best seed"
+        f"Classes trained on, from {max(_counts(first))} training images (left) to {min(_counts(first))} (right); "
+        "head, mid and tail in blue, orange and green (plain, striped, dotted); error bars: worst to best seed"
         + ("; black dashes: zero-shot." if reference else ".")
     )
     title = f"Accuracy by class: {group.title}"
@@ -76,7 +77,7 @@ def by_rank(runs: Sequence[RunRecord]) -> list[list[float]]:
     return found
 
 
-def _trained(record: RunRecord) -> tuple[tuple[str, int, int], ...]:
+def _trained(record: RunRecord) -> tuple[ClassResult, ...]:
     return next(iter(record.evaluations.values())).per_class
 
 
@@ -94,5 +95,5 @@ def _labels(runs: Sequence[RunRecord]) -> list[str]:
     orders = {tuple(_ranks(record)) for record in runs}
     if len(orders) > 1:
         return [f"n = {count}" for count in counts]
-    names = dict(zip(next(iter(orders)), (result[0] for result in _trained(runs[0])), strict=True))
+    names = dict(zip(next(iter(orders)), (result.name for result in _trained(runs[0])), strict=True))
     return [f"{names[rank].replace('_', ' ')} ({count})" for rank, count in enumerate(counts)]

@@ -34,7 +34,7 @@ def _draw(group: Group) -> Drawing:
     known = {name: [r for r in runs if _degrees(r)] for name, runs in group.plain.items()}
     known = {name: runs for name, runs in known.items() if runs}
     without = [name for name in group.plain if name not in known]
-    metrics = [name for name in ("base", "new") if name in group.table.accuracies] or [group.table.headline]
+    metrics: list[str] = [name for name in ("base", "new") if name in group.table.accuracies] or [group.table.headline]
     style = looks(list(known))
     figure, panels = new_figure(len(metrics), 2, 1.5 + 2.1 * len(metrics), sharex="col", sharey="row")
     for line, metric in zip(panels, metrics, strict=True):
@@ -42,8 +42,8 @@ def _draw(group: Group) -> Drawing:
             pairs: list[tuple[float, float]] = []
             for name, runs in known.items():
                 points = [(_degrees(record)[degree], record.metrics[metric]) for record in runs]
-                look = {key: style[name][key] for key in ("color", "marker")}
-                axes.plot(*zip(*points, strict=True), linestyle="", alpha=0.8, label=name, **look)
+                color, marker = style[name]["color"], style[name]["marker"]
+                axes.plot(*zip(*points, strict=True), linestyle="", alpha=0.8, label=name, color=color, marker=marker)
                 pairs += points
             rho = rank_correlation(*zip(*pairs, strict=True)) if pairs else None
             axes.set_title(f"rank correlation {'-' if rho is None else f'{rho:+.2f}'}, {len(pairs)} runs", loc="left")

@@ -39,8 +39,8 @@ def _draw(group: Group) -> Drawing:
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     panels[0].set_xlim(*percent_limits(shown))
     caption = (
-        "Mean per-class accuracy of the classes trained on, with one standard deviation over seeds; "
-        f"many has {MANY_FROM} or more training images, medium {FEW_UP_TO + 1} to {MANY_FROM - 1}, few up to {FEW_UP_TO}."
+        "Mean per-class accuracy of the classes trained on, with one standard deviation over seeds; many has "
+        f"{MANY_FROM} or more training images, medium {FEW_UP_TO + 1} to {MANY_FROM - 1}, few up to {FEW_UP_TO}."
     )
     title = f"Accuracy by class frequency: {group.title}"
     finish(figure, title, [caption, *group.notes([row.method for row in rows])])

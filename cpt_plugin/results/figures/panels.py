@@ -54,10 +54,11 @@ def compare(features: Iterable[Features]) -> list[Comparison]:
             continue
         places.setdefault((*place, one.prompt_learner), {}).setdefault(one.seed, []).append(one)
     found = []
-    for (*place, learner), by_seed in places.items():
+    for (*shared, learner), by_seed in places.items():
+        plain = frozen.get(tuple(shared))
         seed = max(by_seed, key=lambda s: (len(by_seed[s]), -s))
         members = sorted(by_seed[seed], key=lambda f: _rank(f.method, str(learner)))[: _MOST - 1]
-        first = {FROZEN: frozen[tuple(place)]} if tuple(place) in frozen else {}
+        first = {FROZEN: plain} if plain else {}
         found.append(Comparison(str(learner), first | {one.method: one for one in members}))
     return found
 

@@ -29,7 +29,7 @@ KINDS: dict[str, Kind] = {
     "collapse": Kind("degrees of neural collapse against accuracy (NPT, figure 2; our reconstruction)"),
     "training": Kind("parts of the loss, and gradient norms where they were recorded, by epoch"),
     "sensitivity": Kind("accuracy by the value of one setting: loss weights, cluster size"),
-    "similarity": Kind("cosine similarities of text features by cluster, with effective rank (CPT, figure 1a-c)", FEATURES),
+    "similarity": Kind("cosine similarities of text features by cluster, effective rank (CPT, figure 1a-c)", FEATURES),
     "tsne": Kind("t-SNE of image and text features", FEATURES),
 }
 """By name, which is that of the file with its function ``draw``."""

@@ -40,7 +40,6 @@ def _draw(comparison: Comparison) -> Drawing:
     figure, grid = new_figure(rows, columns, 0.8 + 2.85 * rows, sharey=True)
     panels = [axes for line in grid for axes in line]
     low = min(matrix.min() for matrix in maps.values())
-    image = None
     for axes, (name, matrix) in zip(panels, maps.items(), strict=False):
         image = axes.imshow(matrix, vmin=low, vmax=1.0, cmap="cividis", interpolation="nearest")
         axes.set_title(f"{name}\neffective rank {effective_rank(matrix):.2f}")

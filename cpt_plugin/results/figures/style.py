@@ -76,7 +76,7 @@ def look() -> Iterator[None]:
         raise ConfigError(f"figures need matplotlib ({error}): {REMEDY}") from error
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_SETTINGS)
+        matplotlib.rcParams.update(_SETTINGS)  # type: ignore[arg-type]
         yield
 
 
@@ -110,7 +110,7 @@ def stem_of(*parts: object) -> str:
     return re.sub(r"[^\w.+=,-]+", "-", "_".join(str(part) for part in parts))
 
 
-def looks(names: Sequence[str]) -> dict[str, dict[str, str]]:
+def looks(names: Sequence[str]) -> dict[str, dict[str, Any]]:
     """Color, marker and line style of each name; no two alike up to 63 names, and markers tell them apart in grey."""
     together = zip(cycle(COLORS), cycle(MARKERS), cycle(LINES), strict=False)
     return {

@@ -48,7 +48,7 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
         if 0 < min(values) < max(values) / _WIDE:
             axes.set_yscale("log")
         axes.set_title(name)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.locator_params(axis="x", integer=True)
     for axes in panels[len(lines) :]:
         axes.set_axis_off()
     for axes in panels[max(0, len(lines) - len(grid[0])) : len(lines)]:
@@ -57,7 +57,7 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
     handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
     what = "Loss parts" if prefix == LOSS else "Gradient norms"
-    caption = "Means over an epoch and over seeds; parts are weighted, loss is the learner's own, loss_reg what is added."
+    caption = "Means over an epoch and over seeds; parts are weighted; loss is the learner's own, loss_reg is added."
     without = [name for name in group.plain if name not in lines]
     notes = [f"no history: {listed(without)}"] if without else []
     if prefix == LOSS and not any(curves(runs, GRADIENT) for runs in group.plain.values()):

@@ -56,7 +56,8 @@ def _draw(comparison: Comparison) -> Drawing:
         images, labels, texts = embed(features, classes)
         for k, name, color, marker, text in zip(classes, names, COLORS, MARKERS, texts, strict=False):
             own = images[labels == k]
-            axes.plot(own[:, 0], own[:, 1], linestyle="", marker=marker, color=color, markersize=3, alpha=0.6, label=name)
+            axes.plot(own[:, 0], own[:, 1], linestyle="", marker=marker, color=color, markersize=3, alpha=0.6,
+                      label=name)  # fmt: skip
             axes.plot(*text, linestyle="", marker=marker, color=color, markersize=9, markeredgewidth=1.4,
                       markeredgecolor="white" if color == BLACK else BLACK, zorder=4)  # fmt: skip
         axes.set_title(title)
