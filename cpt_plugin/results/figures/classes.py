@@ -62,8 +62,7 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
         + ("; black dashes: zero-shot." if reference else ".")
     )
     title = f"Accuracy by class: {group.title}"
-    finish(figure, title, [caption, *group.notes(names)])
-    return Drawing(stem_of("classes", *group.place) + suffix, f"{title}. {caption}", figure)
+    return finish(figure, stem_of("classes", *group.place) + suffix, title, [caption, *group.notes(names)])
 
 
 def by_rank(runs: Sequence[RunRecord]) -> list[list[float]]:

@@ -58,8 +58,7 @@ def _draw(group: Group) -> Drawing:
     )
     lacking = [f"no degrees recorded: {listed(without)}"] if without else []
     title = f"Neural collapse and accuracy: {group.title}"
-    finish(figure, title, [caption, *lacking, *group.notes(list(known))])
-    return Drawing(stem_of("collapse", *group.place), f"{title}. {caption}", figure)
+    return finish(figure, stem_of("collapse", *group.place), title, [caption, *lacking, *group.notes(list(known))])
 
 
 def _degrees(record: RunRecord) -> dict[str, float]:

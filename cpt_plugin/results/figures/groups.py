@@ -43,5 +43,4 @@ def _draw(group: Group) -> Drawing:
         f"{MANY_FROM} or more training images, medium {FEW_UP_TO + 1} to {MANY_FROM - 1}, few up to {FEW_UP_TO}."
     )
     title = f"Accuracy by class frequency: {group.title}"
-    finish(figure, title, [caption, *group.notes([row.method for row in rows])])
-    return Drawing(stem_of("groups", *group.place), f"{title}. {caption}", figure)
+    return finish(figure, stem_of("groups", *group.place), title, [caption, *group.notes([row.method for row in rows])])

@@ -39,5 +39,5 @@ def _draw(group: Group) -> Drawing:
     axes.set_xlim(*percent_limits([*ends, *(v[table.headline] for row in rows for v in row.by_seed.values())], 2.0))
     axes.set_xlabel(f"{table.headline} (%)")
     caption = "A mark is a seed; the bar is the mean and one standard deviation (ddof 1) to both sides, in black."
-    finish(figure, f"Spread over seeds: {group.title}", [caption, *group.notes([row.method for row in rows])])
-    return Drawing(stem_of("seeds", *group.place), f"Spread over seeds: {group.title}. {caption}", figure)
+    notes = [caption, *group.notes([row.method for row in rows])]
+    return finish(figure, stem_of("seeds", *group.place), f"Spread over seeds: {group.title}", notes)

@@ -78,8 +78,7 @@ def _draw(method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summ
         f"{group.table.dataset}: {note}" for group, _ in members for note in group.notes() if f" {method}" in note
     ]
     title = f"{method}: one setting at a time, {title_of(members[0][0].place).split(', ', 1)[1]}"
-    finish(figure, title, [caption, *missing])
-    return Drawing(stem_of("sensitivity", method, table.tau, table.protocol), f"{title}. {caption}", figure)
+    return finish(figure, stem_of("sensitivity", method, table.tau, table.protocol), title, [caption, *missing])
 
 
 def _changes(plain: RunRecord, other: RunRecord) -> dict[str, tuple[Any, Any]]:

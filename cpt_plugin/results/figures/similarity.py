@@ -61,5 +61,4 @@ def _draw(comparison: Comparison) -> Drawing:
         "the matrix's singular values, scaled to sum 1."
     )
     title = f"Text features: {comparison.title}"
-    finish(figure, title, [caption])
-    return Drawing(stem_of("similarity", *comparison.stem), f"{title}. {caption}", figure)
+    return finish(figure, stem_of("similarity", *comparison.stem), title, [caption])

@@ -56,7 +56,7 @@ _WITHOUT_DATES: dict[str, dict[str, None]] = {
 
 @dataclass(frozen=True, eq=False)
 class Drawing:
-    """A figure, the stem of its file, and a sentence on what it shows, what is missing included."""
+    """A figure, the stem of its file, and what it shows in words, what is missing included."""
 
     stem: str
     caption: str
@@ -89,19 +89,24 @@ def new_figure(rows: int, columns: int, height: float, **layout: Any) -> tuple[F
     return figure, [list(row) for row in axes]
 
 
-def finish(figure: Figure, title: str, notes: Sequence[str] = ()) -> None:
-    """Put a title above a figure and notes below it, in lines that fit."""
+def finish(figure: Figure, stem: str, title: str, notes: Sequence[str]) -> Drawing:
+    """Put a title above a figure and notes below it, in lines that fit; both are its caption too."""
     figure.suptitle("\n".join(textwrap.wrap(title, 95)), fontsize=9)
     lines = [line for note in notes for line in textwrap.wrap(note, 150)]
-    if lines:
-        figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#333333")
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#333333")
+    return Drawing(stem, " ".join(line if line.endswith(".") else f"{line}." for line in [title, *notes]), figure)
 
 
-def to_bytes(figure: Figure, form: str, dpi: int = 200) -> bytes:
-    """A figure as ``png`` or ``pdf``: no dates, so the same figure gives the same bytes."""
-    stream = io.BytesIO()
+def to_bytes(figure: Figure, form: str, dpi: int = 200, notes: bool = True) -> bytes:
+    """A figure as ``png`` or ``pdf``: no dates, so the same figure gives the same bytes.
+
+    notes: whether those below it are part of the picture.
+    """
+    stream, below = io.BytesIO(), figure.get_supxlabel()
     with look():
+        figure.supxlabel(below if notes else "")
         figure.savefig(stream, format=form, dpi=dpi, metadata=_WITHOUT_DATES[form])
+        figure.supxlabel(below)
     return stream.getvalue()
 
 

@@ -63,5 +63,5 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
     if prefix == LOSS and not any(curves(runs, GRADIENT) for runs in group.plain.values()):
         notes.append("gradient norms were not recorded")
     title = f"{what} over training: {group.title}"
-    finish(figure, title, [caption, *notes, *group.notes(list(lines))])
-    return Drawing(stem_of(f"training-{prefix}", *group.place), f"{title}. {' '.join([caption, *notes])}", figure)
+    notes += group.notes(list(lines))
+    return finish(figure, stem_of(f"training-{prefix}", *group.place), title, [caption, *notes])

@@ -76,8 +76,7 @@ def _draw(comparison: Comparison) -> Drawing:
         "panels mean nothing."
     )
     title = f"Image and text features: {comparison.title}"
-    finish(figure, title, [caption])
-    return Drawing(stem_of("tsne", *comparison.stem), f"{title}. {caption}", figure)
+    return finish(figure, stem_of("tsne", *comparison.stem), title, [caption])
 
 
 def _centered(rows: np.ndarray) -> np.ndarray:

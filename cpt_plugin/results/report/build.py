@@ -76,4 +76,4 @@ class _Figures:
         except ConfigError as error:
             self.problem = f"Without figures: {error}"
             return ""
-        return "".join(html.image(style.to_bytes(one.figure, "png", DPI), one.caption) for one in drawings)
+        return "".join(html.image(style.to_bytes(one.figure, "png", DPI, notes=False), one.caption) for one in drawings)

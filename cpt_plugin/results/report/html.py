@@ -60,12 +60,13 @@ def folded(summary: str, content: str) -> str:
     return f"<details><summary>{text(summary)}</summary>{content}</details>"
 
 
-def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Cell | str]]) -> str:
-    """A table whose columns are sorted by a click on their heads; the first column is text."""
+def table(caption: str, header: Sequence[str], rows: Iterable[Sequence[Cell | str]], words: bool = False) -> str:
+    """A table whose columns are sorted by a click on their heads; ``words``: not of figures."""
     head = "".join(f'<th scope="col"><button type="button">{text(name)}</button></th>' for name in header)
     body = "".join(f"<tr>{''.join(_cell(cell, i == 0) for i, cell in enumerate(row))}</tr>\n" for row in rows)
     return (
-        f'<div class="wide"><table class="sortable"><caption>{text(caption)}</caption>\n'
+        f'<p class="caption">{text(caption)}</p>\n<div class="wide">'
+        f'<table class="sortable{" words" if words else ""}" aria-label="{text(caption)}">\n'
         f"<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody></table></div>"
     )
 

@@ -113,20 +113,21 @@ def runs(gathered: Gathered, page: Path) -> str:
 
 
 def configuration(records: Sequence[RunRecord]) -> str:
-    """Settings that all runs share, and those in which they differ, with the methods that have each value."""
+    """Settings in which runs differ, and those that are the same wherever they are read, with the methods."""
     keys = sorted({key for record in records for key in record.config} - NEUTRAL_KEYS)
     shared: list[list[str]] = []
     others: list[list[str]] = []
     for key in keys:
         owners: dict[str, list[str]] = {}
         for record in records:
-            owners.setdefault(repr(record.config[key]) if key in record.config else "", []).append(name_of(record))
-        if len(owners) == 1:
-            shared.append([key, *owners])
-        else:
-            others.append([key, "; ".join(_owned(value, names) for value, names in sorted(owners.items()) if value)])
-    return html.folded(f"settings that differ ({len(others)})", html.table("By value", ["key", "values"], others)) + (
-        html.folded(f"settings that all runs share ({len(shared)})", html.table("Shared", ["key", "value"], shared))
+            if key in record.config:
+                owners.setdefault(repr(record.config[key]), []).append(name_of(record))
+        values = "; ".join(_owned(value, names) for value, names in sorted(owners.items()))
+        (shared if len(owners) == 1 else others).append([key, values])
+    kinds = {"settings that differ": others, "settings that are the same wherever they are read": shared}
+    return "".join(
+        html.folded(f"{title} ({len(rows)})", html.table("Values and their owners", ["key", "values"], rows, words=True))
+        for title, rows in kinds.items()
     )
 
 
@@ -146,7 +147,7 @@ def environment(records: Sequence[RunRecord]) -> str:
         counts = Counter(map(value_of, records))
         only = len(counts) == 1
         rows.append([name, "; ".join(v if only else f"{v} ({n} runs)" for v, n in sorted(counts.items()))])
-    return html.table("Of all runs", ["what", "value"], rows)
+    return html.table("Of all runs", ["what", "value"], rows, words=True)
 
 
 def _mean(summary: Summary | None) -> Cell:
