@@ -126,7 +126,7 @@ def configuration(records: Sequence[RunRecord]) -> str:
         (shared if len(owners) == 1 else others).append([key, values])
     kinds = {"settings that differ": others, "settings that are the same wherever they are read": shared}
     return "".join(
-        html.folded(f"{title} ({len(rows)})", html.table("Values and their owners", ["key", "values"], rows, words=True))
+        html.folded(f"{title} ({len(rows)})", html.table("Who has them", ["key", "values"], rows, words=True))
         for title, rows in kinds.items()
     )
 
