@@ -8,7 +8,7 @@ from statistics import fmean
 from cpt_plugin.long_tail import class_ranks, shot_counts
 from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.results.figures.group import Group
-from cpt_plugin.results.figures.style import BLACK, COLORS, Drawing, finish, new_figure, stem_of
+from cpt_plugin.results.figures.style import BLACK, COLORS, Drawing, finish, label, new_figure, stem_of
 from cpt_plugin.results.groups import THIRDS, class_accuracy, third_of
 from cpt_plugin.results.record import ClassResult, RunRecord
 
@@ -45,7 +45,7 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
         if marks and name != ZEROSHOT:
             axes.plot(*zip(*marks, strict=True), linestyle="", marker="_", markersize=7, markeredgewidth=1.5,
                       color=BLACK, label="zero-shot")  # fmt: skip
-        axes.set_title(name, loc="left", pad=2)
+        axes.set_title(label(name), loc="left", pad=2)
         axes.set_ylabel("%")
         axes.grid(axis="x", visible=False)
         axes.tick_params(axis="x", length=0)
@@ -95,4 +95,4 @@ def _labels(runs: Sequence[RunRecord]) -> list[str]:
     if len(orders) > 1:
         return [f"n = {count}" for count in counts]
     names = dict(zip(next(iter(orders)), (result.name for result in _trained(runs[0])), strict=True))
-    return [f"{names[rank].replace('_', ' ')} ({count})" for rank, count in enumerate(counts)]
+    return [f"{label(names[rank].replace('_', ' '))} ({count})" for rank, count in enumerate(counts)]

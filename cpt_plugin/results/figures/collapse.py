@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from cpt_plugin.results.figures.group import Group
-from cpt_plugin.results.figures.style import Drawing, finish, looks, new_figure, stem_of
+from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, stem_of
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.text import listed
 
-DEGREES = {"lcd_cos": r"$\Delta_{LCD}$", "mid_cos": r"$\Delta_{MID}$"}
+DEGREES = {"lcd_cos": "Δ LCD", "mid_cos": "Δ MID"}
 """Keys of a record's history and what they are called."""
 
 
@@ -38,18 +38,18 @@ def _draw(group: Group) -> Drawing:
     style = looks(list(known))
     figure, panels = new_figure(len(metrics), 2, 1.5 + 2.1 * len(metrics), sharex="col", sharey="row")
     for line, metric in zip(panels, metrics, strict=True):
-        for axes, (degree, label) in zip(line, DEGREES.items(), strict=True):
+        for axes, (degree, words) in zip(line, DEGREES.items(), strict=True):
             pairs: list[tuple[float, float]] = []
             for name, runs in known.items():
                 points = [(_degrees(record)[degree], record.metrics[metric]) for record in runs]
-                color, marker = style[name]["color"], style[name]["marker"]
-                axes.plot(*zip(*points, strict=True), linestyle="", alpha=0.8, label=name, color=color, marker=marker)
+                axes.plot(*zip(*points, strict=True), alpha=0.8, label=label(name),
+                          **style[name] | {"linestyle": ""})  # fmt: skip
                 pairs += points
             rho = rank_correlation(*zip(*pairs, strict=True)) if pairs else None
             axes.set_title(f"rank correlation {'-' if rho is None else f'{rho:+.2f}'}, {len(pairs)} runs", loc="left")
             axes.set_ylabel(f"{metric} (%)" if axes is line[0] else "")
             if line is panels[-1]:
-                axes.set_xlabel(f"{label} of the last epoch")
+                axes.set_xlabel(f"{words} of the last epoch")
     handles, names = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside right center", title="method", title_fontsize=7)
     caption = (

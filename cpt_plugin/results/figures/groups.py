@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpt_plugin.results.figures.group import Group
-from cpt_plugin.results.figures.style import COLORS, Drawing, finish, new_figure, percent_limits, stem_of
+from cpt_plugin.results.figures.style import COLORS, Drawing, finish, label, new_figure, percent_limits, stem_of
 from cpt_plugin.results.groups import BANDS, FEW_UP_TO, MANY_FROM, THIRDS
 from cpt_plugin.results.text import listed
 
@@ -26,16 +26,16 @@ def _draw(group: Group) -> Drawing:
             found = [(place + shift, row.columns[name]) for place, row in enumerate(rows)]
             present = [(place, summary) for place, summary in found if summary]
             sizes = group.table.group_sizes[name]
-            label = f"{name} ({listed(sizes)} classes)" if any(sizes) else f"{name} (no classes)"
+            words = f"{name} ({listed(sizes)} classes)" if any(sizes) else f"{name} (no classes)"
             means = [summary.mean for _, summary in present]
             axes.errorbar(
                 means, [place for place, _ in present], xerr=[summary.std or 0.0 for _, summary in present],
-                fmt=marker, color=color, elinewidth=0.9, capsize=2, label=label,
+                fmt=marker, color=color, elinewidth=0.9, capsize=2, label=words,
             )  # fmt: skip
             shown += [s.mean + way * (s.std or 0.0) for _, s in present for way in (-1, 1)]
         axes.set_xlabel(f"accuracy (%), {title}")
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, columnspacing=0.6, handletextpad=0.1)
-    panels[0].set_yticks(range(len(rows)), [row.method for row in rows])
+    panels[0].set_yticks(range(len(rows)), [label(row.method) for row in rows])
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     panels[0].set_xlim(*percent_limits(shown))
     caption = (

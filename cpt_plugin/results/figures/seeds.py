@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from cpt_plugin.results.figures.group import Group
-from cpt_plugin.results.figures.style import BLACK, Drawing, finish, looks, new_figure, percent_limits, stem_of
+from cpt_plugin.results.figures.style import BLACK, Drawing, finish, label, looks, new_figure, percent_limits, stem_of
 from cpt_plugin.results.text import listed, spread
 
 
@@ -32,7 +32,7 @@ def _draw(group: Group) -> Drawing:
             f"{spread(summary)}  ({len(row.by_seed)}/{row.expected}{missing})", (1.01, position),
             xycoords=("axes fraction", "data"), va="center", fontsize=7, annotation_clip=False,
         )  # fmt: skip
-    axes.set_yticks(range(len(rows)), [row.method for row in rows])
+    axes.set_yticks(range(len(rows)), [label(row.method) for row in rows])
     axes.set_ylim(len(rows) - 0.5, -0.5)
     means = [summary for row in rows if (summary := row.columns[table.headline])]
     ends = [s.mean + way * (s.std or 0.0) for s in means for way in (-1, 1)]

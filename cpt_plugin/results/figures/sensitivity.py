@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cpt_plugin.results.figures.group import Group, title_of
-from cpt_plugin.results.figures.style import Drawing, finish, looks, new_figure, stem_of
+from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, stem_of
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import BY_SEED_KEYS
 from cpt_plugin.results.stats import Summary, summarize
@@ -54,7 +54,7 @@ def _draw(method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summ
             axes.errorbar(
                 [values.index(value) for value in line], [summary.mean for summary in line.values()],
                 yerr=[summary.std or 0.0 for summary in line.values()], capsize=2, elinewidth=0.8,
-                label=group.table.dataset, **look,
+                label=label(group.table.dataset), **look,
             )  # fmt: skip
             plain = float(group.runs[method][0].config[key])
             if plain in line:
@@ -68,7 +68,7 @@ def _draw(method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summ
     table = members[0][0].table
     for row in grid:
         row[0].set_ylabel(f"{table.headline} (%)")
-    handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {words: h for axes in panels for h, words in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
     caption = (
         "One setting at a time, its values in order but not to scale; mean and one standard deviation over seeds; "

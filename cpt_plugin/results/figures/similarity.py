@@ -8,7 +8,7 @@ import numpy as np
 
 from cpt_plugin.results.features import Features, effective_rank
 from cpt_plugin.results.figures.panels import Comparison
-from cpt_plugin.results.figures.style import Drawing, finish, new_figure, stem_of
+from cpt_plugin.results.figures.style import Drawing, finish, label, new_figure, stem_of
 
 _MOST_NAMES = 30
 
@@ -42,14 +42,14 @@ def _draw(comparison: Comparison) -> Drawing:
     low = min(matrix.min() for matrix in maps.values())
     for axes, (name, matrix) in zip(panels, maps.items(), strict=False):
         image = axes.imshow(matrix, vmin=low, vmax=1.0, cmap="cividis", interpolation="nearest")
-        axes.set_title(f"{name}\neffective rank {effective_rank(matrix):.2f}")
+        axes.set_title(f"{label(name)}\neffective rank {effective_rank(matrix):.2f}")
         axes.grid(visible=False)
         for edge in np.flatnonzero(np.diff([reference.clusters[k] for k in order])) + 0.5:
             axes.axhline(edge, color="white", linewidth=1.2)
             axes.axvline(edge, color="white", linewidth=1.2)
         axes.set_xticks([])
         axes.set_yticks(range(classes) if named else [],
-                        [reference.class_names[k] for k in order] if named else [], fontsize=5.5)  # fmt: skip
+                        [label(reference.class_names[k]) for k in order] if named else [], fontsize=5.5)  # fmt: skip
         axes.tick_params(length=0)
     for axes in panels[len(maps) :]:
         axes.set_axis_off()

@@ -46,8 +46,9 @@ _SETTINGS: dict[str, Any] = {
     "lines.markersize": 4.5,
     "legend.frameon": False,
     "pdf.fonttype": 42,
-    "svg.hashsalt": "cpt-plugin",
+    "text.parse_math": False,
 }
+_LONGEST_LABEL = 34
 _WITHOUT_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -108,6 +109,11 @@ def to_bytes(figure: Figure, form: str, dpi: int = 200, notes: bool = True) -> b
         figure.savefig(stream, format=form, dpi=dpi, metadata=_WITHOUT_DATES[form])
         figure.supxlabel(below)
     return stream.getvalue()
+
+
+def label(name: str) -> str:
+    """A name that fits beside an axis or into a legend."""
+    return name if len(name) <= _LONGEST_LABEL else f"{name[: _LONGEST_LABEL - 1]}…"
 
 
 def stem_of(*parts: object) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from cpt_plugin.results.figures.group import Group
-from cpt_plugin.results.figures.style import Drawing, finish, looks, new_figure, stem_of
+from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, stem_of
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.text import listed
 
@@ -47,14 +47,14 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
         values = [value for points in found.values() for _, value in points]
         if 0 < min(values) < max(values) / _WIDE:
             axes.set_yscale("log")
-        axes.set_title(name)
+        axes.set_title(label(name))
         axes.locator_params(axis="x", integer=True)
     for axes in panels[len(lines) :]:
         axes.set_axis_off()
     for axes in panels[max(0, len(lines) - len(grid[0])) : len(lines)]:
         axes.set_xlabel("epoch")
         axes.tick_params(labelbottom=True)
-    handles = {label: h for axes in panels for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
+    handles = {words: h for axes in panels for h, words in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
     what = "Loss parts" if prefix == LOSS else "Gradient norms"
     caption = "Means over an epoch and over seeds; parts are weighted; loss is the learner's own, loss_reg is added."

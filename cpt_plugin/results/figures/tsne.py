@@ -9,7 +9,7 @@ import numpy as np
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.results.features import Features
 from cpt_plugin.results.figures.panels import Comparison
-from cpt_plugin.results.figures.style import BLACK, COLORS, MARKERS, REMEDY, Drawing, finish, new_figure, stem_of
+from cpt_plugin.results.figures.style import BLACK, COLORS, MARKERS, REMEDY, Drawing, finish, label, new_figure, stem_of
 
 SEED = 0
 _IMAGES_A_CLASS = 40
@@ -47,7 +47,7 @@ def embed(features: Features, classes: Sequence[int]) -> tuple[np.ndarray, np.nd
 
 def _draw(comparison: Comparison) -> Drawing:
     classes = chosen(comparison.any)
-    names = [comparison.any.class_names[k] for k in classes]
+    names = [label(comparison.any.class_names[k]) for k in classes]
     columns = min(2, len(comparison.panels))
     rows = -(-len(comparison.panels) // columns)
     figure, grid = new_figure(rows, columns, 0.9 + 2.6 * rows)
@@ -60,7 +60,7 @@ def _draw(comparison: Comparison) -> Drawing:
                       label=name)  # fmt: skip
             axes.plot(*text, linestyle="", marker=marker, color=color, markersize=9, markeredgewidth=1.4,
                       markeredgecolor="white" if color == BLACK else BLACK, zorder=4)  # fmt: skip
-        axes.set_title(title)
+        axes.set_title(label(title))
         axes.set_xticks([])
         axes.set_yticks([])
         axes.margins(0.06)
