@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from cpt_plugin.results.figures.group import Group, title_of
-from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, stem_of
+from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, panels_beside, stem_of
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import BY_SEED_KEYS
 from cpt_plugin.results.stats import Summary, summarize
-
-_COLUMNS = 3
 
 
 def draw(groups: Sequence[Group]) -> list[Drawing]:
@@ -43,7 +41,8 @@ def curves(group: Group, method: str) -> dict[str, dict[float, Summary]]:
 def _draw(method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summary]]]]) -> Drawing:
     keys = sorted({key for _, found in members for key in found})
     style = looks([group.table.dataset for group, _ in members])
-    rows, columns = -(-len(keys) // _COLUMNS), min(_COLUMNS, len(keys))
+    columns = panels_beside(len(keys))
+    rows = -(-len(keys) // columns)
     figure, grid = new_figure(rows, columns, 1.6 + 2.0 * rows, sharey=True)
     panels = [axes for row in grid for axes in row]
     for axes, key in zip(panels, keys, strict=False):

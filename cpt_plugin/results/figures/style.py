@@ -49,6 +49,7 @@ _SETTINGS: dict[str, Any] = {
     "text.parse_math": False,
 }
 _LONGEST_LABEL = 34
+_NOTES = "notes"
 _WITHOUT_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
     "pdf": {"Creator": None, "Producer": None, "CreationDate": None},
@@ -94,7 +95,7 @@ def finish(figure: Figure, stem: str, title: str, notes: Sequence[str]) -> Drawi
     """Put a title above a figure and notes below it, in lines that fit; both are its caption too."""
     figure.suptitle("\n".join(textwrap.wrap(title, 95)), fontsize=9)
     lines = [line for note in notes for line in textwrap.wrap(note, 150)]
-    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#333333")
+    figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#333333", gid=_NOTES)
     return Drawing(stem, " ".join(line if line.endswith(".") else f"{line}." for line in [title, *notes]), figure)
 
 
@@ -103,12 +104,18 @@ def to_bytes(figure: Figure, form: str, dpi: int = 200, notes: bool = True) -> b
 
     notes: whether those below it are part of the picture.
     """
-    stream, below = io.BytesIO(), figure.get_supxlabel()
+    stream = io.BytesIO()
+    for below in figure.findobj(lambda artist: artist.get_gid() == _NOTES):
+        below.set_visible(notes)
+        below.set_in_layout(notes)
     with look():
-        figure.supxlabel(below if notes else "")
         figure.savefig(stream, format=form, dpi=dpi, metadata=_WITHOUT_DATES[form])
-        figure.supxlabel(below)
     return stream.getvalue()
+
+
+def panels_beside(count: int) -> int:
+    """How many of so many panels stand beside each other: at most three, and four in a square."""
+    return 2 if count == 4 else min(3, count)
 
 
 def label(name: str) -> str:

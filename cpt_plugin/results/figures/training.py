@@ -6,12 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from cpt_plugin.results.figures.group import Group
-from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, stem_of
+from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, panels_beside, stem_of
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.text import listed
 
 LOSS, GRADIENT = "loss", "grad"
-_COLUMNS = 3
 _WIDE = 20.0
 
 
@@ -38,8 +37,9 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
     if not lines:
         return None
     style = looks(list(dict.fromkeys(part for found in lines.values() for part in found)))
-    rows = -(-len(lines) // _COLUMNS)
-    figure, grid = new_figure(rows, min(_COLUMNS, len(lines)), 1.4 + 1.75 * rows, sharex=True)
+    columns = panels_beside(len(lines))
+    rows = -(-len(lines) // columns)
+    figure, grid = new_figure(rows, columns, 1.4 + 1.75 * rows, sharex=True)
     panels = [axes for row in grid for axes in row]
     for axes, (name, found) in zip(panels, lines.items(), strict=False):
         for part, points in found.items():
