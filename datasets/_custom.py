@@ -51,7 +51,7 @@ class CustomDataset(DatasetBase):
         else:
             parts = split_of(rows, cfg.DATASET.SHARES, cfg.DATASET.SPLIT_SEED, source)
         items = present_items(list(number(parts, ()).values()), folder, source)
-        train, val, test = few_shot(*items, cfg)
+        train, val, test = few_shot(items[0], items[1], items[2], cfg)
         super().__init__(train_x=train, val=val, test=test)
 
     def find(self, cfg: Any) -> tuple[Path, list[Row], Path]:

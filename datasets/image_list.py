@@ -53,7 +53,9 @@ def read_rows(file: Path, folder: Path) -> list[Row]:
             reader = csv.DictReader(stream, strict=True)
             _check_columns(file, reader.fieldnames or ())
             divided = "split" in (reader.fieldnames or ())
-            rows, wrong, first = [], [], {}
+            rows: list[Row] = []
+            wrong: list[str] = []
+            first: dict[str, int] = {}
             for cells in reader:
                 fault = _fault(cells, divided, folder) or _repeated(cells["path"], first, reader.line_num)
                 if fault:

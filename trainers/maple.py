@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 
 from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts
-from trainers._base import PromptLearner, PromptTrainer
+from trainers._base import PromptTrainer
+from trainers._prompted import PromptLearner
 from trainers._prompts import random_vectors, worded_context
 from trainers._registry import prompt_learner
 

@@ -22,13 +22,13 @@ from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
     DPC,
     Method,
+    added_parts,
     dataset_names,
     find_repository,
     is_embedded,
     parse_dataset,
     parse_method,
     parse_tau,
-    regularizers,
 )
 from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol, tasks
 
@@ -159,7 +159,7 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
         "--baseline",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also run the method without regularizers, and zero-shot CLIP (default: yes)",
+        help="also run the method without added parts, and zero-shot CLIP (default: yes)",
     )
     return parser
 
@@ -247,7 +247,7 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
             )
         if key in _OWNED_KEYS:
             raise ConfigError(f"{key} is set by {_OWNED_KEYS[key]}, not as a configuration key")
-        check_key(key, regularizers(repository))
+        check_key(key, added_parts(repository))
     if len(pairs) % 2:
         raise ConfigError(f"configuration key {pairs[-1]} has no value: keys and values come in pairs")
     return pairs

@@ -81,6 +81,17 @@ class Experiment:
         return None if first is None else Experiment(first, self.seed, self.arguments)
 
     @property
+    def trained(self) -> Experiment | None:
+        """For a method that changes the evaluation alone, the run whose prompts this one evaluates."""
+        trained = self.method.trained
+        return None if trained is None else Experiment(trained, self.seed, self.arguments)
+
+    @property
+    def models(self) -> Path:
+        """The folder with the prompts that are tested: this run's, or that of :attr:`trained`."""
+        return self.folder if self.trained is None else self.trained.folder
+
+    @property
     def is_begun(self) -> bool:
         """Whether the folder holds an unfinished run that this one will continue."""
         if not self.folder.is_dir() or self.record_file.is_file():
@@ -107,8 +118,9 @@ class Experiment:
         """
         started = time.monotonic()
         self.config()
-        if self.first_stage is not None:
-            self.first_stage.execute()
+        for before in (self.first_stage, self.trained):
+            if before is not None:
+                before.execute()
         try:
             with only_process(self.folder):
                 status, record = self._execute()
@@ -145,6 +157,8 @@ class Experiment:
         cfg = self.config()
         split_hash = toolkit.DataManager(cfg).split_hash
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
+        if self.trained is not None:
+            identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
         self._check_identity(identity)
         if self.record_file.is_file():
             return "finished before", self._finished()
@@ -214,8 +228,8 @@ class Experiment:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             changed = [
                 f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
-                for key in ("toolkit", "split_hash")
-                if theirs[key] != mine[key]
+                for key in mine
+                if key != "config" and theirs[key] != mine[key]
             ]
             changed += differences(theirs["config"], mine["config"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -242,21 +256,45 @@ class Experiment:
                 f"{len(trainer.dm.dataset.train_x)} training images of {trained.classes} classes"
             )
             clock = time.monotonic()
-            trainer.train()
-            timings = {"train": getattr(trainer, "train_seconds", time.monotonic() - clock)}
+            timings = {"train": self._train(trainer)}
             evaluations = {trained.name: evaluation(trained, trainer)}
         for task in others:
             with run_log(self.folder / task.folder):
                 toolkit.set_random_seed(self.seed)
                 other = toolkit.build_trainer(self.config(task.name))
                 if self.method.prompt_learner != ZEROSHOT:
-                    best = cfg.TEST.FINAL_MODEL == "best_val"
-                    other.load_model(str(self.folder), epoch=None if best else trainer.max_epoch)
+                    other.load_model(str(self.models), epoch=final_epoch(cfg))
                 LOG.info(f"Testing {task.classes} classes of {task.dataset}")
                 other.test()
                 evaluations[task.name] = evaluation(task, other)
         timings["total"] = time.monotonic() - clock
         return make_record(self, trainer, evaluations, timings)
+
+    def _train(self, trainer: Any) -> float:
+        """Train and test, or test the prompts of another run; returns the seconds that training took.
+
+        Raises:
+            CheckpointError: the prompts in that run's folder are not those of its record.
+        """
+        clock = time.monotonic()
+        if self.trained is None:
+            trainer.train()
+            return getattr(trainer, "train_seconds", time.monotonic() - clock)
+        record = records.load(self.trained.record_file)
+        LOG.info(f"Evaluating the prompts in {self.models}")
+        trainer.load_model(str(self.models), epoch=final_epoch(trainer.cfg))
+        if trainer.prompts_hash != record.prompts_hash:
+            raise CheckpointError(
+                f"The prompts in {self.models} are not those of its record: delete that folder, and give the command "
+                "again."
+            )
+        trainer.test()
+        return record.timings["train"]
+
+
+def final_epoch(cfg: Any) -> int | None:
+    """The epoch whose prompts are tested; None for the best one on validation images."""
+    return None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH
 
 
 @contextmanager

@@ -23,7 +23,9 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
   reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
-  results table|export|import        tables from records, records as JSON lines, other people's logs
+  results table|figures|export|import
+                                     tables and figures from records, records as JSON lines, others' logs
+  report FOLDER [-o FILE]            one HTML page about an output folder
   list                               the methods, data sets and embedded worlds there are
   data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
   doctor                             what is wrong with this machine, and how to mend it
@@ -87,6 +89,12 @@ def _doctor(words: Sequence[str]) -> int:
     return doctor(words, prog=f"{_PROGRAM} doctor")
 
 
+def _report(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.report import main as report_page
+
+    return report_page(words)
+
+
 def _run_script(words: Sequence[str]) -> int:
     from cpt_plugin.runner.launch import launch
 
@@ -97,6 +105,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "reproduce": _reproduce,
     "results": _results,
+    "report": _report,
     "list": _list,
     "data": _data,
     "doctor": _doctor,

@@ -20,13 +20,17 @@ if TYPE_CHECKING:
 def make_record(
     run: Experiment, trainer: Any, evaluations: dict[str, records.Evaluation], timings: dict[str, float]
 ) -> records.RunRecord:
-    """The record of a finished run; ``trainer`` is the one that was trained."""
+    """The record of a finished run; ``trainer`` is the one that was trained, or that loaded ``run.trained``'s prompts.
+
+    How the training went is then told as in the record of that run.
+    """
     from cpt_plugin import toolkit
     from cpt_plugin.long_tail import class_ranks
 
     a, cfg, dm = run.arguments, trainer.cfg, trainer.dm
-    trained = evaluations[run.tasks[0].name].per_class
-    tested = [(c.correct, c.total) for c in trained]
+    per_class = evaluations[run.tasks[0].name].per_class
+    tested = [(c.correct, c.total) for c in per_class]
+    trained = None if run.trained is None else records.load(run.trained.record_file)
     ranks = class_ranks(dm.num_classes, cfg.DATASET.CLASS_ORDER, run.seed)
     counts = [n for n in dm.class_counts if n]
     config = identity_of(run.method, cfg)
@@ -46,9 +50,9 @@ def make_record(
         backbone=records.Backbone(trainer.clip.name, trainer.clip.digest),
         evaluations=evaluations,
         groups=group_accuracies(tested, dm.class_counts, ranks),
-        worst_class=worst_class([c.name for c in trained], tested),
-        losses=last_epoch_means(trainer),
-        history=tuple(getattr(trainer, "history", ())),
+        worst_class=worst_class([c.name for c in per_class], tested),
+        losses=last_epoch_means(trainer) if trained is None else trained.losses,
+        history=tuple(getattr(trainer, "history", ())) if trained is None else trained.history,
         prompts_hash=getattr(trainer, "prompts_hash", ""),
         timings=timings,
         config=config,

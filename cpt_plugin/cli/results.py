@@ -1,4 +1,4 @@
-"""`python -m cpt_plugin results table|export|import`: tables from records, records as JSON lines, logs of others."""
+"""`python -m cpt_plugin results table|figures|export|import`: tables and figures from records, logs of others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.cli import figures
 from cpt_plugin.cli.arguments import Parser, parse_seeds, typed_folder
 from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.methods import find_repository, parse_tau
@@ -30,6 +31,7 @@ def build_parser() -> argparse.ArgumentParser:
     table.add_argument("--taus", metavar="A,B,...", help="imbalance ratios (default: the table's)")
     table.add_argument("--format", choices=("terminal", "markdown", "csv", "latex"), default="terminal")
     table.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    figures.add_parser(commands)
     export = commands.add_parser("export", help="all records of a folder as JSON lines")
     export.add_argument("folder", metavar="FOLDER", nargs="?", help="with records at any depth (default: output)")
     export.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
@@ -45,7 +47,8 @@ def main(words: Sequence[str]) -> int:
     Raises CPTError for what cannot be read.
     """
     given = build_parser().parse_args(list(words))
-    return {"table": _table, "export": _export, "import": _import}[given.command](given)
+    commands = {"table": _table, "figures": figures.figures, "export": _export, "import": _import}
+    return commands[given.command](given)
 
 
 def spec_of(name: str, taus: str | None) -> TableSpec:

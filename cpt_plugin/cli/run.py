@@ -64,13 +64,15 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
 def plan_runs(args: RunArguments) -> list[tuple[Method, int]]:
     """Methods and seeds in the order in which they run: zero-shot, then by seed the baseline and the method.
 
-    A method with DPC starts from its first stage, which runs before it whether baselines are wanted or not.
+    A method with DPC starts from its first stage, and one that changes the evaluation alone evaluates the prompts of
+    the method without it; these run before it whether baselines are wanted or not.
     Zero-shot trains nothing, so it runs once; when the class order is drawn by seed, its groups change with
     the seed and it runs for every one.
     """
-    trained = [args.method.baseline, args.method] if args.baseline and args.method.regularizers else [args.method]
-    if args.method.first_stage is not None:
-        trained.insert(0, args.method.first_stage)
+    wanted = [args.method.baseline] if args.baseline else []
+    wanted += [] if args.method.trained is None else [args.method.trained]
+    stages = ((method.first_stage, method) for method in [*wanted, args.method])
+    trained = list(dict.fromkeys(method for pair in stages for method in pair if method is not None))
     plan = [(method, seed) for seed in args.seeds for method in trained if method.name != ZEROSHOT]
     if args.baseline or args.method.name == ZEROSHOT:
         options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))

@@ -57,6 +57,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
     }
     if is_embedded(task.dataset):
         own["DATASET.WORLD"] = world
+    own |= load_trainers().settings_of(method.regularizers)
     if arguments.epochs is not None:
         own["OPTIM.MAX_EPOCH"] = arguments.epochs
     merge_list(cfg.clone(), arguments.opts)
@@ -96,14 +97,13 @@ def check_settings(method: Method, cfg: Any) -> None:
     Raises:
         ConfigError: a value out of range, or settings that contradict each other; the key is named.
     """
-    from cpt_plugin import regularizers
     from cpt_plugin.toolkit.embedded.config import validate
 
     validate(cfg)
     trainer = _trainer_class(method)
     trainer.__new__(trainer).check_cfg(cfg)
     trainer.check_model(cfg, _sizes(cfg))
-    regularizers.build(method.regularizers, cfg)
+    load_trainers().check_parts(method.regularizers, cfg)
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ def render_terminal(grid: Grid) -> str:
         for part in _fitting(lines):
             heading = [block.heading] if block.heading else []
             blocks.append([*heading, *aligned(part)])
-    notes = [*_differences(grid), *grid.notes, *_legend(grid, "** best, * second best of the complete cells")]
+    notes = [*differences(grid), *grid.notes, *legend(grid, "** best, * second best of the complete cells")]
     blocks.append([wrapped(line) for line in notes])
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -38,7 +38,7 @@ def render_markdown(grid: Grid) -> str:
         heading = [f"## {block.heading}", ""] if block.heading else []
         marked = _lines(grid, block, lambda text, rank: {1: f"**{text}**", 2: f"*{text}*"}.get(rank, text))
         lines += [*heading, *markdown(marked), ""]
-    notes = [*_differences(grid), *grid.notes, *_legend(grid, "bold: best, italic: second best of the complete cells")]
+    notes = [*differences(grid), *grid.notes, *legend(grid, "bold: best, italic: second best of the complete cells")]
     lines += [*(f"- {line}" for line in notes), "", "## Every cell", ""]
     return "\n".join([*lines, *markdown(_details(grid))]) + "\n"
 
@@ -53,8 +53,8 @@ def render_latex(grid: Grid) -> str:
         lines += [f"% {block.heading}"] if block.heading else []
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}", r"\toprule", rows[0], r"\midrule"]
         lines += [*rows[1:], r"\bottomrule", r"\end{tabular}"]
-    legend = _legend(grid, "bold: best, underlined: second best of the complete cells")
-    return "\n".join([*lines, *(f"% {line}" for line in [*_differences(grid), *grid.notes, *legend])]) + "\n"
+    explained = legend(grid, "bold: best, underlined: second best of the complete cells")
+    return "\n".join([*lines, *(f"% {line}" for line in [*differences(grid), *grid.notes, *explained])]) + "\n"
 
 
 def render_csv(grid: Grid) -> str:
@@ -77,20 +77,22 @@ def _lines(grid: Grid, block: Block, mark: Mark, escape: Callable[[str], str] = 
     for row, cells in zip(grid.rows, block.cells, strict=True):
         line = [escape(row.label)]
         for cell, has_published in zip(cells, beside, strict=True):
-            line.append(mark(escape(_cell(cell)), cell.rank))
-            line += [escape(_figure(cell.published))] if has_published else []
+            line.append(mark(escape(cell_text(cell)), cell.rank))
+            line += [escape(published_text(cell.published))] if has_published else []
         lines.append(line)
     return lines
 
 
-def _cell(cell: Cell) -> str:
+def cell_text(cell: Cell) -> str:
+    """Mean and spread, with n/expected where incomplete and a mark where runs are not used."""
     if not cell.expected:
         return ""
     count = "" if cell.complete else f" ({len(cell.by_seed)}/{cell.expected}{' !' if cell.problem else ''})"
     return spread(cell.summary) + count
 
 
-def _figure(figure: Published | None) -> str:
+def published_text(figure: Published | None) -> str:
+    """The printed value with the marks that the legend explains."""
     if figure is None:
         return ""
     return f"{figure.value:.2f}{_COMPUTED * figure.computed}{_UNVERIFIED * (not figure.verified)}"
@@ -109,7 +111,8 @@ def _fitting(lines: list[list[str]]) -> list[list[list[str]]]:
     return [[[line[0], *(line[index] for index in part)] for line in lines] for part in parts]
 
 
-def _differences(grid: Grid) -> list[str]:
+def differences(grid: Grid) -> list[str]:
+    """A line for each cell that has a baseline: the paired difference and its interval."""
     lines = []
     for row, block, column, cell in _all_cells(grid):
         if (gain := cell.difference) is not None:
@@ -121,7 +124,8 @@ def _differences(grid: Grid) -> list[str]:
     return lines
 
 
-def _legend(grid: Grid, ranks: str) -> list[str]:
+def legend(grid: Grid, ranks: str) -> list[str]:
+    """What the marks mean, and the sources of published figures; ``ranks``: how best and second best are shown."""
     figures = {cell.published for *_, cell in _all_cells(grid) if cell.published}
     lines = [f"{ranks}; !: some runs are not used, see above"]
     if figures:

@@ -24,10 +24,9 @@ from cpt_plugin.results.text import (
 
 _COLUMNS_A_BLOCK = 4
 
-_MANY, _FEW = FEW_SHOT_BANDS
-_LEGEND = (
+LEGEND = (
     "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
-    f"many has {_MANY} or more, medium {_FEW + 1} to {_MANY - 1}, few up to {_FEW}; "
+    f"{FEW_SHOT_BANDS}; "
     "in brackets the number of classes; worst is the worst of them"
 )
 
@@ -41,10 +40,10 @@ def render_terminal(
     """
     table = build_table(records, methods, seeds)
     blocks = (
-        ["\n".join(wrapped(line) for line in _title(table))],
+        ["\n".join(wrapped(line) for line in title_of(table))],
         *_accuracy_blocks(table),
         _block(table, GROUPS, with_seeds=False),
-        [wrapped(line) for line in [*_notes(table), _LEGEND]],
+        [wrapped(line) for line in [*notes_of(table), LEGEND]],
     )
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -54,11 +53,11 @@ def render_markdown(
 ) -> str:
     """One Markdown table and its notes. Arguments and errors as for `build_table`."""
     table = build_table(records, methods, seeds)
-    header = ["method", *(_header(table, column) for column in table.columns), "seeds"]
+    header = ["method", *(header_of(table, column) for column in table.columns), "seeds"]
     body = [[row.method, *_cells(row, table.columns), _seeds(row)] for row in table.rows]
     grid = markdown([header, *body])
-    notes = [f"- {line}" for line in [*_notes(table), _LEGEND]]
-    return "\n".join([*_title(table), "", *grid, "", *notes]) + "\n"
+    notes = [f"- {line}" for line in [*notes_of(table), LEGEND]]
+    return "\n".join([*title_of(table), "", *grid, "", *notes]) + "\n"
 
 
 def render_csv(records: Iterable[RunRecord], methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> str:
@@ -76,7 +75,8 @@ def render_csv(records: Iterable[RunRecord], methods: Sequence[str] = (), seeds:
     return text.getvalue()
 
 
-def _title(table: Table) -> list[str]:
+def title_of(table: Table) -> list[str]:
+    """Two lines: what was measured, and with what."""
     realized = _span([f"{tau:.4g}" for tau in table.realized_taus], " to ")
     return [
         f"{table.dataset}, tau {table.tau:g} (realized {realized}), {table.shots} shots, "
@@ -94,7 +94,7 @@ def _accuracy_blocks(table: Table) -> list[list[str]]:
 
 
 def _block(table: Table, columns: Sequence[str], with_seeds: bool) -> list[str]:
-    grid = [["method", *(_header(table, column) for column in columns)]]
+    grid = [["method", *(header_of(table, column) for column in columns)]]
     grid += [[row.method, *_cells(row, columns, padded=True)] for row in table.rows]
     if with_seeds:
         for line, seeds in zip(grid, ["seeds", *map(_seeds, table.rows)], strict=True):
@@ -102,7 +102,8 @@ def _block(table: Table, columns: Sequence[str], with_seeds: bool) -> list[str]:
     return aligned(grid)
 
 
-def _header(table: Table, column: str) -> str:
+def header_of(table: Table, column: str) -> str:
+    """Head of a column; groups with their number of classes."""
     if column not in GROUPS:
         return column.removeprefix(f"{EMBEDDED_WORLD}:")
     return f"{column} ({_span(table.group_sizes[column], '-')})"
@@ -127,7 +128,8 @@ def _seeds(row: Row) -> str:
     return f"{len(row.by_seed)}/{row.expected}"
 
 
-def _notes(table: Table) -> list[str]:
+def notes_of(table: Table) -> list[str]:
+    """Paired differences, values by seed, missing seeds, seeds far off."""
     headline = table.headline
     lines = [line for comparison in table.comparisons for line in _comparison_lines(headline, comparison)]
     lines += [_seed_line(headline, row) for row in table.rows if row.by_seed]

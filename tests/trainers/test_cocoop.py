@@ -15,7 +15,7 @@ from tests.helpers.prompt_runs import prompt_cfg
 from tests.helpers.tiny_clip import tiny_clip
 from tests.trainers.problems import losses_of_overfitting, perturb
 from trainers import cocoop
-from trainers._base import PromptedCLIP
+from trainers._prompted import PromptedCLIP
 from trainers.cocoop import ConditionalPrompts
 
 NAMES = ["red square", "dog", "very_long name"]

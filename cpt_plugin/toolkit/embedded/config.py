@@ -135,6 +135,7 @@ _RANGES: list[tuple[str, str, Any]] = [
     ("DATASET.MAX_PER_CLASS", "at least 1", lambda v: v >= 1),
     ("FEATURE_CACHE.VIEWS", "at least 1", lambda v: v >= 1),
     ("FEATURE_CACHE.MAX_GIB", "at least 0", lambda v: v >= 0),
+    ("IMAGE_CACHE.MAX_GIB", "at least 0", lambda v: v >= 0),
     ("MODEL.BACKBONE.UNKNOWN_WORDS", *_one_of("refuse", "zero")),
     ("MODEL.TEXT_MEMORY_GIB", "above 0", lambda v: v > 0),
     ("DATALOADER.NUM_WORKERS", "at least 0", lambda v: v >= 0),

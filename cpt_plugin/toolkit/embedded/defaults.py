@@ -58,6 +58,7 @@ DEFAULTS: dict[str, Any] = {
         "TEST": {"SAMPLER": "SequentialSampler", "BATCH_SIZE": 32},
     },
     "FEATURE_CACHE": {"ENABLED": False, "VIEWS": 1, "DIR": "", "MAX_GIB": 4.0},
+    "IMAGE_CACHE": {"ENABLED": False, "DIR": "", "MAX_GIB": 8.0},
     "MODEL": {
         "INIT_WEIGHTS": "",
         "HEAD": {"NAME": ""},
@@ -123,6 +124,9 @@ PACKAGE_KEYS = (
     "FEATURE_CACHE.VIEWS",
     "FEATURE_CACHE.DIR",
     "FEATURE_CACHE.MAX_GIB",
+    "IMAGE_CACHE.ENABLED",
+    "IMAGE_CACHE.DIR",
+    "IMAGE_CACHE.MAX_GIB",
     "MODEL.BACKBONE.PATH",
     "MODEL.BACKBONE.DOWNLOAD",
     "MODEL.BACKBONE.TRUST",
