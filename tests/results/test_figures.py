@@ -182,13 +182,14 @@ def test_curves_of_a_weight_hold_the_plain_run_and_each_single_change_in_order()
 
 
 def test_notes_stand_below_in_small_letters_unless_they_are_left_out():
+    backend_agg = pytest.importorskip("matplotlib.backends.backend_agg")
     figure = one("seeds").figure
     with_notes, without, again = (to_bytes(figure, "png", 40, notes=notes) for notes in (True, False, True))
     assert with_notes == again != without
     below = next(text for text in figure.texts if text.get_text() == figure.get_supxlabel())
     assert (below.get_position()[0], below.get_ha(), below.get_fontsize()) == (0.01, "left", 6.5)
-    width = figure.get_window_extent().width
-    assert below.get_window_extent(figure.canvas.get_renderer()).x1 < width
+    canvas = backend_agg.FigureCanvasAgg(figure)
+    assert below.get_window_extent(canvas.get_renderer()).x1 < figure.get_window_extent().width
 
 
 def test_without_variants_there_is_no_sensitivity():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import re
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -100,11 +101,11 @@ def finish(figure: Figure, stem: str, title: str, notes: Sequence[str]) -> Drawi
 
 
 def to_bytes(figure: Figure, form: str, dpi: int = 200, notes: bool = True) -> bytes:
-    """A figure as ``png`` or ``pdf``: no dates, so the same figure gives the same bytes.
+    """A figure as ``png`` or ``pdf``: no dates, so the same figure gives the same bytes, however often it is written.
 
-    notes: whether those below it are part of the picture.
+    A copy is drawn, since its layout moves the panels. notes: whether those below it are part of the picture.
     """
-    stream = io.BytesIO()
+    stream, figure = io.BytesIO(), pickle.loads(pickle.dumps(figure))
     for below in figure.findobj(lambda artist: artist.get_gid() == _NOTES):
         below.set_visible(notes)
         below.set_in_layout(notes)
