@@ -17,8 +17,9 @@ from cpt_plugin.results.store import JOURNAL, Failure, add_failure, load_all, lo
 PROCESSES, APPENDS = 8, 1250
 
 
-def append_many(path, process):
+def append_many(path, process, start):
     draw = random.Random(process)
+    start.wait(60)
     for number in range(APPENDS):
         append_line(path, json.dumps([process, number, "x" * draw.choice((0, 10, 5000))]))
 
@@ -26,7 +27,8 @@ def append_many(path, process):
 def test_appends_of_eight_processes_lose_and_tear_nothing(tmp_path):
     """10,000 lines, many longer than what the system writes at once."""
     context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=append_many, args=(tmp_path / "lines", number)) for number in range(PROCESSES)]
+    start = context.Barrier(PROCESSES)
+    workers = [context.Process(target=append_many, args=(tmp_path / "lines", n, start)) for n in range(PROCESSES)]
     for worker in workers:
         worker.start()
     for worker in workers:
