@@ -19,6 +19,7 @@ from cpt_plugin.results.figures.registry import draw
 from cpt_plugin.results.figures.similarity import cluster_order
 from cpt_plugin.results.figures.style import to_bytes
 from cpt_plugin.results.figures.tsne import chosen, embed
+from cpt_plugin.results.report.gather import gather
 from tests.helpers.tiny_world import BASE, NEW, TEST_IMAGES, tiny_experiment, write_world
 
 METHODS = ("zeroshot", "coop", "coop_cpt", "cocoop")
@@ -177,3 +178,11 @@ def test_the_command_draws_from_features_and_names_runs_without_a_checkpoint(roo
     records.save(dataclasses.replace(record, seed=7), output / "gone" / "record.json")
     assert main([*words, "--kind", "similarity"]) == 1
     assert "no features: " in capsys.readouterr().err
+
+
+def test_a_report_takes_kept_features_and_leaves_those_of_no_record(root, output, found, tmp_path):
+    assert {one.method for one in gather(output).features} == {*METHODS}
+    (tmp_path / "run").mkdir()
+    found["coop"].save(tmp_path / "run" / FILE)
+    records.save(records.load(next(output.rglob("coop/*/*/record.json"))), tmp_path / "elsewhere" / "record.json")
+    assert gather(tmp_path).features == ()
