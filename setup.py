@@ -28,7 +28,7 @@ setup(
             "pillow>=10",
             "tqdm>=4.66",
             "tensorboard>=2.15",
-            "pooch>=1.8",
+            "requests>=2.31",
             "safetensors>=0.4",
             "scipy>=1.11",
         ],

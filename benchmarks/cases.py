@@ -50,7 +50,7 @@ class Case:
 
 @dataclass(frozen=True)
 class Job:
-    """A trainer, its options, and the environment variable that names its released code.
+    """A trainer, its options, and the environment variable that names its released code, if there is any.
 
     ``in_memory`` is the largest K at which the released step fits in 16 GiB beside ours.
     """
@@ -78,6 +78,7 @@ JOBS = {
     "evaluation": Job(
         "CoOp, test set of 2 batches of 100", "CoOp", "COOP", COOP, "CPT_RELEASED_COOP", 100, 2, 1000
     ),
+    "main": Job("`maple_cpt shapes 0.25`, whole training", "MaPLeCPT", "MAPLE", {}, "", 4),
 }  # fmt: skip
 
 

@@ -63,7 +63,7 @@ class Side:
 def other_side(case: Case) -> str:
     """ "released" where the environment names its code, else "reference"."""
     names = (JOBS[case.job].variable, "CPT_RELEASED_DASSL")
-    return "released" if all(os.environ.get(name) for name in names) else "reference"
+    return "released" if all(name and os.environ.get(name) for name in names) else "reference"
 
 
 def compare(case: Case, weights: str, pairs: int, threads: int) -> dict[str, Any]:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from benchmarks.cases import Case
 from benchmarks.inputs import EPOCH_LENGTH, inputs, problem
+from benchmarks.main_job import build as build_main_job
 from tests.parity.ours import build as build_trainer
-from trainers._base import PromptedCLIP
+from trainers._prompted import PromptedCLIP
 
 
 def build(case: Case, weights: str, side: str) -> tuple[Any, Any]:
-    """One training step, or one evaluation of the test set, and the model; side "reference" runs all 77 positions."""
+    """One training step, or one evaluation of the test set, and the model; side "reference" runs all 77 positions.
+
+    For the main job a whole training, and no model: it makes a new one every time.
+    """
+    if case.job == "main":
+        return build_main_job(Path(weights).with_name("main"), side, case.quick), None
     trainer = build_trainer(problem(case), weights)
     images, labels = inputs(case)
     trainer.epoch, trainer.batch_idx, trainer.num_batches, trainer.max_epoch = 0, 0, EPOCH_LENGTH, 10

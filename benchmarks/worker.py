@@ -25,12 +25,15 @@ Step = Callable[[], Any]
 
 
 def counted(step: Step, frozen: list[Tensor]) -> dict[str, Any]:
-    """FLOPs of the matrix products that torch's counter knows, and bytes kept for the backward pass, of one step."""
+    """FLOPs of the matrix products that torch's counter knows, and bytes kept for the backward pass, of one step.
+
+    The bytes are 0, for not counted, where no frozen weights are given.
+    """
     with FlopCounterMode(display=False) as flops, kept_bytes(frozen) as kept:
         start = time.perf_counter()
         step()
         seconds = time.perf_counter() - start
-    return {"flops": flops.get_total_flops(), "kept_bytes": kept.total, "first_seconds": seconds}
+    return {"flops": flops.get_total_flops(), "kept_bytes": kept.total if frozen else 0, "first_seconds": seconds}
 
 
 def timed(step: Step) -> dict[str, float]:
@@ -49,7 +52,7 @@ def main(side: str, threads: str, weights: str, case: str) -> None:
     else:
         from benchmarks.our_side import build
     step, model = build(what, weights, side)
-    frozen = [*model.parameters(), *model.buffers()]
+    frozen = [] if model is None else [*model.parameters(), *model.buffers()]
     print(json.dumps({"ready": True}), file=answers, flush=True)
     for line in sys.stdin:
         command = line.strip()

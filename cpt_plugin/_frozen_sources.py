@@ -95,11 +95,10 @@ class FrozenSources:
         return foreign_clip(self._trainer)
 
     def _text_of_class_names(self, template: str) -> Tensor:
-        from cpt_plugin.encoders import class_text_features, single_template
+        from cpt_plugin.encoders import class_text_features, dataset_template
 
-        clip = self._clip
-        dataset = getattr(getattr(getattr(self._trainer, "cfg", None), "DATASET", None), "NAME", "")
-        return class_text_features(clip, self._class_names, template or single_template(dataset))
+        template = template or dataset_template(getattr(self._trainer, "cfg", None))
+        return class_text_features(self._clip, self._class_names, template)
 
     def _means_of_images(self) -> Tensor:
         from cpt_plugin._foreign_clip import check_same_weights

@@ -60,19 +60,19 @@ class SemanticClusters:
 
         with \hat{\bar g}_c the unit frozen text feature of class c, \pi the map from class to cluster and
         \mu_m the mean of cluster m. The result does not depend on the order of the rows (they are sorted by
-        class name first), nor on any global random state, and draws nothing from it. FAISS uses the GPU when
-        both it and torch see one.
+        class name first, those of one name by their features), nor on any global random state, and draws nothing
+        from it. FAISS uses the GPU when both it and torch see one.
 
         Args:
             frozen_text: (K, d) features of any length; computed in float32.
-            class_names: K distinct names.
+            class_names: K names. A name may occur more than once, as two do in ImageNet.
             num_clusters: M, 1 to K. None: max(1, ceil(K / cluster_size)).
             cluster_size: mean number of classes of a cluster aimed at when M is not given.
             seed: seed of the k-means alone, 0 .. 2^31 - 1.
             spherical: keep the centroids at unit length during the iterations.
 
         Raises:
-            ClusterError: the features are not (K, d), not finite or not one a name; names repeat; M < 1 or
+            ClusterError: the features are not (K, d), not finite or not one a name; M < 1 or
                 M > K; a number is out of range; or FAISS is missing.
 
         Source: CPT (CVPR 2026), algorithm step 1; M, restarts and row order are ours.
@@ -82,7 +82,7 @@ class SemanticClusters:
         wanted = _number_of_clusters(len(names), num_clusters, cluster_size)
         if not 0 <= seed < 2**31:
             raise ClusterError(f"the cluster seed {seed} is outside 0 .. 2^31 - 1")
-        by_name = np.array(sorted(range(len(names)), key=names.__getitem__))
+        by_name = np.array(sorted(range(len(names)), key=lambda row: (names[row], features[row].tolist())))
         points = np.ascontiguousarray(_unit_rows(features[by_name]))
         found = _nearest(points, _centroids(points, wanted, seed, spherical))
         ids = _renumbered(found)
@@ -121,9 +121,6 @@ def _checked_features(frozen_text: Tensor, names: tuple[str, ...]) -> np.ndarray
         raise ClusterError(
             f"{len(names)} class names for {shape} frozen text features; give one for each row"
         )
-    if len(set(names)) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ClusterError(f"the class name {twice!r} occurs more than once; clusters need distinct names")
     features = frozen_text.detach().to("cpu", torch.float64).numpy()
     finite = np.isfinite(features).all(axis=1)
     if not finite.all():

@@ -6,8 +6,6 @@ import hashlib
 import io
 import json
 import logging
-import os
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,16 +13,11 @@ from typing import Any
 import numpy as np
 
 from cpt_plugin.atomic import atomic_write
+from cpt_plugin.bounded_folder import BoundedFolder
 
 LOG = logging.getLogger("cpt_plugin")
 SUFFIX = ".features"
 _DIGEST_BYTES = 32
-_ABANDONED_SECONDS = 3600.0
-
-
-def default_folder() -> Path:
-    """``$XDG_CACHE_HOME/cpt-plugin/features``, or below ``~/.cache``."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "cpt-plugin" / "features"
 
 
 def key_of(parts: Mapping[str, Any]) -> str:
@@ -35,21 +28,20 @@ def key_of(parts: Mapping[str, Any]) -> str:
 class FeatureStore:
     """Float matrices by key: NumPy's format followed by the SHA-256 of it, written whole or not at all.
 
-    The folder holds at most ``max_bytes``; the entries that were not used for longest make room. What is damaged is
-    told apart by its hash and counts as missing.
+    See :class:`BoundedFolder` for the bound. What is damaged is told apart by its hash and counts as missing.
     """
 
     def __init__(self, folder: Path, max_bytes: float) -> None:
-        self.folder, self.max_bytes = folder, max_bytes
+        self._folder = BoundedFolder(folder, SUFFIX, max_bytes)
 
     def get(self, key: str, shape: tuple[int, int]) -> np.ndarray | None:
         """The matrix of a key; None, with a warning that names the file if it is damaged, where it must be made."""
-        path = self.folder / f"{key}{SUFFIX}"
+        path = self._folder.path(key)
         try:
             data = path.read_bytes()
-            os.utime(path)
         except OSError:
             return None
+        self._folder.touch(path)
         body, digest = data[:-_DIGEST_BYTES], data[-_DIGEST_BYTES:]
         if hashlib.sha256(body).digest() == digest:
             features = np.load(io.BytesIO(body), allow_pickle=False)
@@ -63,36 +55,17 @@ class FeatureStore:
         buffer = io.BytesIO()
         np.save(buffer, features, allow_pickle=False)
         data = buffer.getvalue() + hashlib.sha256(buffer.getvalue()).digest()
-        if len(data) > self.max_bytes:
+        path, bound = self._folder.path(key), self._folder.max_bytes
+        if len(data) > bound:
             LOG.warning(
                 f"Image features of {len(data) / 2**30:.3g} GiB are not kept: FEATURE_CACHE.MAX_GIB is "
-                f"{self.max_bytes / 2**30:g}"
+                f"{bound / 2**30:g}"
             )
             return False
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._make_room(len(data))
-            atomic_write(self.folder / f"{key}{SUFFIX}", data)
+            self._folder.make_room(len(data), path)
+            atomic_write(path, data)
         except OSError as error:
-            LOG.warning(f"Image features cannot be kept in {self.folder} ({error}): they are computed in every run")
+            LOG.warning(f"Image features cannot be kept in {path.parent} ({error}): they are computed in every run")
             return False
         return True
-
-    def _make_room(self, needed: int) -> None:
-        """Remove what was not used for longest, and what a killed process left half-written an hour ago or earlier."""
-        entries = []
-        for path in self.folder.glob(f"*{SUFFIX}*"):
-            try:
-                status = path.stat()
-            except FileNotFoundError:  # another process has removed it
-                continue
-            if path.suffix == SUFFIX:
-                entries.append((status.st_mtime_ns, status.st_size, path))
-            elif time.time() - status.st_mtime > _ABANDONED_SECONDS:
-                path.unlink(missing_ok=True)
-        used = sum(size for _, size, _ in entries)
-        for _, size, path in sorted(entries):
-            if used + needed <= self.max_bytes:
-                return
-            path.unlink(missing_ok=True)
-            used -= size

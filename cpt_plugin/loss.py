@@ -22,7 +22,7 @@ class CPTLoss(nn.Module):
 
     Args:
         frozen_text: (K, d) text features of frozen CLIP in label order, of any length.
-        class_names: K distinct names in label order.
+        class_names: K names in label order.
         weight_etf, weight_cc, weight_rs: weights, >= 0; a term of weight 0 is not computed.
         etf_reduction: "frobenius" (as printed) or "pair_mean".
         cluster_size: classes per cluster aimed at; M = max(1, ceil(K / cluster_size)).

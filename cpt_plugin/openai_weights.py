@@ -1,4 +1,4 @@
-"""OpenAI's CLIP weight files: names, hashes, where they lie and where they come from; standard library only."""
+"""OpenAI's CLIP models: names, sizes, hashes, where their files lie and come from; standard library only."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from pathlib import Path
 
 CACHE = Path("~/.cache/clip")
 SOURCE = "https://openaipublic.azureedge.net/clip/models"
+
 SHA256 = {
     "RN50": "afeb0e10f9e5a86da6080e35cf09123aca3b358a0c3e3b6c78a7b63bc04b6762",
     "RN101": "8fa8567bab74a42d41c5915025a8e4538c3bdbe8804a470a72f30b0d94fab599",
@@ -17,6 +18,20 @@ SHA256 = {
     "ViT-L/14": "b8cca3fd41ae0c99ba7e8951adf17d267cdb84cd88be6f7c2e0eca1737a03836",
     "ViT-L/14@336px": "3035c92b350959924f9f00213499208652fc7ea050643e8b385c2dac08641f02",
 }
+SIZES = {
+    "RN50": (224, 0),
+    "RN101": (224, 0),
+    "RN50x4": (288, 0),
+    "RN50x16": (384, 0),
+    "RN50x64": (448, 0),
+    "ViT-B/32": (224, 12),
+    "ViT-B/16": (224, 12),
+    "ViT-L/14": (224, 24),
+    "ViT-L/14@336px": (336, 24),
+}
+"""Pixels of a model's images, and blocks of its ViT (0 for a ResNet)."""
+TEXT_LAYERS = 12
+"""Blocks of the text tower, in all of them."""
 
 
 def file_name(name: str) -> str:
@@ -29,6 +44,34 @@ def cache_file(name: str) -> Path:
     return CACHE.expanduser() / file_name(name)
 
 
+def places(name: str, root: str | Path | None = None) -> list[Path]:
+    """Where a model's file is looked for: ``root`` itself if it is a file, or in the folder ``root``; the cache."""
+    if root is None:
+        return [cache_file(name)]
+    given = Path(root).expanduser()
+    return [given if given.is_file() else given / file_name(name), cache_file(name)]
+
+
+def find(name: str, root: str | Path | None = None) -> Path | None:
+    """The first of the :func:`places` where there is a file; None if there is none."""
+    return next((path for path in places(name, root) if path.is_file()), None)
+
+
 def address(name: str) -> str:
     """Public address of a model's file; it contains the SHA-256."""
     return f"{SOURCE}/{SHA256[name]}/{file_name(name)}"
+
+
+def instructions(name: str, reason: str, root: str | Path | None = None) -> str:
+    """A screen of text: why a model's weights are not there, which file goes where, and how to get it."""
+    file = cache_file(name)
+    return "\n".join(
+        [
+            f"the weights of CLIP {name} {reason}",
+            f"  file:      {' or '.join(map(str, places(name, root)))}",
+            f"  address:   {address(name)}",
+            f"  get them:  mkdir -p {file.parent} && curl -L -o {file} {address(name)}",
+            "  or give:   --backbone FILE (weights elsewhere), or MODEL.BACKBONE.PATH FOLDER (that holds the file)",
+            "  no model:  'shapes' with the embedded model needs none, e.g. bash scripts/run.sh maple_cpt shapes 0.25",
+        ]
+    )

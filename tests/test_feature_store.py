@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cpt_plugin.feature_store import SUFFIX, FeatureStore, default_folder, key_of
+from cpt_plugin.bounded_folder import cache_folder
+from cpt_plugin.feature_store import SUFFIX, FeatureStore, key_of
 
 SHAPE = (5, 3)
 BYTES = 5 * 3 * 4 + 128 + 32
@@ -70,6 +71,17 @@ def test_the_folder_stays_within_its_bound_and_the_unused_goes_first(tmp_path: P
     assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= 3 * BYTES
 
 
+def test_a_folder_that_can_only_be_read_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FeatureStore(tmp_path, 1e6)
+    store.put("a", matrix(0))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError("read-only file system")
+
+    monkeypatch.setattr(os, "utime", refuse)
+    assert store.get("a", SHAPE) is not None
+
+
 def test_what_is_larger_than_the_bound_is_not_kept(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     store = FeatureStore(tmp_path, BYTES - 1)
     assert not store.put("a", matrix(0))
@@ -114,4 +126,4 @@ def test_processes_at_once_never_read_anything_else(tmp_path: Path) -> None:
 def test_keys_and_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     assert key_of({"a": 1, "b": [2, "x"]}) == key_of({"b": [2, "x"], "a": 1}) != key_of({"a": 1, "b": [2, "y"]})
     monkeypatch.setenv("XDG_CACHE_HOME", "/somewhere")
-    assert default_folder() == Path("/somewhere/cpt-plugin/features")
+    assert cache_folder("features") == Path("/somewhere/cpt-plugin/features")

@@ -1,4 +1,4 @@
-"""What every prompt learner shares: the prompted CLIP and the training step."""
+"""What every prompt learner's trainer shares: the frozen CLIP and the training step."""
 
 from __future__ import annotations
 
@@ -6,107 +6,26 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from cpt_plugin import regularizers
 from cpt_plugin.config_identity import hashed_part
-from cpt_plugin.encoders import (
-    FrozenCLIP,
-    ImageEncoder,
-    ImagePrompts,
-    TextEncoder,
-    TextPrompts,
-    load_clip,
-    resolve_precision,
-)
-from cpt_plugin.encoders.text import MEMORY_GIB
+from cpt_plugin.encoders import FrozenCLIP, ModelSizes, load_clip, resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from trainers._degrees import EpochFeatures
 from trainers._feature_cache import CachedImages
 from trainers._frozen import FrozenFeatures
 from trainers._loading import load_prompts
+from trainers._parts import available_parts, parts_of
 from trainers._profiled import Profiled
+from trainers._prompted import Prediction, PromptedCLIP, PromptLearner
 from trainers._prompts import prompts_digest
 
 LOG = logging.getLogger("cpt_plugin")
-
-
-class PromptLearner(nn.Module):
-    """Learnable prompts of one method: all of its parameters, and nothing of CLIP's.
-
-    Only float32 parameters whose shapes do not depend on the class names belong into its state dict, unless
-    the method is class-specific by definition; ``class_specific`` then says so. ``conditional`` says that the text
-    prompts depend on the image.
-    """
-
-    class_specific = False
-    conditional = False
-
-    def text_prompts(self, image: Tensor | None = None) -> TextPrompts:
-        """Text prompts of all K classes; ``image``, (B, d) unit image features, is read by conditional ones only."""
-        raise TypeError(f"{type(self).__name__} does not define text_prompts()")
-
-    def image_prompts(self) -> ImagePrompts | None:
-        """Visual prompts; None if the method has none."""
-        return None
-
-
-class Prediction(NamedTuple):
-    """What one pass gives: (B, K) logits, (B, d) unit image features, unit text features (K, d) or (B, K, d)."""
-
-    logits: Tensor
-    image: Tensor
-    text: Tensor
-
-
-class PromptedCLIP(nn.Module):
-    """Frozen CLIP read through learnable prompts: logits = exp(logit_scale) * cos(image, text)."""
-
-    def __init__(self, clip: FrozenCLIP, prompt_learner: PromptLearner, memory_gib: float = MEMORY_GIB) -> None:
-        super().__init__()
-        self.prompt_learner = prompt_learner
-        self.text_encoder = TextEncoder(clip, memory_gib=memory_gib)
-        self.image_encoder = ImageEncoder(clip)
-        self.logit_scale = clip.logit_scale
-
-    def forward(
-        self,
-        image: Tensor,
-        label: Tensor | None = None,
-        with_features: bool = False,
-        classes: Tensor | None = None,
-    ) -> Any:
-        """(B, 3, H, W) images -> (B, K) logits over the classes of the prompt learner.
-
-        Args:
-            image: images in CLIP's normalization.
-            label: (B,) their labels, which a hook on this module may read; not used here.
-            with_features: return a :class:`Prediction` instead of the logits alone.
-            classes: the only classes to encode; the others have the logit -inf and no text feature.
-        """
-        features = F.normalize(self.image_encoder(image, self.prompt_learner.image_prompts()), dim=-1)
-        prompts = self.prompt_learner.text_prompts(features)
-        text = self._encoded(prompts if classes is None else prompts.select(classes), features)
-        if text.ndim == 3:
-            logits = self.logit_scale * torch.einsum("bd,bkd->bk", features, text)
-        else:
-            logits = self.logit_scale * features @ text.t()
-        if classes is not None:
-            everywhere = logits.new_full((len(logits), len(prompts.tokens)), float("-inf"))
-            logits = everywhere.index_copy(1, classes, logits)
-        return Prediction(logits, features, text) if with_features else logits
-
-    def text_features(self, image: Tensor) -> Tensor:
-        """Unit text features (K, d), or (B, K, d) where they depend on the unit image features (B, d)."""
-        return self._encoded(self.prompt_learner.text_prompts(image), image)
-
-    def _encoded(self, prompts: TextPrompts, image: Tensor) -> Tensor:
-        return F.normalize(self.text_encoder(prompts), dim=-1).to(image.dtype)
 
 
 class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
@@ -145,27 +64,49 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
         return self.cfg.TRAINER[self.config_node]
 
     def load_frozen_clip(self, precision: str) -> FrozenCLIP:
-        """Load ``MODEL.BACKBONE.NAME`` in the precision's weight type and check the input size against it."""
+        """Load ``MODEL.BACKBONE.NAME`` in the precision's weight type and check the configuration against it.
+
+        Raises:
+            ConfigError: images of another size or normalization than the model's, or prompts that it cannot take.
+        """
         cfg = self.cfg
         self.precision = resolve_precision(precision, self.device)
         if self.precision.note:
             LOG.info(self.precision.note)
-        clip = load_clip(cfg.MODEL.BACKBONE.NAME, root=cfg.MODEL.BACKBONE.PATH or None, device=self.device,
-                         precision=precision)
+        backbone = cfg.MODEL.BACKBONE
+        clip = load_clip(
+            backbone.NAME, root=backbone.PATH or None, precision=precision, device=self.device,
+            download=backbone.DOWNLOAD, trust=backbone.TRUST, unknown_words=backbone.UNKNOWN_WORDS,
+        )  # fmt: skip
+        self.check_model(cfg, clip)
         if cfg.INPUT.SIZE[0] != clip.input_resolution:
             raise ConfigError(
                 f"INPUT.SIZE is {tuple(cfg.INPUT.SIZE)}, but {clip.name} reads {clip.input_resolution} px images: "
                 f'set INPUT.SIZE "({clip.input_resolution}, {clip.input_resolution})".'
             )
+        for key, wanted in (("PIXEL_MEAN", clip.pixel_mean), ("PIXEL_STD", clip.pixel_std)):
+            if wanted is not None and any(abs(a - b) > 1e-4 for a, b in zip(cfg.INPUT[key], wanted, strict=True)):
+                raise ConfigError(
+                    f"INPUT.{key} is {list(cfg.INPUT[key])}, but {clip.name} was trained with {list(wanted)}: set "
+                    f'INPUT.{key} "{list(wanted)}".'
+                )
         return clip
+
+    @classmethod
+    def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
+        """Refuse settings that a CLIP of these sizes cannot take; here nothing.
+
+        Raises:
+            ConfigError: naming the key.
+        """
 
     @classmethod
     def reads(cls, key: str) -> bool:
         """Whether a result can depend on a configuration key: not on the nodes of other methods or regularizers."""
         top, _, rest = key.partition(".")
-        nodes = {name: added.config_node for name, added in regularizers.available().items()}
+        nodes = {name: part.config_node for name, part in available_parts().items()}
         if top in nodes.values():
-            return top in {nodes[name] for name in getattr(cls, "regularizers", ())}
+            return top in {nodes[name] for name in parts_of(cls)}
         return top != "TRAINER" or rest == "NAME" or rest.partition(".")[0] == cls.config_node
 
     def hashed_config(self) -> dict[str, Any]:
@@ -186,6 +127,7 @@ class PromptTrainer(Profiled, CLIPTrainer):
     neutral_options: ClassVar[frozenset[str]] = frozenset({"PREC"})
     """Keys of the own node that do not change what trained prompts mean."""
     loaded_extra: Mapping[str, Any] = MappingProxyType({})
+    loaded_classes: list[str] | None = None
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         """The method's prompts for these classes; drawn from torch's global generator, which is seeded."""
@@ -268,9 +210,18 @@ class PromptTrainer(Profiled, CLIPTrainer):
     def loss_parts(self, prediction: Prediction, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Named float32 terms (weighted) of this method's own loss, which is their sum; all are logged.
 
-        Here the cross-entropy alone: ``ce``.
+        Here the classification loss alone, under the name :attr:`classification_part`.
         """
-        return {"ce": F.cross_entropy(prediction.logits.float(), label)}
+        return {self.classification_part: self.classification_loss(prediction.logits.float(), label)}
+
+    @property
+    def classification_part(self) -> str:
+        """Name of the classification loss among the parts: ``ce``, or that of a long-tail loss in its place."""
+        return "ce"
+
+    def classification_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy of (B, K) float32 logits, or a long-tail loss in its place; a scalar."""
+        return F.cross_entropy(logits, label)
 
     def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
         """Step under a loss scale; gradients that overflow skip the step, which is counted, and lower the scale."""
@@ -327,4 +278,5 @@ class PromptTrainer(Profiled, CLIPTrainer):
         if not path.is_file():
             present = sorted(p.name for p in path.parent.glob("model*.pth.tar*"))
             raise CheckpointError(f"No checkpoint {path}; there is {', '.join(present) or 'none in that folder'}.")
-        self.loaded_extra = load_prompts(self, path).get("extra", {})
+        content = load_prompts(self, path)
+        self.loaded_extra, self.loaded_classes = content.get("extra", {}), content.get("class_names")

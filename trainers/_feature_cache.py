@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,11 +14,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cpt_plugin import __version__
+from cpt_plugin.bounded_folder import cache_folder
 from cpt_plugin.encoders import FrozenCLIP, ImageEncoder
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.feature_store import FeatureStore, default_folder, key_of
+from cpt_plugin.feature_store import FeatureStore, key_of
+from cpt_plugin.results.provenance import versions
 from cpt_plugin.toolkit import NAME
-from cpt_plugin.toolkit.embedded.loader import DataManager, DatasetWrapper
+from cpt_plugin.toolkit.embedded.image_cache import files_digest
+from cpt_plugin.toolkit.embedded.loader import DataManager, DatasetWrapper, batches
 from cpt_plugin.toolkit.embedded.sampling import SampleKey
 
 LOG = logging.getLogger("cpt_plugin")
@@ -49,15 +50,14 @@ class CachedImages:
             ConfigError: naming the key.
         """
         super().check_cfg(cfg)  # type: ignore[misc]
-        if not cfg.FEATURE_CACHE.ENABLED:
-            return
-        if self.prompts_images:
+        for node in ("FEATURE_CACHE", "IMAGE_CACHE"):
+            if cfg[node].ENABLED and NAME != "embedded":
+                raise ConfigError(f"{node}.ENABLED needs the embedded engine: set CPT_TOOLKIT=embedded.")
+        if cfg.FEATURE_CACHE.ENABLED and self.prompts_images:
             raise ConfigError(
                 f"FEATURE_CACHE.ENABLED: {type(self).__name__} trains what its image encoder computes, so features of "
                 "images cannot be computed beforehand. Use it with CoOp, CoCoOp, DPC over them, or ZeroshotCLIP."
             )
-        if NAME != "embedded":
-            raise ConfigError("FEATURE_CACHE.ENABLED needs the embedded engine: set CPT_TOOLKIT=embedded.")
 
     def build_data_manager(self) -> Any:
         """Loaders of features if the cache is on; they need no workers."""
@@ -69,7 +69,7 @@ class CachedImages:
         return DataManager(cfg, dataset_wrapper=self._features_of)
 
     def _features_of(self, cfg: Any, data_source: Sequence[Any], transform: Any, is_train: bool) -> FeatureDataset:
-        return FeatureDataset(self, DatasetWrapper(cfg, data_source, transform, is_train), is_train)
+        return FeatureDataset(self, DatasetWrapper(self.cfg, data_source, transform, is_train), is_train)
 
 
 class FeatureDataset(Dataset[dict[str, Any]]):
@@ -96,7 +96,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         """Features (n, d) of all items under one augmentation."""
         if number not in self._views:
             node = self._trainer.cfg.FEATURE_CACHE
-            store = FeatureStore(Path(node.DIR) if node.DIR else default_folder(), node.MAX_GIB * 2**30)
+            store = FeatureStore(Path(node.DIR) if node.DIR else cache_folder("features"), node.MAX_GIB * 2**30)
             key = self._key(number)
             features = store.get(key, (len(self), self._trainer.clip.embed_dim))
             found = "read"
@@ -109,20 +109,15 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         return self._views[number]
 
     def _key(self, view: int) -> str:
-        trainer, files = self._trainer, hashlib.sha256()
-        for item in self.data_source:
-            status = os.stat(item.impath)
-            name = str(Path(item.impath).resolve())
-            files.update(json.dumps([name, status.st_size, status.st_mtime_ns]).encode())
-        cfg = trainer.cfg
+        trainer, cfg = self._trainer, self._trainer.cfg
         return key_of(
             {
-                "images": files.hexdigest(),
+                "images": files_digest(item.impath for item in self.data_source),
                 "input": json.loads(json.dumps(cfg.INPUT)),
                 "precision": [str(trainer.clip.dtype), str(trainer.precision.autocast), trainer.device.type],
-                "seed": cfg.SEED,
+                "seed": cfg.SEED if self._is_train else None,
                 "train": self._is_train,
-                "version": [1, __version__],
+                "versions": [__version__, *versions(("torch", "torchvision", "pillow")).values()],
                 "view": view,
                 "weights": trainer.clip.digest,
             }
@@ -133,12 +128,12 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         """In batches as large as those of a test, in order, so that a test sees the very numbers of the plain run."""
         trainer = self._trainer
         encoder, loader = ImageEncoder(trainer.clip), trainer.cfg.DATALOADER
-        batches: DataLoader[Any] = DataLoader(
+        images: DataLoader[Any] = DataLoader(
             self._images, batch_size=loader.TEST.BATCH_SIZE, num_workers=loader.NUM_WORKERS,
             sampler=[SampleKey(index, view) for index in range(len(self))], generator=torch.Generator(),
         )  # fmt: skip
         parts = []
-        for batch in batches:
+        for batch in batches(images):
             with trainer.precision.context(trainer.device):
                 features = encoder(batch["img"].to(trainer.device))
             parts.append((features.float() if features.dtype == torch.bfloat16 else features).cpu())

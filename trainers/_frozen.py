@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cpt_plugin.encoders import FrozenCLIP, ImageEncoder, class_means, class_text_features, single_template
+from cpt_plugin.encoders import FrozenCLIP, ImageEncoder, class_means, class_text_features, dataset_template
 from cpt_plugin.toolkit import build_data_loader, build_transform
 
 
@@ -34,7 +34,7 @@ class FrozenFeatures:
         Raises:
             ConfigError: the template does not hold ``{}`` once, or a text is too long.
         """
-        wanted = template or single_template(self.cfg.DATASET.NAME)
+        wanted = template or dataset_template(self.cfg)
         with self.precision.context(self.device):
             return class_text_features(self.clip, self.dm.dataset.classnames, wanted)
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cpt_plugin.encoders import FrozenCLIP, TextPrompts
-from trainers._base import PromptLearner
+from trainers._prompted import PromptLearner
 from trainers._registry import prompt_learner
 from trainers.coop import ContextPrompts, CoOp
 

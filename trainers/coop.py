@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextPrompts
 from cpt_plugin.errors import ConfigError
-from trainers._base import PromptLearner, PromptTrainer
+from trainers._base import PromptTrainer
+from trainers._prompted import PromptLearner
 from trainers._prompts import context_words, random_vectors
 from trainers._registry import prompt_learner
 

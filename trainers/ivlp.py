@@ -6,8 +6,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, TextPrompts
-from trainers._base import PromptLearner, PromptTrainer
+from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts
+from trainers._base import PromptTrainer
+from trainers._prompted import PromptLearner
 from trainers._prompts import random_vectors, worded_context
 from trainers._registry import prompt_learner
 
@@ -34,7 +35,7 @@ class IndependentPrompts(PromptLearner):
         depth_vision: int,
     ) -> None:
         super().__init__()
-        clip.check_depth(text=depth_text, vision=depth_vision or 1)
+        clip.check_depth(text=depth_text, vision=depth_vision)
         self.tokens, context = worded_context(clip, class_names, n_ctx_text, ctx_init)
         self.ctx = nn.Parameter(context)
         self.deep_text = _matrices(depth_text - 1, n_ctx_text, clip.text_width)
@@ -66,6 +67,12 @@ class IVLP(PromptTrainer):
         "PROMPT_DEPTH_VISION": 9,
         "PROMPT_DEPTH_TEXT": 9,
     }
+
+    @classmethod
+    def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
+        node, place = cfg.TRAINER[cls.config_node], f"TRAINER.{cls.config_node}.PROMPT_DEPTH"
+        keys = f"{place}_TEXT", f"{place}_VISION"
+        sizes.check_depth(text=node.PROMPT_DEPTH_TEXT, vision=node.PROMPT_DEPTH_VISION, keys=keys)
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options

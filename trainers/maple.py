@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, TextPrompts
-from trainers._base import PromptLearner, PromptTrainer
+from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts
+from trainers._base import PromptTrainer
+from trainers._prompted import PromptLearner
 from trainers._prompts import random_vectors, worded_context
 from trainers._registry import prompt_learner
 
@@ -53,6 +54,12 @@ class MaPLe(PromptTrainer):
         "PREC": "fp16",
         "PROMPT_DEPTH": 9,
     }
+
+    @classmethod
+    def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
+        key = f"TRAINER.{cls.config_node}.PROMPT_DEPTH"
+        depth = cfg.TRAINER[cls.config_node].PROMPT_DEPTH
+        sizes.check_depth(text=depth, vision=depth, keys=(key, key))
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options

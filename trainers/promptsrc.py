@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from cpt_plugin.encoders import ImageEncoder
 from cpt_plugin.encoders.templates import ENSEMBLE, imagenet_templates
 from cpt_plugin.errors import CheckpointError, ConfigError
-from trainers._base import Prediction
+from trainers._prompted import Prediction
 from trainers._registry import prompt_learner
 from trainers.ivlp import IVLP
 

@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
-from cpt_plugin.errors import ConfigError
-from trainers._base import PromptLearner, PromptTrainer
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts
+from trainers._base import PromptTrainer
+from trainers._prompted import PromptLearner
 from trainers._prompts import random_vectors
 from trainers._registry import prompt_learner
 
@@ -23,8 +23,7 @@ class ShallowPrompts(PromptLearner):
 
     def __init__(self, clip: FrozenCLIP, class_names: list[str], n_ctx_text: int, n_ctx_vision: int) -> None:
         super().__init__()
-        if not clip.is_vit:
-            raise ConfigError(f"visual prompts need a ViT; the vision tower of {clip.name} is a ResNet")
+        clip.check_depth(vision=1)
         self.tokens = ClassTokens.build(clip, class_names, n_ctx_text)
         patch = clip.model.visual.conv1.weight.shape[-1]
         bound = (6 / (3 * patch**2 + clip.vision_width)) ** 0.5
@@ -44,6 +43,10 @@ class ShallowVL(PromptTrainer):
 
     config_node = "SHALLOW_VL"
     defaults: ClassVar[dict[str, Any]] = {"N_CTX_VISION": 16, "N_CTX_TEXT": 16, "PREC": "fp16"}
+
+    @classmethod
+    def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
+        sizes.check_depth(vision=1)
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         return ShallowPrompts(clip, class_names, self.options.N_CTX_TEXT, self.options.N_CTX_VISION)

@@ -6,24 +6,29 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
 from cpt_plugin._names import nearest
 from cpt_plugin._seeds import MAX_SEED
+from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
-from cpt_plugin.cli.materials import MICRO, check_backbone, check_images
+from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
+from cpt_plugin.data.custom import check_own_files, own_yaml
+from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
+    DPC,
     Method,
+    added_parts,
+    dataset_names,
     find_repository,
     is_embedded,
     parse_dataset,
     parse_method,
     parse_tau,
-    regularizers,
 )
 from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol, tasks
 
@@ -40,6 +45,8 @@ _OWNED_KEYS = {
     "DATASET.MAX_PER_CLASS": "--shots",
     "DATASET.WORLD": "DATASET (shapes:CLASSSET:DOMAIN)",
     "MODEL.BACKBONE.NAME": "--backbone",
+    "MODEL.BACKBONE.TRUST": "--trust-weights",
+    "MODEL.BACKBONE.UNKNOWN_WORDS": "--backbone (zero for micro on real images)",
     "OPTIM.MAX_EPOCH": "--epochs",
     "RESUME": "what the output folder holds",
     "TEST.NO_TEST": "the protocol (everything is tested)",
@@ -57,6 +64,8 @@ examples:
   bash scripts/run.sh maple_cpt shapes 0.25 CPT.WEIGHT_ETF 0.1 OPTIM.LR 0.002
   bash scripts/run.sh maple_cpt eurosat 0.25 --root ~/data
   bash scripts/run.sh maple_cpt shapes 1 --protocol cross_dataset
+  bash scripts/run.sh coop_cpt eurosat 0.25 --backbone open_clip:ViT-B-16/laion2b_s34b_b88k
+  bash scripts/run.sh maple_cpt ~/mydata.yaml 0.25       your own images (docs/custom-data.md)
   bash scripts/run.sh list                               methods, data sets and worlds
 
 The same command given again continues where it stopped and skips what is finished."""
@@ -64,7 +73,10 @@ The same command given again continues where it stopped and skips what is finish
 
 @dataclass(frozen=True)
 class RunArguments:
-    """What one call of `scripts/run.sh` asks for; paths are absolute, `opts` alternates keys and values."""
+    """What one call of `scripts/run.sh` asks for; paths are absolute, `opts` alternates keys and values.
+
+    `dataset_file` is the yaml of a data set given by its path; otherwise `dataset` names one of the repository.
+    """
 
     method: Method
     dataset: str
@@ -77,8 +89,15 @@ class RunArguments:
     epochs: int | None
     baseline: bool
     opts: tuple[str, ...]
+    trust_weights: bool = False
+    dataset_file: Path | None = None
     protocol: str = BASE_TO_NEW
     variant: bool = False
+
+    @property
+    def only_tries_out(self) -> bool:
+        """Whether the micro model, which knows drawn shapes only, is to see real images: a rehearsal."""
+        return self.backbone == MICRO and not is_embedded(self.dataset)
 
     @property
     def folder(self) -> Path:
@@ -87,7 +106,7 @@ class RunArguments:
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ConfigErrors."""
+    """Wrong words raise ConfigError."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(f"{message} ({self.prog} --help)")
@@ -106,14 +125,28 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     )
     parser.add_argument("method", metavar="METHOD", nargs="?", help="e.g. maple_cpt, coop, zeroshot")
     parser.add_argument(
-        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ..."
+        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ... or your own FILE.yaml"
     )
     parser.add_argument("tau", metavar="TAU", nargs="?", help="fewest / most images of a class, in (0, 1]")
     parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="configuration, e.g. OPTIM.LR 0.002")
     parser.add_argument("--seeds", default="1,2,3", metavar="A,B,...", help="default: 1,2,3")
     parser.add_argument("--shots", default="16", metavar="N", help="images a class at most (default: 16)")
-    parser.add_argument("--backbone", metavar="NAME", help="default: micro for shapes, ViT-B/16 otherwise")
+    parser.add_argument(
+        "--backbone",
+        metavar="NAME",
+        help="micro, RN50 ... ViT-L/14@336px, a weights file, open_clip:MODEL/WEIGHTS (docs/backbones.md; "
+        "default: micro for shapes, ViT-B/16 otherwise)",
+    )
+    parser.add_argument(
+        "--trust-weights", action="store_true", help="read a TorchScript file that is none of OpenAI's; it can run code"
+    )
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
+    parser.add_argument(
+        "--no-download",
+        dest="download",
+        action="store_false",
+        help="say at once how to get missing images or weights, instead of downloading them",
+    )
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
     parser.add_argument(
@@ -126,15 +159,17 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
         "--baseline",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also run the method without regularizers, and zero-shot CLIP (default: yes)",
+        help="also run the method without added parts, and zero-shot CLIP (default: yes)",
     )
     return parser
 
 
 def parse_arguments(
-    argv: Sequence[str], prog: str = "scripts/run.sh", repository: Path | None = None
+    argv: Sequence[str], prog: str = "scripts/run.sh", repository: Path | None = None, supply: Supply = refuse
 ) -> RunArguments:
     """Check the words of a command.
+
+    Missing images or weights are handed to ``supply``, or refused when the command says so.
 
     Raises ConfigError (one line) for words that mean nothing, DataError when images or weights are missing.
     """
@@ -153,7 +188,10 @@ def parse_arguments(
             f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
         )
     method = parse_method(given.method, repository)
-    dataset = parse_dataset(given.dataset, repository)
+    own_file = own_yaml(given.dataset, _called_from(), dataset_names(repository))
+    dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
+    stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
+    check_base_to_new(dataset, method.trainer_name, stages)
     embedded = is_embedded(dataset)
     arguments = RunArguments(
         method=method,
@@ -162,22 +200,25 @@ def parse_arguments(
         seeds=parse_seeds(given.seeds),
         shots=parse_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
-        root=typed_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        root=data_root(given.root, repository),
         output=typed_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else parse_count("--epochs", given.epochs),
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
         protocol=parse_protocol(given.protocol),
         variant=given.variant,
+        trust_weights=given.trust_weights,
+        dataset_file=own_file,
     )
     if arguments.output.exists() and not arguments.output.is_dir():
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
-    for name in dict.fromkeys(task.dataset for task in tasks(arguments.protocol, dataset)):
-        if not is_embedded(parse_dataset(name, repository)):
-            check_images(name, arguments.root)
-    if not embedded and arguments.backbone == MICRO:
-        raise ConfigError(f"--backbone {MICRO} knows the drawn world only; give another one for '{dataset}'")
-    check_backbone(arguments.backbone)
+    check_own_files(own_file or repository / "configs" / "datasets" / f"{dataset}.yaml", arguments.root)
+    check_name(arguments.backbone)
+    offline = "MODEL.BACKBONE.DOWNLOAD False" in " ".join(arguments.opts)
+    for missing in _missing(arguments, repository):
+        if missing.pieces:
+            refused = not given.download or (offline and missing.weights)
+            (refuse if refused else supply)(missing)
     return arguments
 
 
@@ -206,7 +247,7 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
             )
         if key in _OWNED_KEYS:
             raise ConfigError(f"{key} is set by {_OWNED_KEYS[key]}, not as a configuration key")
-        check_key(key, regularizers(repository))
+        check_key(key, added_parts(repository))
     if len(pairs) % 2:
         raise ConfigError(f"configuration key {pairs[-1]} has no value: keys and values come in pairs")
     return pairs
@@ -220,16 +261,36 @@ def parse_count(name: str, text: str) -> int:
 
 
 def _backbone(given: str | None, embedded: bool) -> str:
-    """Name of a model, or the absolute path of a weights file."""
+    """Name of a model, in which the path of a weights file is absolute."""
     name = given or (MICRO if embedded else "ViT-B/16")
+    parts = open_clip_name(name)
+    if parts is not None:
+        file = typed_folder(parts.weights, parts.weights)
+        return f"{OPEN_CLIP}{parts.model}/{file}" if file.is_file() else name
     path = typed_folder(name, name)
     return str(path) if path.is_file() else name
 
 
+def _missing(arguments: RunArguments, repository: Path) -> Iterator[Lacking]:
+    """What is not there of each data set of the protocol, and, told with the first one, of the weights."""
+    first, *others = dict.fromkeys(task.dataset for task in tasks(arguments.protocol, arguments.dataset))
+    yield lacking(first, arguments.root, arguments.backbone, arguments.opts)
+    for name in others:
+        yield replace(lacking(parse_dataset(name, repository), arguments.root, MICRO, arguments.opts), weights=())
+
+
+def data_root(given: str | None, repository: Path) -> Path:
+    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository."""
+    return typed_folder(given, os.environ.get("DATA_ROOT") or repository / "data")
+
+
 def typed_folder(given: str | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
-    base = Path(os.environ.get(CALLED_FROM) or Path.cwd())
-    return (base / Path(given or default).expanduser()).resolve()
+    return (_called_from() / Path(given or default).expanduser()).resolve()
+
+
+def _called_from() -> Path:
+    return Path(os.environ.get(CALLED_FROM) or Path.cwd())
 
 
 def report(error: CPTError) -> int:
@@ -240,9 +301,9 @@ def report(error: CPTError) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Check only: exit status 0 when the command may go on, 2 with one line on stderr when not."""
+    """Check only: exit status 0 when the command may go on, 2 with a line or a screen on stderr when not."""
     try:
-        parse_arguments(sys.argv[1:] if argv is None else argv)
+        parse_arguments(sys.argv[1:] if argv is None else argv, supply=announce)
     except CPTError as error:
         return report(error)
     return 0

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from typing import NoReturn
 
-from cpt_plugin.cli.arguments import typed_folder as absolute_folder
+from cpt_plugin.cli.arguments import typed_folder
 from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
 from cpt_plugin.doctor.report import NOTE, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject
@@ -84,8 +84,8 @@ def look(given: argparse.Namespace) -> Subject:
     finally:
         _say("")
     return Subject(
-        root=absolute_folder(given.root, os.environ.get("DATA_ROOT") or ROOT / "data"),
-        output=absolute_folder(given.output, ROOT / "output"),
+        root=typed_folder(given.root, os.environ.get("DATA_ROOT") or ROOT / "data"),
+        output=typed_folder(given.output, ROOT / "output"),
         python=python,
         answers=answers,
         environment=dict(os.environ),

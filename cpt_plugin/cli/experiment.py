@@ -14,16 +14,14 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
-from cpt_plugin.cli.locking import only_process
-from cpt_plugin.cli.repository import ROOT
+from cpt_plugin.cli.recording import check_evaluable_on_other_classes, evaluation, make_record
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
-from cpt_plugin.config_identity import NEUTRAL_KEYS, config_hash, differences, variant_name
+from cpt_plugin.config_identity import NEUTRAL_KEYS, differences, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
+from cpt_plugin.locking import only_process
 from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.protocols import BASE_TO_NEW, CROSS_DATASET, FEW_SHOT_ALL, TRANSFER, Task, tasks
 from cpt_plugin.results import record as records
-from cpt_plugin.results.groups import group_accuracies, worst_class
-from cpt_plugin.results.provenance import git_state, utc_now, versions
 
 LOG = logging.getLogger("cpt_plugin")
 FILE_ONLY = {"file_only": True}
@@ -83,9 +81,22 @@ class Experiment:
         return None if first is None else Experiment(first, self.seed, self.arguments)
 
     @property
+    def trained(self) -> Experiment | None:
+        """For a method that changes the evaluation alone, the run whose prompts this one evaluates."""
+        trained = self.method.trained
+        return None if trained is None else Experiment(trained, self.seed, self.arguments)
+
+    @property
+    def models(self) -> Path:
+        """The folder with the prompts that are tested: this run's, or that of :attr:`trained`."""
+        return self.folder if self.trained is None else self.trained.folder
+
+    @property
     def is_begun(self) -> bool:
         """Whether the folder holds an unfinished run that this one will continue."""
-        return not self.record_file.is_file() and (self._states() != [] or self._final_models() != [])
+        if not self.folder.is_dir() or self.record_file.is_file():
+            return False
+        return self._states() != [] or self._final_models() != []
 
     def reads(self, key: str) -> bool:
         """Whether this run's result can depend on a configuration key."""
@@ -107,8 +118,9 @@ class Experiment:
         """
         started = time.monotonic()
         self.config()
-        if self.first_stage is not None:
-            self.first_stage.execute()
+        for before in (self.first_stage, self.trained):
+            if before is not None:
+                before.execute()
         try:
             with only_process(self.folder):
                 status, record = self._execute()
@@ -145,6 +157,8 @@ class Experiment:
         cfg = self.config()
         split_hash = toolkit.DataManager(cfg).split_hash
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
+        if self.trained is not None:
+            identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
         self._check_identity(identity)
         if self.record_file.is_file():
             return "finished before", self._finished()
@@ -214,8 +228,8 @@ class Experiment:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             changed = [
                 f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
-                for key in ("toolkit", "split_hash")
-                if theirs[key] != mine[key]
+                for key in mine
+                if key != "config" and theirs[key] != mine[key]
             ]
             changed += differences(theirs["config"], mine["config"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -242,90 +256,45 @@ class Experiment:
                 f"{len(trainer.dm.dataset.train_x)} training images of {trained.classes} classes"
             )
             clock = time.monotonic()
-            trainer.train()
-            timings = {"train": getattr(trainer, "train_seconds", time.monotonic() - clock)}
+            timings = {"train": self._train(trainer)}
             evaluations = {trained.name: evaluation(trained, trainer)}
         for task in others:
             with run_log(self.folder / task.folder):
                 toolkit.set_random_seed(self.seed)
                 other = toolkit.build_trainer(self.config(task.name))
                 if self.method.prompt_learner != ZEROSHOT:
-                    best = cfg.TEST.FINAL_MODEL == "best_val"
-                    other.load_model(str(self.folder), epoch=None if best else trainer.max_epoch)
+                    other.load_model(str(self.models), epoch=final_epoch(cfg))
                 LOG.info(f"Testing {task.classes} classes of {task.dataset}")
                 other.test()
                 evaluations[task.name] = evaluation(task, other)
         timings["total"] = time.monotonic() - clock
-        return self._record(trainer, evaluations, timings)
+        return make_record(self, trainer, evaluations, timings)
 
-    def _record(
-        self, trainer: Any, evaluations: dict[str, records.Evaluation], timings: dict[str, float]
-    ) -> records.RunRecord:
-        from cpt_plugin import toolkit
-        from cpt_plugin.long_tail import class_ranks
+    def _train(self, trainer: Any) -> float:
+        """Train and test, or test the prompts of another run; returns the seconds that training took.
 
-        a, cfg, dm = self.arguments, trainer.cfg, trainer.dm
-        trained = evaluations[self.tasks[0].name].per_class
-        tested = [(c.correct, c.total) for c in trained]
-        ranks = class_ranks(dm.num_classes, cfg.DATASET.CLASS_ORDER, self.seed)
-        counts = [n for n in dm.class_counts if n]
-        config = identity_of(self.method, cfg)
-        return records.RunRecord(
-            method=self.method.name,
-            prompt_learner=self.method.prompt_learner,
-            regularizers=self.method.regularizers,
-            variant=self.variant,
-            dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
-            tau=a.tau,
-            realized_tau=min(counts) / max(counts),
-            class_order=cfg.DATASET.CLASS_ORDER,
-            shots=a.shots,
-            seed=self.seed,
-            protocol=a.protocol,
-            toolkit=toolkit.NAME,
-            backbone=records.Backbone(trainer.clip.name, trainer.clip.digest),
-            evaluations=evaluations,
-            groups=group_accuracies(tested, dm.class_counts, ranks),
-            worst_class=worst_class([c.name for c in trained], tested),
-            losses=last_epoch_means(trainer),
-            history=tuple(getattr(trainer, "history", ())),
-            prompts_hash=getattr(trainer, "prompts_hash", ""),
-            timings=timings,
-            config=config,
-            config_hash=config_hash(config),
-            cluster_hash=getattr(trainer, "cluster_hash", ""),
-            versions=versions(),
-            git=git_state(ROOT),
-            device=str(trainer.device),
-            precision=trainer.precision.name,
-            created=utc_now(),
-        )
+        Raises:
+            CheckpointError: the prompts in that run's folder are not those of its record.
+        """
+        clock = time.monotonic()
+        if self.trained is None:
+            trainer.train()
+            return getattr(trainer, "train_seconds", time.monotonic() - clock)
+        record = records.load(self.trained.record_file)
+        LOG.info(f"Evaluating the prompts in {self.models}")
+        trainer.load_model(str(self.models), epoch=final_epoch(trainer.cfg))
+        if trainer.prompts_hash != record.prompts_hash:
+            raise CheckpointError(
+                f"The prompts in {self.models} are not those of its record: delete that folder, and give the command "
+                "again."
+            )
+        trainer.test()
+        return record.timings["train"]
 
 
-def check_evaluable_on_other_classes(trainer: Any) -> None:
-    """Raise ConfigError, before anything is trained, for contexts that only the classes trained on have."""
-    if getattr(getattr(trainer.model, "prompt_learner", None), "class_specific", False):
-        raise ConfigError(
-            "Class-specific contexts (TRAINER.COOP.CSC True) cannot be evaluated on other classes: set it to False, "
-            f"or train and evaluate all classes (--protocol {FEW_SHOT_ALL})."
-        )
-
-
-def evaluation(task: Task, trainer: Any) -> records.Evaluation:
-    """What a trainer's last evaluation came to."""
-    return records.Evaluation.of(task.dataset, task.classes, class_results(trainer), trainer.dm.split_hash)
-
-
-def class_results(trainer: Any) -> list[records.ClassResult]:
-    """(name, correct, total) a class from the trainer's last evaluation, in label order."""
-    names = trainer.dm.dataset.classnames
-    counts = trainer.evaluator.class_counts()
-    return [records.ClassResult(name, *pair) for name, pair in zip(names, counts, strict=True)]
-
-
-def last_epoch_means(trainer: Any) -> dict[str, float]:
-    """Mean of the loss and its parts over the last training epoch; empty for zero-shot."""
-    return {name: meter.avg for name, meter in trainer.losses.meters.items() if name.startswith("loss")}
+def final_epoch(cfg: Any) -> int | None:
+    """The epoch whose prompts are tested; None for the best one on validation images."""
+    return None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH
 
 
 @contextmanager

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
+from cpt_plugin.cli.materials import Lacking, provide
 from cpt_plugin.cli.reproduce_arguments import parse_reproduce
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
@@ -25,9 +27,10 @@ commands:
                                      tables and figures from records, records as JSON lines, others' logs
   report FOLDER [-o FILE]            one HTML page about an output folder
   list                               the methods, data sets and embedded worlds there are
+  data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
   doctor                             what is wrong with this machine, and how to mend it
 
-  {_PROGRAM} run --help says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
+  {_PROGRAM} run --help and data --help say more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
   also sets up the environment first.
 
 somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of its files edited:
@@ -41,10 +44,15 @@ somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of 
 
 
 def _run(words: Sequence[str]) -> int:
-    arguments = parse_arguments(words, prog=f"{_PROGRAM} run")
+    missing: list[Lacking] = []
+    arguments = parse_arguments(words, prog=f"{_PROGRAM} run", supply=missing.append)
     from cpt_plugin.cli.run import run
 
-    return run(arguments)
+    def supply() -> None:
+        for one in missing:
+            provide(one)
+
+    return run(arguments, supply=supply)
 
 
 def _list(words: Sequence[str]) -> int:
@@ -54,12 +62,6 @@ def _list(words: Sequence[str]) -> int:
 
     print("\n".join(lines()))
     return 0
-
-
-def _doctor(words: Sequence[str]) -> int:
-    from cpt_plugin.cli.doctor import doctor
-
-    return doctor(words, prog=f"{_PROGRAM} doctor")
 
 
 def _reproduce(words: Sequence[str]) -> int:
@@ -73,6 +75,18 @@ def _results(words: Sequence[str]) -> int:
     from cpt_plugin.cli.results import main as results
 
     return results(words)
+
+
+def _data(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.data import run
+
+    return run(words)
+
+
+def _doctor(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.doctor import doctor
+
+    return doctor(words, prog=f"{_PROGRAM} doctor")
 
 
 def _report(words: Sequence[str]) -> int:
@@ -93,6 +107,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "results": _results,
     "report": _report,
     "list": _list,
+    "data": _data,
     "doctor": _doctor,
 }
 
@@ -115,3 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(words[1:])
     except CPTError as error:
         return report(error)
+    except BrokenPipeError:  # whoever reads has seen enough, e.g. `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -1,70 +1,111 @@
-"""Checks, before anything is installed, that images and CLIP weights are there; standard library only."""
+"""Images and CLIP weights that a run needs: are they there, and if not, can they be had; standard library only.
+
+Checked before anything is installed. What is missing is handed to one of three functions: :func:`refuse` says how to
+get it, :func:`announce` does so only when it cannot be downloaded now, :func:`provide` downloads it.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin import openai_weights
-from cpt_plugin._names import nearest
-from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.backbones import MICRO
+from cpt_plugin.data.instructions import announcement, other_ways, screen
+from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
+from cpt_plugin.data.plan import Piece, obstacle, pieces, weights_piece
+from cpt_plugin.data.progress import say
+from cpt_plugin.errors import DataError
 
-MICRO = "micro"
+__all__ = ["MICRO", "Lacking", "Supply", "announce", "lacking", "missing_weights", "provide", "refuse"]
 
 
 @dataclass(frozen=True)
-class Layout:
-    """Where a data set's images lie below the data root, and where they and CoOp's split file come from."""
+class Lacking:
+    """What is missing for a run.
 
-    images: tuple[str, ...]
-    split: str = ""
-    source: str = ""
-
-
-LAYOUTS = {
-    "eurosat": Layout(
-        ("eurosat/2750",), "eurosat/split_zhou_EuroSAT.json", "http://madm.dfki.de/files/sentinel/EuroSAT.zip"
-    ),
-}
-
-
-def check_images(dataset: str, root: Path) -> None:
-    """Make sure that a real data set's folders and split file are below `root`.
-
-    Raises DataError saying what is missing, where to put them and where to get them.
+    Attributes:
+        dataset, backbone: names on the command line.
+        root: data root.
+        images: pieces of the data set.
+        weights: pieces of the model.
+        own_split: the published split file is not wanted.
     """
-    layout = LAYOUTS.get(dataset, Layout((dataset,)))
-    wanted = [*layout.images, *filter(None, [layout.split])]
-    missing = [path for path in wanted if not (root / path).exists()]
-    if not missing:
-        return
-    lines = [f"'{dataset}' is not complete; missing: {', '.join(str(root / path) for path in missing)}"]
-    if layout.source and missing != [layout.split]:
-        lines.append(f"  images:     {layout.source}, unpacked to {root / layout.images[0]}")
-    if layout.split in missing:
-        lines.append(f"  split file: {root / layout.split} (from CoOp's DATASETS.md)")
-    lines.append("  elsewhere:  give the folder above it with --root FOLDER or DATA_ROOT=FOLDER")
-    lines.append("  no data:    'shapes' needs none, e.g. bash scripts/run.sh maple_cpt shapes 0.25")
-    raise DataError("\n".join(lines))
+
+    dataset: str
+    backbone: str
+    root: Path
+    images: tuple[Piece, ...] = ()
+    weights: tuple[Piece, ...] = ()
+    own_split: bool = False
+
+    @property
+    def pieces(self) -> tuple[Piece, ...]:
+        """All of them."""
+        return self.images + self.weights
+
+    def screen(self, reason: str) -> str:
+        """How a person gets them, on one screen."""
+        parts = [f"'{self.dataset}'"] * bool(self.images) + [f"CLIP {self.backbone}"] * bool(self.weights)
+        manifest = manifest_of(self.dataset) if self.images else None
+        ways = other_ways(manifest, self.pieces, backbone=bool(self.weights))
+        get = f", or: python -m cpt_plugin data get {self.dataset} --root {self.root}" if self.images else ""
+        return screen(" and ".join(parts), reason, self.pieces, f"give the same command again{get}", ways)
 
 
-def check_backbone(name: str) -> None:
-    """Make sure that a backbone is known and its weights are on this machine.
+Supply = Callable[[Lacking], None]
 
-    Raises ConfigError for an unknown name, DataError saying where to put missing weights.
+
+def lacking(dataset: str, root: Path, backbone: str, options: Sequence[str] = ()) -> Lacking:
+    """What of a data set's files and a model's weights is not on this machine.
+
+    ``options`` are the command's ``KEY VALUE`` pairs: DATASET.SPLIT and MODEL.BACKBONE.PATH count.
     """
-    if name == MICRO or Path(name).expanduser().is_file():
-        return
-    if name not in openai_weights.SHA256:
-        names = [MICRO, *openai_weights.SHA256]
-        raise ConfigError(
-            f"unknown backbone '{name}'; nearest: '{nearest(name, names)}'; "
-            f"possible: {', '.join(names)}, or the path of a weights file"
-        )
-    file = openai_weights.cache_file(name)
-    if not file.is_file():
-        raise DataError(
-            f"the weights of CLIP {name} are not there: {file}\n"
-            f"  get them:   mkdir -p {file.parent} && curl -o {file} {openai_weights.address(name)}\n"
-            f"  or give:    --backbone FILE (weights elsewhere), --backbone {MICRO} (embedded; 'shapes' only)"
-        )
+    values = dict(zip(options[::2], options[1::2], strict=True))
+    own_split = values.get("DATASET.SPLIT") == "own"
+    manifest = _manifest(dataset)
+    images = tuple(pieces(manifest, root, own_split)) if manifest else ()
+    weights = missing_weights(backbone, values.get("MODEL.BACKBONE.PATH"))
+    return Lacking(dataset, backbone, root, images, (weights_piece(*weights),) if weights else (), own_split)
+
+
+def missing_weights(name: str, root: str | None = None) -> tuple[Path, str, str] | None:
+    """Where the weights of a backbone belong, their address and SHA-256; None if they are there, or in ``root``.
+
+    None as well for weights that only the open_clip package can find.
+    """
+    if name not in openai_weights.SHA256 or openai_weights.find(name, root) is not None:
+        return None
+    return openai_weights.cache_file(name), openai_weights.address(name), openai_weights.SHA256[name]
+
+
+def refuse(missing: Lacking) -> None:
+    """Raises DataError with instructions."""
+    raise DataError(missing.screen("nothing was downloaded"))
+
+
+def announce(missing: Lacking) -> None:
+    """Say what will be downloaded; Raises DataError with instructions when it cannot be."""
+    reason = obstacle(missing.pieces)
+    if reason:
+        raise DataError(missing.screen(f"cannot be downloaded now ({reason})"))
+    say("\n".join(["to be downloaded first (--no-download: how to do that by hand):", *announcement(missing.pieces)]))
+
+
+def provide(missing: Lacking) -> None:
+    """Download what is missing; Raises DataError with instructions for what cannot be had."""
+    from cpt_plugin.cli.data import run
+    from cpt_plugin.data.get import fetch
+
+    announce(missing)
+    for piece in missing.weights:
+        fetch(piece)
+    if missing.images:
+        own = ["--own-split"] * missing.own_split
+        if run(["get", missing.dataset, "--root", str(missing.root), *own]):
+            raise DataError(f"the files of '{missing.dataset}' are not as they should be: see above")
+
+
+def _manifest(dataset: str) -> Manifest | None:
+    return manifest_of(dataset) if dataset in manifest_names() else None

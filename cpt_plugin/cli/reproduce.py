@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from cpt_plugin.atomic import atomic_write_text
-from cpt_plugin.cli.arguments import RunArguments, parse_arguments, report
+from cpt_plugin.cli.arguments import parse_arguments, report
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.cli.pool import Pool, Task
 from cpt_plugin.cli.repository import ROOT
@@ -67,11 +67,24 @@ def reproduce(args: ReproduceArguments) -> int:
         _show(spec, args, _records(args, damaged))
     except CPTError as error:
         return report(error)
-    blocked = [f"{' '.join(run.words)}: {run.reason}" for run in plan if run.state == BLOCKED]
+    blocked = _blocked(plan)
     for kind, lines in (("failed", failed), ("cannot run", blocked), ("damaged record", damaged)):
         for line in lines:
             print(f"{kind}: {line}", file=sys.stderr)
     return int(bool(failed or blocked or damaged))
+
+
+def _blocked(plan: Sequence[Planned]) -> list[str]:
+    """A line a reason, with the runs it holds up."""
+    by_reason: dict[str, list[Planned]] = {}
+    for run in plan:
+        if run.state == BLOCKED:
+            by_reason.setdefault(run.reason, []).append(run)
+    lines = []
+    for reason, runs in by_reason.items():
+        more = f" and {len(runs) - 1} more" if len(runs) > 1 else ""
+        lines.append(f"{' '.join(runs[0].words[:7])}{more}: {reason}")
+    return lines
 
 
 def plan_runs(spec: TableSpec, args: ReproduceArguments) -> list[Planned]:
@@ -80,12 +93,13 @@ def plan_runs(spec: TableSpec, args: ReproduceArguments) -> list[Planned]:
     Raises:
         ConfigError: an option that its row's method does not read, or a value out of range.
     """
-    places = {(c.dataset, c.tau, c.protocol): None for c in _places(spec, args.world)}
+    columns = [column for _, columns in blocks(spec, args.world) for column in columns]
+    places = list(dict.fromkeys(_Place(name, c.tau, c.protocol) for c in columns for name in c.datasets))
     plan: list[Planned] = []
     for row in spec.rows:
         if row.method:
-            for dataset, tau, protocol in places:
-                plan += _runs_at(row, dataset, tau, protocol, spec.seeds, args)
+            for place in places:
+                plan += _runs_at(row, place, spec.seeds, place == places[0], args)
     return list({run.words: run for run in plan}.values())
 
 
@@ -96,31 +110,33 @@ class _Place:
     protocol: str
 
 
-def _places(spec: TableSpec, world: str) -> Iterable[_Place]:
-    columns = [column for _, columns in blocks(spec, world) for column in columns]
-    return (_Place(dataset, c.tau, c.protocol) for c in columns for dataset in c.datasets)
-
-
 def _runs_at(
-    row: RowSpec, dataset: str, tau: float, protocol: str, seeds: Sequence[int], args: ReproduceArguments
+    row: RowSpec, place: _Place, seeds: Sequence[int], checked: bool, args: ReproduceArguments
 ) -> list[Planned]:
     seeds = seeds[:1] if row.method == ZEROSHOT else seeds
-    words = [_words(row, dataset, tau, protocol, seed, args) for seed in seeds]
+    words = [_words(row, place, seed, args) for seed in seeds]
     try:
         parsed = parse_arguments(words[0])
     except DataError as error:
         reason = str(error).splitlines()[0]
         return [Planned(None, one, BLOCKED, reason) for one in words]
-    first = Experiment(parsed.method, seeds[0], parsed)
-    if unread := [key for key in row.options or {} if not first.reads(key)]:
+    experiments = [Experiment(parsed.method, seed, replace(parsed, seeds=(seed,))) for seed in seeds]
+    if checked:
+        _check(row, experiments[0])
+    config = {}
+    if any(one.record_file.is_file() for one in experiments):
+        config = identity_of(parsed.method, experiments[0].config())
+    return [_planned(one, line, config) for one, line in zip(experiments, words, strict=True)]
+
+
+def _check(row: RowSpec, experiment: Experiment) -> None:
+    """Raise ConfigError for options that the method does not read, or values out of range."""
+    if unread := [key for key in row.options or {} if not experiment.reads(key)]:
         raise ConfigError(f"row '{row.label}': {unread[0]} changes nothing, {row.method} does not read it")
-    first.check()
-    config = identity_of(parsed.method, first.config())
-    return [_planned(parsed, seed, one, config) for seed, one in zip(seeds, words, strict=True)]
+    experiment.check()
 
 
-def _planned(parsed: RunArguments, seed: int, words: tuple[str, ...], config: dict[str, Any]) -> Planned:
-    experiment = Experiment(parsed.method, seed, replace(parsed, seeds=(seed,)))
+def _planned(experiment: Experiment, words: tuple[str, ...], config: dict[str, Any]) -> Planned:
     if not experiment.record_file.is_file():
         return Planned(experiment, words, BEGUN if experiment.is_begun else TO_DO)
     try:
@@ -133,11 +149,10 @@ def _planned(parsed: RunArguments, seed: int, words: tuple[str, ...], config: di
     return Planned(experiment, words, DONE)
 
 
-def _words(
-    row: RowSpec, dataset: str, tau: float, protocol: str, seed: int, args: ReproduceArguments
-) -> tuple[str, ...]:
+def _words(row: RowSpec, place: _Place, seed: int, args: ReproduceArguments) -> tuple[str, ...]:
     """What `scripts/run.sh` would take for the same run."""
-    words = [row.method, dataset, f"{tau:g}", "--protocol", protocol, "--seeds", str(seed), "--no-baseline"]
+    words = [row.method, place.dataset, f"{place.tau:g}", "--protocol", place.protocol, "--seeds", str(seed)]
+    words += ["--no-baseline"]
     words += ["--shots", str(args.shots), "--root", str(args.root), "--output", str(args.output)]
     words += ["--epochs", str(args.epochs)] if args.epochs else []
     words += ["--backbone", args.backbone] if args.backbone else []

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin._names import nearest
-from cpt_plugin.cli.arguments import Parser, parse_count, parse_seeds, report, typed_folder
+from cpt_plugin.cli.arguments import Parser, data_root, parse_count, parse_seeds, report, typed_folder
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import find_repository, parse_tau
 from cpt_plugin.results.spec import WORLDS, table_names
@@ -84,7 +83,7 @@ def parse_reproduce(argv: Sequence[str], prog: str = "scripts/reproduce.sh") -> 
         world=given.world,
         seeds=parse_seeds(given.seeds) if given.seeds else (),
         taus=tuple(map(parse_tau, given.taus.split(","))) if given.taus else (),
-        root=typed_folder(given.root, os.environ.get("DATA_ROOT") or repository / "data"),
+        root=data_root(given.root, repository),
         output=typed_folder(given.output, repository / "output"),
         workers=parse_count("--workers", given.workers),
         shots=parse_count("--shots", given.shots),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cpt_plugin.atomic import atomic_write_text
@@ -36,8 +36,8 @@ class MakeRun(Protocol):
     def __call__(self, method: Method, seed: int, arguments: RunArguments) -> Run: ...
 
 
-def run(args: RunArguments, make_run: MakeRun | None = None) -> int:
-    """Carry out a command; returns its exit status.
+def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[], object] = lambda: None) -> int:
+    """Carry out a command; returns its exit status. What is missing comes from `supply`, once the settings make sense.
 
     0: every run finished; 1: some failed (the table shows n/expected); 2: the configuration is wrong;
     130: interrupted. `make_run` replaces the real experiment.
@@ -45,6 +45,7 @@ def run(args: RunArguments, make_run: MakeRun | None = None) -> int:
     plan, make_run = plan_runs(args), make_run or _experiment()
     try:
         check_settings(plan, args, make_run)
+        supply()
     except CPTError as error:
         return report(error)
     records, status = _execute(plan, args, make_run)
@@ -63,13 +64,15 @@ def run(args: RunArguments, make_run: MakeRun | None = None) -> int:
 def plan_runs(args: RunArguments) -> list[tuple[Method, int]]:
     """Methods and seeds in the order in which they run: zero-shot, then by seed the baseline and the method.
 
-    A method with DPC starts from its first stage, which runs before it whether baselines are wanted or not.
+    A method with DPC starts from its first stage, and one that changes the evaluation alone evaluates the prompts of
+    the method without it; these run before it whether baselines are wanted or not.
     Zero-shot trains nothing, so it runs once; when the class order is drawn by seed, its groups change with
     the seed and it runs for every one.
     """
-    trained = [args.method.baseline, args.method] if args.baseline and args.method.regularizers else [args.method]
-    if args.method.first_stage is not None:
-        trained.insert(0, args.method.first_stage)
+    wanted = [args.method.baseline] if args.baseline else []
+    wanted += [] if args.method.trained is None else [args.method.trained]
+    stages = ((method.first_stage, method) for method in [*wanted, args.method])
+    trained = list(dict.fromkeys(method for pair in stages for method in pair if method is not None))
     plan = [(method, seed) for seed in args.seeds for method in trained if method.name != ZEROSHOT]
     if args.baseline or args.method.name == ZEROSHOT:
         options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
@@ -143,6 +146,8 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
+    if args.only_tries_out:
+        _say(f"ACCURACIES MEAN NOTHING here: the {args.backbone} model knows neither real images nor their names\n")
     _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")
 
 

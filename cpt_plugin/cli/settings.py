@@ -2,37 +2,45 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from cpt_plugin.backbones import MICRO
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
-from cpt_plugin.methods import DPC, Method, is_embedded
-from cpt_plugin.protocols import Task
+from cpt_plugin.methods import DPC, EMBEDDED_WORLD, Method, is_embedded
+from cpt_plugin.protocols import TRANSFER, Task
 
 FALLBACK_BACKBONE = "vit_b16"
-MICRO_BACKBONE = "micro"
 
 
 def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, task: Task, training: bool) -> Any:
     """Configuration of a run's training, or of one of its other evaluations, not yet frozen.
 
-    Merged in this order: defaults, yaml of the data set, yaml of the trainer, for a second stage that of DPC, the
+    Merged in this order: defaults, yaml of the data set, yaml of the trainer (for transfer protocols then the one with
+    what differs there, ``..._transfer.yaml``, if it has one), for a second stage that of DPC, the
     command's arguments, its ``KEY VALUE`` pairs. Pairs that this method does not read (another method's node, a
     learning rate for zero-shot) are checked, then left out, so that baselines are shared between commands; the
-    others hold for both stages of a method with DPC.
+    others hold for both stages of a method with DPC. The images' size and normalization are the backbone's unless the
+    pairs give them; the micro model sees real images as it sees those of the drawn world.
 
     Raises:
         ConfigError: an unknown key, or a value of a wrong type.
+        CPTError: the backbone's weights are no use, as far as names and shapes tell.
     """
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
     cfg = default_cfg()
     dataset, _, world = task.dataset.partition(":")
-    merge_file(cfg, config_file("datasets", dataset))
+    if arguments.only_tries_out:
+        merge_file(cfg, config_file("datasets", EMBEDDED_WORLD))
+    own_file = arguments.dataset_file if task.dataset == arguments.dataset else None
+    merge_file(cfg, own_file or config_file("datasets", dataset))
     for folder_name in _trainer_folders(method):
-        merge_file(cfg, config_file("trainers", folder_name, _stem(folder_name, arguments)))
+        for path in _trainer_files(folder_name, arguments):
+            merge_file(cfg, path)
     own: dict[str, Any] = {
         "SEED": seed,
         "OUTPUT_DIR": str(folder if training else folder / task.folder),
@@ -42,17 +50,40 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
         "DATASET.IMBALANCE_TAU": arguments.tau,
         "DATASET.SUBSAMPLE_CLASSES": task.classes,
         "MODEL.BACKBONE.NAME": arguments.backbone,
+        "MODEL.BACKBONE.TRUST": arguments.trust_weights,
+        "MODEL.BACKBONE.UNKNOWN_WORDS": "zero" if arguments.only_tries_out else "refuse",
         "TRAINER.NAME": _trainer_name(method),
         "VERBOSE": False,
     }
     if is_embedded(task.dataset):
         own["DATASET.WORLD"] = world
+    own |= load_trainers().settings_of(method.regularizers)
     if arguments.epochs is not None:
         own["OPTIM.MAX_EPOCH"] = arguments.epochs
     merge_list(cfg.clone(), arguments.opts)
     pairs = [*own.items(), *zip(arguments.opts[::2], arguments.opts[1::2], strict=True)]
     merge_list(cfg, [part for key, value in pairs if reads(method, key) for part in (key, value)])
+    follow_backbone(cfg, arguments.opts[::2])
     return cfg
+
+
+def follow_backbone(cfg: Any, given: Collection[str]) -> None:
+    """Set the size and normalization of images to what the backbone reads, but for keys that a person has given.
+
+    Does nothing for trainers that do not read their images through CLIP.
+
+    Raises:
+        CPTError: the backbone's name or weights are no use, as far as names and shapes tell.
+    """
+    if not hasattr(_registered(cfg.TRAINER.NAME), "check_model"):
+        return
+    sizes = _sizes(cfg)
+    wanted: dict[str, Any] = {"SIZE": (sizes.input_resolution, sizes.input_resolution)}
+    if sizes.pixel_mean is not None and sizes.pixel_std is not None:
+        wanted |= {"PIXEL_MEAN": list(sizes.pixel_mean), "PIXEL_STD": list(sizes.pixel_std)}
+    for name, value in wanted.items():
+        if f"INPUT.{name}" not in given:
+            cfg.INPUT[name] = value
 
 
 def reads(method: Method, key: str) -> bool:
@@ -66,13 +97,13 @@ def check_settings(method: Method, cfg: Any) -> None:
     Raises:
         ConfigError: a value out of range, or settings that contradict each other; the key is named.
     """
-    from cpt_plugin import regularizers
     from cpt_plugin.toolkit.embedded.config import validate
 
     validate(cfg)
     trainer = _trainer_class(method)
     trainer.__new__(trainer).check_cfg(cfg)
-    regularizers.build(method.regularizers, cfg)
+    trainer.check_model(cfg, _sizes(cfg))
+    load_trainers().check_parts(method.regularizers, cfg)
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
@@ -80,10 +111,22 @@ def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
     return {key: value for key, value in hashed_part(cfg).items() if reads(method, key)}
 
 
-def _trainer_class(method: Method) -> Any:
+def _sizes(cfg: Any) -> Any:
+    from cpt_plugin.encoders import sizes_of
+
+    backbone = cfg.MODEL.BACKBONE
+    return sizes_of(backbone.NAME, root=backbone.PATH or None, trust=backbone.TRUST)
+
+
+def _registered(trainer: str) -> Any:
+    """The trainer class of a name; None if there is none."""
     from cpt_plugin.toolkit import TRAINER_REGISTRY
 
-    return TRAINER_REGISTRY.get(_trainer_name(method))
+    return TRAINER_REGISTRY.get(trainer) if trainer in TRAINER_REGISTRY.registered_names() else None
+
+
+def _trainer_class(method: Method) -> Any:
+    return _registered(_trainer_name(method))
 
 
 def _trainer_name(method: Method) -> str:
@@ -95,10 +138,17 @@ def _trainer_folders(method: Method) -> list[str]:
     return [load_trainers().trainer_name(method.prompt_learner), *([DPC.upper()] if method.dpc else [])]
 
 
+def _trainer_files(folder: str, arguments: RunArguments) -> list[Path]:
+    """Yamls of such a folder that a run takes, the later ones over the earlier."""
+    path = config_file("trainers", folder, _stem(folder, arguments))
+    transfer = path.with_stem(f"{path.stem}_transfer")
+    return [path, *([transfer] if arguments.protocol in TRANSFER and transfer.is_file() else [])]
+
+
 def _stem(folder: str, arguments: RunArguments) -> str:
     """Stem of a yaml in such a folder: the backbone's own, else that of the micro model or of ViT-B/16."""
     slug = arguments.backbone.lower().replace("/", "").replace("-", "_")
     if not (ROOT / "configs" / "trainers" / folder / f"{slug}.yaml").is_file():
         weights_file = Path(arguments.backbone).is_file()
-        slug = MICRO_BACKBONE if weights_file and is_embedded(arguments.dataset) else FALLBACK_BACKBONE
+        slug = MICRO if weights_file and is_embedded(arguments.dataset) else FALLBACK_BACKBONE
     return slug

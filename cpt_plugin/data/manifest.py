@@ -17,6 +17,8 @@ from cpt_plugin._schema import decode
 from cpt_plugin.errors import ConfigError, DataError
 
 FOLDER = Path(__file__).resolve().parents[1] / "assets" / "datasets"
+UNFINISHED = ".cpt-unfinished"
+"""Name of a file that stands beside data while an archive's content is being moved in."""
 KINDS = ("zip", "tar", "file", "gdrive", "manual")
 """Of a source: an archive to unpack, a file to keep, one on Google Drive, or something only a person can get."""
 
@@ -123,8 +125,8 @@ class Manifest:
         return next((source for source, each in given if path == each or path.startswith(f"{each}/")), None)
 
     def missing(self, root: Path) -> tuple[str, ...]:
-        """What of :attr:`wanted` is not below ``root``; an empty folder counts as missing."""
-        return tuple(path for path in self.wanted if not _present(root / path))
+        """What of :attr:`wanted` is not below ``root``; an empty folder, or one half moved in, counts as missing."""
+        return tuple(path for path in self.wanted if not _present(root, path))
 
 
 def manifest_names() -> list[str]:
@@ -162,7 +164,9 @@ def _read(name: str) -> Manifest:
     return manifest
 
 
-def _present(path: Path) -> bool:
-    if path.is_dir():
-        return any(path.iterdir())
-    return path.is_file()
+def _present(root: Path, path: str) -> bool:
+    place = root / path
+    if place.is_dir():
+        filled = any(not entry.name.startswith(".") for entry in place.iterdir())
+        return filled and not any((root / above / UNFINISHED).exists() for above in (Path(path), *Path(path).parents))
+    return place.is_file()

@@ -16,7 +16,7 @@ SETUPTOOLS = "setuptools>=77.0.3,<82"
 TORCHVISION_LINES = """\
 from cpt_plugin.toolkit.compat import prepare_torchvision
 prepare_torchvision()"""
-_SHOWN = ("numpy", "pillow", "scipy", "yacs", "tqdm", "tensorboard", "pooch", "safetensors", "setuptools")
+_SHOWN = ("numpy", "pillow", "scipy", "yacs", "tqdm", "tensorboard", "requests", "safetensors", "setuptools")
 _TOKENIZER_NEEDS = ("ftfy", "regex")
 _MISSING_OPERATOR = "operator torchvision::nms does not exist"
 

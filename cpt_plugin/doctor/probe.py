@@ -24,7 +24,7 @@ CLIPS = ("clip-anytorch", "openai-clip", "clip")
 FAISSES = ("faiss-cpu", "faiss-gpu", "faiss-gpu-cu12", "faiss")
 DISTRIBUTIONS = (
     *("torch", "torchvision", *CLIPS, "open-clip-torch", *FAISSES, "numpy", "pillow", "yacs", "tqdm", "tensorboard"),
-    *("pooch", "safetensors", "scipy", "setuptools", "dassl"),
+    *("requests", "safetensors", "scipy", "setuptools", "dassl"),
 )
 FORK_NAMES = ("clip", "datasets", "trainers")
 

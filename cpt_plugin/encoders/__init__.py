@@ -3,9 +3,10 @@
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip, plain_state
 from cpt_plugin.encoders.frozen_features import class_means, class_text_features
 from cpt_plugin.encoders.image import ImageEncoder, ImagePrompts
-from cpt_plugin.encoders.load import available_models, load_clip
+from cpt_plugin.encoders.load import available_models, load_clip, sizes_of
 from cpt_plugin.encoders.precision import Precision, resolve_precision
-from cpt_plugin.encoders.templates import fill_template, single_template
+from cpt_plugin.encoders.sizes import ModelSizes
+from cpt_plugin.encoders.templates import dataset_template, fill_template, single_template
 from cpt_plugin.encoders.text import TextEncoder, TextPrompts
 from cpt_plugin.encoders.tokens import ClassTokens, tokenize
 
@@ -14,17 +15,20 @@ __all__ = [
     "FrozenCLIP",
     "ImageEncoder",
     "ImagePrompts",
+    "ModelSizes",
     "Precision",
     "TextEncoder",
     "TextPrompts",
     "available_models",
     "class_means",
     "class_text_features",
+    "dataset_template",
     "fill_template",
     "freeze_clip",
     "load_clip",
     "plain_state",
     "resolve_precision",
     "single_template",
+    "sizes_of",
     "tokenize",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any, Self
 
 import torch
@@ -17,6 +18,25 @@ class FrozenEncoder(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Ignore `mode`: a frozen tower has no training behavior."""
         return super().train(False)
+
+
+class WeightState:
+    """Some weights as they are now; equal to a later state of them only while they are the same tensors, unchanged.
+
+    The tensors are kept, so that none that comes later is taken for one of them. A change that goes past autograd's
+    version counter (in place, through ``.data``) is not seen.
+    """
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self._weights = tuple(weights)
+        self._marks = [(w._version, w.data_ptr(), w.dtype, w.device) for w in self._weights]
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, WeightState)
+            and self._marks == other._marks
+            and all(one is two for one, two in zip(self._weights, other._weights, strict=True))
+        )
 
 
 def residual_block(block: Any, x: Tensor, mask: Tensor | None = None) -> Tensor:

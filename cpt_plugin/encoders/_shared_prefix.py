@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpt_plugin.encoders._blocks import autocast_dtype, feed_forward, project
+from cpt_plugin.encoders._blocks import WeightState, autocast_dtype, feed_forward, project
 from cpt_plugin.functional._normalize import working_dtype
 
 Projected = tuple[Tensor, Tensor, Tensor]
@@ -66,17 +66,26 @@ class Layout:
         return cls(ids[0, :shared], slots[0], ids[row, position], position, ends, back, buckets)
 
     def constants(self, tower: Any) -> tuple[Tensor, Projected]:
-        """Suffix rows (1, T, w) at the input of the first block and their queries, keys and values, made once."""
+        """Suffix rows (1, T, w) at the input of the first block and their queries, keys and values.
+
+        Made once, unless a weight that makes them is trained.
+        """
         block, embedding = tower.transformer.resblocks[0], tower.token_embedding
         weights = (embedding.weight, tower.positional_embedding, *block.ln_1.parameters(), *block.attn.parameters())
-        state = [(id(weight), weight._version, weight.dtype, weight.device) for weight in weights]
-        key = autocast_dtype(embedding.weight.device), state
-        if self._constants.get("key") != key:
+        if torch.is_grad_enabled() and any(weight.requires_grad for weight in weights):
+            return self._first_block(tower)
+        key = autocast_dtype(embedding.weight.device), WeightState(weights)
+        known = self._constants.get("known")
+        if known is None or known[0] != key:
             with torch.inference_mode(False), torch.no_grad():
-                rows = embedding(self.ids).to(tower.dtype)
-                rows = (rows + tower.positional_embedding.to(rows.dtype)[self.positions])[None]
-                self._constants.update(key=key, rows=rows, projected=project(block, block.ln_1(rows)))
-        return self._constants["rows"], self._constants["projected"]
+                known = self._constants["known"] = key, self._first_block(tower)
+        return known[1]
+
+    def _first_block(self, tower: Any) -> tuple[Tensor, Projected]:
+        block = tower.transformer.resblocks[0]
+        rows = tower.token_embedding(self.ids).to(tower.dtype)
+        rows = (rows + tower.positional_embedding.to(rows.dtype)[self.positions])[None]
+        return rows, project(block, block.ln_1(rows))
 
     def split(self, rows: Tensor, of_ends: bool = False) -> Iterator[Tensor]:
         """Packed rows (B, heads, T, ...) as (B, heads, classes, length, ...) by bucket; length 1 for end rows."""

@@ -1,31 +1,31 @@
-"""The one place where CLIP weights come from: the embedded micro model, OpenAI's files, or a given file."""
+"""The one place where CLIP weights come from: the embedded micro model, OpenAI's, open_clip's, or a given file."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
-import warnings
-from collections.abc import Mapping
+import logging
+from functools import lru_cache
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
 from cpt_plugin import openai_weights
-from cpt_plugin._names import nearest
+from cpt_plugin.backbones import MICRO, check_name, named_models, open_clip_name
+from cpt_plugin.encoders import open_clip_weights
+from cpt_plugin.encoders._architecture import OPENAI, Architecture
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
 from cpt_plugin.encoders.precision import resolve_precision
+from cpt_plugin.encoders.sizes import ModelSizes
+from cpt_plugin.encoders.weights_file import check_trusted, is_torchscript, read_shapes, read_state, sha256_of
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 
+LOG = logging.getLogger("cpt_plugin")
 ASSETS = Path(__file__).resolve().parents[1] / "assets"
-_TOKEN_PARTS = ("token_embedding.rows", "token_embedding.ids", "token_embedding.vocab_size")
+UNKNOWN_WORDS = ("refuse", "zero")
 
 
 def available_models() -> list[str]:
-    """Names that :func:`load_clip` knows, besides paths of weight files."""
-    return ["micro", *openai_weights.SHA256]
+    """Names that :func:`load_clip` knows, besides paths of weight files and open_clip's models."""
+    return named_models()
 
 
 def load_clip(
@@ -33,116 +33,124 @@ def load_clip(
     root: str | Path | None = None,
     precision: str = "fp32",
     device: torch.device | str = "cpu",
+    download: bool = False,
+    trust: bool = False,
+    unknown_words: str = "refuse",
 ) -> FrozenCLIP:
     """Load frozen CLIP weights.
 
     Args:
-        name: "micro", an OpenAI name such as "ViT-B/16", or the path of a weights file: a plain
-            PyTorch state dict, one of OpenAI's archives, or an .npz beside its .json (assets/README.md).
-        root: folder searched for OpenAI's files before ~/.cache/clip.
+        name: "micro", an OpenAI name such as "ViT-B/16", `open_clip:MODEL/WEIGHTS` (WEIGHTS: a tag that open_clip
+            knows, or a file), or the path of a weights file with OpenAI's activation and heads: a plain PyTorch state
+            dict, a .safetensors file, a TorchScript archive, or an .npz beside its .json (assets/README.md).
+        root: OpenAI's file, or a folder searched for it before ~/.cache/clip; open_clip's cache.
         precision: "fp32", "fp16", "amp" or "amp_bf16"; anything runs in fp32 on a CPU.
         device: where the model goes.
+        download: fetch published weights that are not on this machine.
+        trust: read a TorchScript archive that is none of OpenAI's; it can run code.
+        unknown_words: "refuse" words for which the model (micro) has no trained embedding, or "zero" to give them a
+            zero embedding, with which accuracies mean nothing.
 
     Raises:
-        ConfigError: unknown name or precision.
-        DataError: the weights file is missing; the message says which one goes where.
+        ConfigError: unknown name, precision or treatment of words, or a model that the encoders cannot represent.
+        DataError: the weights file is missing, or its download failed; the message says which one goes where.
         CheckpointError: the file is damaged, not what it should be, or unsafe to read.
     """
+    if unknown_words not in UNKNOWN_WORDS:
+        raise ConfigError(f"unknown words can be {' or '.join(UNKNOWN_WORDS)}, not {unknown_words!r}")
     dtype = resolve_precision(precision, device).dtype
-    path = _find(name, root)
-    payload = path.read_bytes()
-    digest = hashlib.sha256(payload).hexdigest()
-    if name in openai_weights.SHA256 and digest != openai_weights.SHA256[name]:
+    path = _find(name, root, download)
+    digest = sha256_of(path)
+    if digest != openai_weights.SHA256.get(name, digest):
         raise CheckpointError(
             f"{path} is not OpenAI's {name}: SHA-256 is {digest}, expected {openai_weights.SHA256[name]}; "
             f"delete it and fetch {openai_weights.address(name)}"
         )
-    state: Mapping[str, Tensor]
-    vocabulary = None
-    if path.suffix == ".npz":
-        state, vocabulary = _read_npz(path, payload, digest)
-    elif digest in openai_weights.SHA256.values():
-        state = _read_archive(payload)
+    state, vocabulary = read_state(path, digest, trust)
+    parts, traits = open_clip_name(name), OPENAI
+    if parts is not None:
+        state, traits = open_clip_weights.adapt(state, parts)
+    elif name not in named_models() and path.suffix != ".npz" and digest not in openai_weights.SHA256.values():
+        LOG.info(f"{path} is read as a model like OpenAI's (QuickGELU, heads of 64); others: open_clip:MODEL/FILE")
+    return freeze_clip(
+        state, name=name, digest=traits.mark(digest), dtype=dtype, device=device, vocabulary=vocabulary, traits=traits,
+        unknown_words=unknown_words,
+    )  # fmt: skip
+
+
+def sizes_of(name: str, root: str | Path | None = None, trust: bool = False) -> ModelSizes:
+    """Sizes of a model, without loading or fetching published weights.
+
+    Args:
+        name, root, trust: as of :func:`load_clip`.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: as :func:`load_clip`, as far as can be told from names and shapes.
+    """
+    check_name(name)
+    if name in openai_weights.SHA256:
+        return _openai_sizes(name, name)
+    parts = open_clip_name(name)
+    if parts is not None:
+        return open_clip_weights.sizes(parts, name)
+    path = _find(name, root, download=False)
+    return _file_sizes(path, name, path.stat().st_mtime_ns, path.stat().st_size, trust)
+
+
+@lru_cache(maxsize=64)
+def _file_sizes(path: Path, name: str, changed: int, size: int, trust: bool) -> ModelSizes:
+    """Sizes of the model in a file; its age and length are there so that another file of its name is read again."""
+    if is_torchscript(path):
+        digest = sha256_of(path)
+        check_trusted(path, digest, trust)
+        for known, sha256 in openai_weights.SHA256.items():
+            if digest == sha256:
+                return _openai_sizes(known, name)
+        state = read_state(path, digest, trust)[0]
     else:
-        state = _read_state_dict(path, payload)
-    return freeze_clip(state, name=name, digest=digest, dtype=dtype, device=device, vocabulary=vocabulary)
+        state = read_shapes(path)
+    architecture = Architecture.of(state, name)
+    return ModelSizes(
+        name=name,
+        input_resolution=architecture.input_resolution,
+        text_layers=architecture.text_layers,
+        vision_layers=architecture.vision_blocks,
+    )
 
 
-def _find(name: str, root: str | Path | None) -> Path:
-    if name == "micro":
+def _openai_sizes(model: str, name: str) -> ModelSizes:
+    resolution, vision_layers = openai_weights.SIZES[model]
+    return ModelSizes(
+        name=name,
+        input_resolution=resolution,
+        text_layers=openai_weights.TEXT_LAYERS,
+        vision_layers=vision_layers,
+    )
+
+
+def _find(name: str, root: str | Path | None, download: bool) -> Path:
+    check_name(name)
+    if name == MICRO:
         path = ASSETS / "micro_clip.npz"
         if not path.is_file():
             raise DataError(f"{path} is missing; reinstall cpt_plugin or run scripts/pretrain_micro_clip.py")
         return path
     if name in openai_weights.SHA256:
-        return _find_openai(name, root)
-    path = Path(name).expanduser()
-    if path.is_file():
-        return path
-    if path.suffix in (".pt", ".pth", ".npz"):
-        raise DataError(f"weights file {path} does not exist")
-    known = available_models()
-    raise ConfigError(
-        f"unknown CLIP model {name!r}; nearest: {nearest(name, known)!r}; known: {', '.join(known)}, or a file's path"
-    )
+        return openai_weights.find(name, root) or _fetch_openai(name, root, download)
+    parts = open_clip_name(name)
+    if parts is not None:
+        return open_clip_weights.find(parts, root, download)
+    return Path(name).expanduser()
 
 
-def _find_openai(name: str, root: str | Path | None) -> Path:
-    folders = [Path(root).expanduser()] if root is not None else []
-    candidates = [*(folder / openai_weights.file_name(name) for folder in folders), openai_weights.cache_file(name)]
-    for path in candidates:
-        if path.is_file():
-            return path
-    raise DataError(
-        f"weights of {name} not found; fetch {openai_weights.address(name)} "
-        f"and save it as {' or '.join(map(str, candidates))}"
-    )
+def _fetch_openai(name: str, root: str | Path | None, download: bool) -> Path:
+    if not download:
+        raise DataError(openai_weights.instructions(name, "are not there", root))
+    from cpt_plugin.data.download import download as fetch
 
-
-def _read_npz(path: Path, payload: bytes, digest: str) -> tuple[dict[str, Tensor], frozenset[int]]:
-    sidecar = path.with_suffix(".json")
+    LOG.info(f"Fetching CLIP {name} into {openai_weights.cache_file(name)}")
     try:
-        expected = json.loads(sidecar.read_text(encoding="utf-8"))["npz_sha256"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{sidecar} does not give the npz_sha256 of {path.name}: {error}") from error
-    if digest != expected:
-        raise CheckpointError(
-            f"{path} is damaged: SHA-256 is {digest}, {sidecar.name} says {expected}; restore the file"
-        )
-    try:
-        with np.load(io.BytesIO(payload), allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in archive.files}
-        rows, ids, size = (arrays.pop(key) for key in _TOKEN_PARTS)
-        table = np.zeros((int(size), rows.shape[1]), dtype=rows.dtype)
-        table[ids] = rows
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} cannot be read as CLIP weights ({type(error).__name__}: {error})"
-        ) from error
-    arrays["token_embedding.weight"] = table
-    return {key: torch.from_numpy(value) for key, value in arrays.items()}, frozenset(ids.tolist())
-
-
-def _read_archive(payload: bytes) -> dict[str, Tensor]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
-        return torch.jit.load(io.BytesIO(payload), map_location="cpu").state_dict()
-
-
-def _read_state_dict(path: Path, payload: bytes) -> Mapping[str, Tensor]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)
-            content = torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise CheckpointError(
-            f"{path} is not a plain state dict and was not loaded "
-            f"({type(error).__name__}: {' '.join(str(error).split())[:300]}). "
-            "TorchScript archives are read only when they are OpenAI's own, known by SHA-256; "
-            "save other models with torch.save(model.state_dict(), path)"
-        ) from error
-    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
-        content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} does not hold a state dict (a mapping of names to tensors)")
-    return content
+        return fetch(openai_weights.address(name), openai_weights.cache_file(name), openai_weights.SHA256[name])
+    except DataError as error:
+        reason = f"could not be downloaded ({str(error).splitlines()[0]})"
+        raise DataError(openai_weights.instructions(name, reason, root)) from error

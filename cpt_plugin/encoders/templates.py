@@ -41,6 +41,15 @@ def single_template(dataset_name: str) -> str:
     return template
 
 
+def dataset_template(cfg: Any) -> str:
+    """The template of a configuration's data set: ``DATASET.TEMPLATE`` where it is set, else :func:`single_template`.
+
+    A configuration without these keys (of somebody else's trainer) counts as one without a value.
+    """
+    dataset = getattr(cfg, "DATASET", None)
+    return getattr(dataset, "TEMPLATE", "") or single_template(getattr(dataset, "NAME", ""))
+
+
 def imagenet_templates(count: int = 80) -> tuple[str, ...]:
     """The first of the 80 templates that OpenAI published for ImageNet (notebook of the CLIP repository, MIT)."""
     return _table()["imagenet"][:count]

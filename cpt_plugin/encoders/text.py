@@ -10,7 +10,14 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cpt_plugin.encoders._blocks import FrozenEncoder, autocast_dtype, causal_mask, insert, residual_block
+from cpt_plugin.encoders._blocks import (
+    FrozenEncoder,
+    WeightState,
+    autocast_dtype,
+    causal_mask,
+    insert,
+    residual_block,
+)
 from cpt_plugin.encoders._shared_prefix import Layout
 from cpt_plugin.encoders._shared_prefix import encode as encode_shared
 from cpt_plugin.encoders.frozen import FrozenCLIP
@@ -145,11 +152,11 @@ class TextEncoder(FrozenEncoder):
         """
         if torch.is_grad_enabled() or prompts.images is not None:
             return self._encode(prompts)
-        device, versions = self.text_projection.device, sum(weight._version for weight in self.parameters())
-        setting = (self.path, self.text_projection.dtype, device, autocast_dtype(device), versions)
+        autocast, inference = autocast_dtype(self.text_projection.device), torch.is_inference_mode_enabled()
+        setting = self.path, autocast, inference, WeightState(self.parameters())
         if self._last is None or self._last[1] != setting or not self._last[0].equals(prompts):
             self._last = prompts.copy(), setting, self._encode(prompts)
-        return self._last[2]
+        return self._last[2].clone()
 
     def _encode(self, prompts: TextPrompts) -> Tensor:
         classes, layout = len(prompts.tokens), self._layout(prompts)

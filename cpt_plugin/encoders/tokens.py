@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -16,6 +17,7 @@ from cpt_plugin.encoders._shared_prefix import Layout
 from cpt_plugin.encoders.frozen import CONTEXT_LENGTH, FrozenCLIP
 from cpt_plugin.errors import ConfigError
 
+LOG = logging.getLogger("cpt_plugin")
 POSITIONS = ("end", "middle", "front")
 START, END, PLACEHOLDER = "<|startoftext|>", "<|endoftext|>", "x</w>"
 
@@ -40,6 +42,8 @@ def tokenize(texts: str | Sequence[str], clip: FrozenCLIP) -> Tensor:
 def check_vocabulary(texts: Iterable[str], clip: FrozenCLIP) -> None:
     """Refuse words for which `clip` has no trained embedding; does nothing for a full vocabulary.
 
+    Where `clip` gives such words a zero embedding, a warning takes the place of the refusal.
+
     Raises:
         ConfigError: names the words and the nearest known ones.
     """
@@ -49,6 +53,9 @@ def check_vocabulary(texts: Iterable[str], clip: FrozenCLIP) -> None:
     unknown = sorted(word for word in words if not clip.vocabulary.issuperset(bpe().encode(word)))
     if not unknown:
         return
+    if clip.unknown_words == "zero":
+        _warn_of_zeros(clip.name)
+        return
     known = _known_words(clip.vocabulary)
     hints = sorted(
         {hint for word in unknown for hint in difflib.get_close_matches(word, known, n=2, cutoff=0.0)}
@@ -56,6 +63,15 @@ def check_vocabulary(texts: Iterable[str], clip: FrozenCLIP) -> None:
     raise ConfigError(
         f"model {clip.name} does not know the words {', '.join(unknown)}; "
         f"nearest known words: {', '.join(hints) or 'none'}. Rename the classes or use a full CLIP model"
+    )
+
+
+@cache
+def _warn_of_zeros(name: str) -> None:
+    """Once a process: what comes out does not tell anything about methods."""
+    LOG.warning(
+        f"Model {name} does not know some words of the class names: they count as zero vectors, so ACCURACIES MEAN "
+        "NOTHING. Use it to try out a set-up only (MODEL.BACKBONE.UNKNOWN_WORDS zero)"
     )
 
 

@@ -5,14 +5,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import NamedTuple
 
 from cpt_plugin.errors import ConfigError
 
 THIRDS = ("head", "mid", "tail")
 BANDS = ("many", "medium", "few")
 GROUPS = (*THIRDS, *BANDS)
-MANY_FROM = 10
-FEW_UP_TO = 3
+
+
+class Bands(NamedTuple):
+    """Training images of a class that make it many (at least) and few (at most); what lies between is medium."""
+
+    many_from: int
+    few_up_to: int
+
+    def __str__(self) -> str:
+        """In words: ``many has 10 or more, medium 4 to 9, few up to 3``."""
+        many, few = self
+        return f"many has {many} or more, medium {few + 1} to {many - 1}, few up to {few}"
+
+
+FEW_SHOT_BANDS = Bands(10, 3)
+"""For 16 images a class at most."""
+LONG_TAILED_BANDS = Bands(101, 19)
+"""For long-tailed data sets: above 100, below 20 (Liu et al., CVPR 2019)."""
 
 
 @dataclass(frozen=True)
@@ -32,12 +49,16 @@ class WorstClass:
 
 
 def group_accuracies(
-    per_class: Sequence[tuple[int, int]], counts: Sequence[int], ranks: Sequence[int]
+    per_class: Sequence[tuple[int, int]],
+    counts: Sequence[int],
+    ranks: Sequence[int],
+    bands: Bands = FEW_SHOT_BANDS,
 ) -> dict[str, GroupAccuracy]:
     """Mean of the per-class accuracies of each of `GROUPS`.
 
     head / mid / tail: the ranks 0..K-1 cut in three runs whose lengths differ by at most one, the longer
-    ones first (`numpy.array_split(range(K), 3)`); many: n >= 10, medium: 4..9, few: n <= 3 training images.
+    ones first (`numpy.array_split(range(K), 3)`); many / medium / few: by training images, as `bands` says
+    (n >= 10, 4..9, n <= 3).
     `per_class` holds (correct, total) of the test set, `counts` the training images, `ranks` the frequency
     rank (0 = most images); all three are in label order. A class without test images belongs to no group.
 
@@ -55,11 +76,19 @@ def group_accuracies(
         accuracy = class_accuracy(*tested)
         if accuracy is not None:
             members[third_of(rank, len(ranks))].append(accuracy)
-            members[_band(count)].append(accuracy)
+            members[_band(count, bands)].append(accuracy)
     return {
         name: GroupAccuracy(len(values), fmean(values) if values else None)
         for name, values in members.items()
     }
+
+
+def ranks_of(counts: Sequence[int]) -> list[int]:
+    """Rank of each label by its training images, 0 = most; the smaller label first on a tie."""
+    ranks = [0] * len(counts)
+    for rank, label in enumerate(sorted(range(len(counts)), key=lambda label: -counts[label])):
+        ranks[label] = rank
+    return ranks
 
 
 def worst_class(names: Sequence[str], per_class: Sequence[tuple[int, int]]) -> WorstClass | None:
@@ -86,7 +115,7 @@ def third_of(rank: int, num_classes: int) -> str:
     return THIRDS[(rank >= ends[0]) + (rank >= ends[1])]
 
 
-def _band(count: int) -> str:
-    if count >= MANY_FROM:
+def _band(count: int, bands: Bands) -> str:
+    if count >= bands.many_from:
         return "many"
-    return "few" if count <= FEW_UP_TO else "medium"
+    return "few" if count <= bands.few_up_to else "medium"

@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 
 from cpt_plugin.methods import EMBEDDED_WORLD
-from cpt_plugin.results.groups import FEW_UP_TO, GROUPS, MANY_FROM
+from cpt_plugin.results.groups import FEW_SHOT_BANDS, GROUPS
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.summary import Comparison, Row, Table, build_table
@@ -26,7 +26,7 @@ _COLUMNS_A_BLOCK = 4
 
 LEGEND = (
     "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
-    f"many has {MANY_FROM} or more, medium {FEW_UP_TO + 1} to {MANY_FROM - 1}, few up to {FEW_UP_TO}; "
+    f"{FEW_SHOT_BANDS}; "
     "in brackets the number of classes; worst is the worst of them"
 )
 

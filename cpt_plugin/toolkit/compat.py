@@ -5,18 +5,16 @@ Nothing on disk is edited: every fix is applied to the running process.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import importlib.machinery
 import importlib.util
 import logging
 import sys
 import types
-from pathlib import Path
 from typing import Any
 
-_KEEP_ALIVE: list[Any] = []  # declared operators vanish with the object that declared them
-_APPLIED: list[str] = []
+from cpt_plugin._torchvision import APPLIED, prepare_torchvision
+
 _REPAIRS = (
     "warm-up schedulers without `verbose`",
     "learning rate after a resume",
@@ -28,40 +26,7 @@ _REPAIRS = (
 
 def applied_fixes() -> tuple[str, ...]:
     """What this process has had repaired so far, in a few words each, for a log line."""
-    return tuple(_APPLIED)
-
-
-def prepare_torchvision() -> None:
-    """Let ``import torchvision`` succeed beside a torch build without CUDA.
-
-    The Linux wheel of torchvision on the package index is built for CUDA. Beside a CPU build of torch its
-    compiled part cannot load, the operators ``nms`` and ``qnms`` are missing, and the import fails although
-    transforms and data sets need neither. Declaring the two schemas is enough. Does nothing where the compiled
-    part loads (a second declaration would end the process), on a CUDA build, after torchvision is imported,
-    or when called again.
-    """
-    import torch
-
-    if sys.platform != "linux" or torch.version.cuda is not None or "torchvision" in sys.modules or _KEEP_ALIVE:
-        return
-    if _loads_compiled_torchvision(torch.ops):
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for name in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, name):
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _KEEP_ALIVE.append(library)
-    _APPLIED.append("torchvision beside a CPU build of torch")
-
-
-def _loads_compiled_torchvision(ops: Any) -> bool:
-    """Load torchvision's compiled part as torchvision itself will; tells whether its operators are there."""
-    spec = importlib.util.find_spec("torchvision")
-    for folder in (spec.submodule_search_locations or ()) if spec is not None else ():
-        for path in Path(folder).glob("_C*.so"):
-            with contextlib.suppress(OSError):
-                ops.load_library(str(path))
-    return hasattr(ops.torchvision, "nms")
+    return tuple(APPLIED)
 
 
 def prepare_dassl() -> None:
@@ -77,7 +42,7 @@ def prepare_dassl() -> None:
         _stub_package("pkg_resources")
         importlib.import_module("packaging.version")
         sys.modules["pkg_resources"].packaging = sys.modules["packaging"]  # type: ignore[attr-defined]
-        _APPLIED.append("pkg_resources for CLIP")
+        APPLIED.append("pkg_resources for CLIP")
 
 
 def repair_dassl() -> None:
@@ -97,7 +62,7 @@ def repair_dassl() -> None:
         _repair_warmup(schedulers._BaseWarmupScheduler)
         _repair_resume(TrainerBase)
         _repair_numpy("dassl.data.transforms.autoaugment", "dassl.data.transforms.randaugment")
-        _APPLIED.extend(_REPAIRS)
+        APPLIED.extend(_REPAIRS)
     logging.disable(logging.NOTSET)
 
 

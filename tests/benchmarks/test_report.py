@@ -9,9 +9,11 @@ from typing import Any
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks import our_side
 from benchmarks.cases import GOALS, JOBS, Case, class_names
 from benchmarks.compare import compare, extrapolated, ratios, seconds
 from benchmarks.report import markdown, ratio_of
+from benchmarks.worker import counted
 from cpt_plugin.errors import ConfigError, TrainingError
 
 
@@ -50,7 +52,7 @@ def test_what_does_not_fit_is_extrapolated_by_a_line_through_large_sizes() -> No
 def document(*results: dict[str, Any]) -> dict[str, Any]:
     by_key = {f"{r['case']['job']}-{r['case']['classes']}": r for r in results}
     about = {"command": "c", "commit": "0" * 40, "time": "t", "machine": "m", "versions": {"torch": "2"}}
-    return {"results": by_key, **about}
+    return {"results": by_key, "made": [{**about, "measured": list(by_key)}]}
 
 
 def test_goals_are_read_line_by_line() -> None:
@@ -99,7 +101,28 @@ def test_the_command_measures_and_goes_on_where_it_stopped(tmp_path: Path, monke
     assert measured["theirs"][0]["kept_bytes"] > 5 * measured["ours"][0]["kept_bytes"]
     monkeypatch.setattr(command, "compare", lambda *_: pytest.fail("measured again"))
     command.main(arguments)
-    assert "reference" in (tmp_path / "out.md").read_text()
+    text = (tmp_path / "out.md").read_text()
+    assert "reference" in text
+    assert text.count("python -m benchmarks --quick --jobs coop") == 1, "only a command that measured something"
+    command.main([*arguments, "--jobs", "loader"])
+    rows = json.loads((tmp_path / "out.json").read_text())["loader"]["rows"]
+    assert [(row["workers"], row["cached"]) for row in rows] == [(w, c) for w in (0, 1, 2) for c in (False, True)]
+    assert all(10 < row["per_cpu_second"] < 100_000 for row in rows)
+    text = (tmp_path / "out.md").read_text()
+    assert "--jobs loader` at commit" in text
+    assert "| 2 | yes |" in text
+
+
+@pytest.mark.long
+def test_the_whole_training_of_the_main_job(tmp_path: Path) -> None:
+    """One epoch of it: fewer products of matrices than with all 77 positions."""
+    flops = {}
+    for side in ("ours", "reference"):
+        train, model = our_side.build(Case("main", 24, 4, quick=True), str(tmp_path / "weights"), side)
+        assert model is None
+        flops[side] = counted(train, [])["flops"]
+        assert list((tmp_path / "main").glob(f"{side}2/*/model.pth.tar-1")), "trained to its end"
+    assert flops["reference"] > 1.5 * flops["ours"]
 
 
 def test_a_side_that_dies_says_why(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from cpt_plugin import openai_weights
 from cpt_plugin.cli import arguments, materials
 from cpt_plugin.cli.arguments import parse_arguments, parse_seeds
 from cpt_plugin.errors import ConfigError, DataError
@@ -60,9 +61,11 @@ def test_good_words_pass_silently_before_anything_is_installed():
 
 
 def test_missing_images_are_explained_on_one_screen(tmp_path):
-    done = check("maple_cpt", "eurosat", "0.25", "--root", str(tmp_path))
+    words = ("maple_cpt", "eurosat", "0.25", "--root", str(tmp_path), "--no-download")
+    done = check(*words, HOME=str(tmp_path))
     assert done.returncode == 2
     assert str(tmp_path / "eurosat" / "2750") in done.stderr
+    assert str(tmp_path / ".cache" / "clip" / "ViT-B-16.pt") in done.stderr
     assert "--root" in done.stderr
     assert "EuroSAT.zip" in done.stderr
     assert "Traceback" not in done.stderr
@@ -70,10 +73,29 @@ def test_missing_images_are_explained_on_one_screen(tmp_path):
 
 
 def test_missing_weights_are_explained(tmp_path):
-    done = check("coop", "shapes", "1", "--backbone", "ViT-B/16", HOME=str(tmp_path))
+    words = ("coop", "shapes", "1", "--backbone", "ViT-B/16")
+    done = check(*words, "MODEL.BACKBONE.DOWNLOAD", "False", HOME=str(tmp_path))
     assert done.returncode == 2
     assert str(tmp_path / ".cache" / "clip" / "ViT-B-16.pt") in done.stderr
     assert "curl" in done.stderr
+    assert done.stderr.count("\n") < 25
+    assert check(*words, "--no-download", HOME=str(tmp_path)).stderr == done.stderr
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "ViT-B-16.pt").touch()
+    there = check(*words, "MODEL.BACKBONE.PATH", str(elsewhere), HOME=str(tmp_path))
+    assert (there.returncode, there.stderr) == (0, "")
+
+
+def test_missing_weights_name_file_address_and_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr(openai_weights, "CACHE", tmp_path)
+    file, url, sha256 = materials.missing_weights("RN50x4")
+    assert file == tmp_path / "RN50x4.pt"
+    assert url.startswith("https://")
+    assert url.split("/")[-2:] == [sha256, "RN50x4.pt"]
+    file.touch()
+    there = ("RN50x4", "micro", str(file), "open_clip:ViT-B-16/laion2b_s34b_b88k")
+    assert [materials.missing_weights(name) for name in there] == [None] * 4
 
 
 def test_images_and_weights_that_are_there_pass(tmp_path, monkeypatch):
@@ -82,7 +104,8 @@ def test_images_and_weights_that_are_there_pass(tmp_path, monkeypatch):
     weights.parent.mkdir(parents=True)
     weights.touch()
     (tmp_path / "data" / "eurosat" / "2750").mkdir(parents=True)
-    with pytest.raises(DataError, match=r"missing: \S*split_zhou_EuroSAT.json\n  split file"):
+    (tmp_path / "data" / "eurosat" / "2750" / "Forest").mkdir()
+    with pytest.raises(DataError, match=r"missing:\n  \S*split_zhou_EuroSAT\.json\nget"):
         parse_arguments(["coop", "eurosat", "1", "--root", str(tmp_path / "data"), "--backbone", str(weights)])
     (tmp_path / "data" / "eurosat" / "split_zhou_EuroSAT.json").touch()
     words = ["coop", "eurosat", "1", "--root", str(tmp_path / "data"), "--backbone"]
@@ -90,6 +113,12 @@ def test_images_and_weights_that_are_there_pass(tmp_path, monkeypatch):
     assert parse_arguments([*words, str(weights)]).backbone == str(weights)
     with pytest.raises(DataError, match="ViT-B-16"):
         parse_arguments(words[:-1])
+    given = []
+    assert parse_arguments(words[:-1], supply=given.append).backbone == "ViT-B/16"
+    assert [piece.file.name for piece in given[0].pieces] == ["ViT-B-16.pt"]
+    for by_hand in (["--no-download"], ["MODEL.BACKBONE.DOWNLOAD", "False"]):
+        with pytest.raises(DataError, match="ViT-B-16"):
+            parse_arguments([*words[:-1], *by_hand], supply=given.append)
     monkeypatch.setenv("DATA_ROOT", str(tmp_path / "data"))
     assert parse_arguments(["coop", "eurosat", "1", "--backbone", str(weights)]).root == tmp_path / "data"
 
@@ -135,11 +164,27 @@ def test_weights_file_counts_from_where_the_command_was_typed(tmp_path, monkeypa
     assert parse_arguments(["coop", "shapes", "1", "--backbone", "own.npz"]).backbone == str(tmp_path / "own.npz")
 
 
-def test_micro_model_is_refused_for_photographs(tmp_path):
-    (tmp_path / "eurosat" / "2750").mkdir(parents=True)
-    (tmp_path / "eurosat" / "split_zhou_EuroSAT.json").touch()
-    with pytest.raises(ConfigError, match="drawn world only"):
-        parse_arguments(["coop", "eurosat", "1", "--root", str(tmp_path), "--backbone", "micro"])
+def test_open_clip_names(tmp_path, monkeypatch):
+    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    words = ["coop", "shapes", "1", "--backbone"]
+    tag = "open_clip:ViT-B-16/laion2b_s34b_b88k"
+    assert parse_arguments([*words, tag]).backbone == tag
+    (tmp_path / "own.safetensors").touch()
+    resolved = f"open_clip:ViT-B-16/{tmp_path}/own.safetensors"
+    assert parse_arguments([*words, "open_clip:ViT-B-16/own.safetensors"]).backbone == resolved
+    assert parse_arguments([*words, resolved]).backbone == resolved
+    for wrong in ("open_clip:ViT-B-16", "open_clip:/tag", "open_clip:ViT-B-16/"):
+        with pytest.raises(ConfigError, match="is not open_clip:MODEL/WEIGHTS"):
+            parse_arguments([*words, wrong])
+    with pytest.raises(DataError, match=r"nowhere\.bin does not exist"):
+        parse_arguments([*words, "open_clip:ViT-B-16/nowhere.bin"])
+
+
+def test_trust_is_given_by_its_own_option():
+    assert not parse_arguments(["coop", "shapes", "1"]).trust_weights
+    assert parse_arguments(["coop", "shapes", "1", "--trust-weights"]).trust_weights
+    with pytest.raises(ConfigError, match="is set by --trust-weights"):
+        parse_arguments(["coop", "shapes", "1", "MODEL.BACKBONE.TRUST", "True"])
 
 
 def test_relative_folders_count_from_where_the_command_was_typed(tmp_path, monkeypatch):
@@ -199,7 +244,8 @@ def test_help_has_examples(capsys):
     assert all(option in text for option in ("--seeds", "--shots", "--root", "--output", "--no-baseline"))
 
 
-def test_every_data_set_with_a_configuration_has_a_layout():
+def test_every_data_set_with_a_configuration_has_a_manifest():
+    from cpt_plugin.data.manifest import manifest_names
     from cpt_plugin.methods import dataset_names
 
-    assert set(dataset_names(ROOT)[1:]) <= set(materials.LAYOUTS)
+    assert set(dataset_names(ROOT)[1:]) <= set(manifest_names())

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from cpt_plugin import toolkit
-from cpt_plugin.cli import experiment as experiment_module
-from cpt_plugin.cli import locking
+from cpt_plugin import locking, toolkit
+from cpt_plugin.cli import recording
 from cpt_plugin.cli.experiment import Experiment
-from cpt_plugin.cli.locking import only_process
 from cpt_plugin.errors import CheckpointError, ClusterError, ConfigError, DataError, RecordError
+from cpt_plugin.locking import only_process
 from cpt_plugin.results import record as records
 from tests.helpers.checkpoints import identical
 from tests.helpers.tiny_world import BASE, COUNTS, NEW, TEST_IMAGES, TinyWorld, tiny_experiment, write_world
@@ -141,7 +140,7 @@ def test_groups_follow_the_training_counts(root, finished):
 def test_random_class_order_moves_the_groups_with_it(root, tmp_path, monkeypatch):
     """Class c gets c of 4 test images right, so that every group has an accuracy of its own."""
     monkeypatch.setattr(
-        experiment_module,
+        recording,
         "class_results",
         lambda trainer: [records.ClassResult(n, c, 4) for c, n in enumerate(trainer.dm.dataset.classnames)],
     )

@@ -169,3 +169,18 @@ def test_command_prints_a_table_of_every_target(folder, cross, capsys):
     assert "mean, coop_dpc:" in printed
     tables = one.arguments.folder / "tables"
     assert (tables / "coop_dpc-tau0.5-cross_dataset.md").is_file()
+
+
+def test_published_transfer_settings_are_taken_for_transfer_protocols_only(folder):
+    arguments = dataclasses.replace(
+        experiment(folder, "maple_cpt", "base_to_new").arguments, dataset="eurosat", backbone="ViT-B/16", opts=(),
+        epochs=None,
+    )  # fmt: skip
+
+    def settings(protocol):
+        changed = dataclasses.replace(arguments, protocol=protocol)
+        cfg = Experiment(arguments.method, 1, changed).config()
+        return cfg.TRAINER.MAPLE.PROMPT_DEPTH, cfg.OPTIM.LR, cfg.OPTIM.MAX_EPOCH, cfg.TRAINER.MAPLE.N_CTX
+
+    assert settings("base_to_new") == settings("few_shot_all") == (9, 0.0035, 5, 2)
+    assert settings("cross_dataset") == (3, 0.0026, 2, 2)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,7 +11,14 @@ from hypothesis import strategies as st
 
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.long_tail import class_ranks, shot_counts
-from cpt_plugin.results.groups import GroupAccuracy, WorstClass, group_accuracies, worst_class
+from cpt_plugin.results.groups import (
+    LONG_TAILED_BANDS,
+    GroupAccuracy,
+    WorstClass,
+    group_accuracies,
+    ranks_of,
+    worst_class,
+)
 
 
 @given(data=st.data(), num_classes=st.integers(1, 40), seed=st.integers(0, 9))
@@ -70,3 +79,20 @@ def test_contradictory_input_is_refused():
         group_accuracies([(1, 1), (1, 1)], [16, 16], [1, 1])
     with pytest.raises(ConfigError, match="3 correct of 2"):
         group_accuracies([(3, 2)], [16], [0])
+
+
+def test_bands_of_long_tailed_sets_at_their_borders():
+    counts = [101, 100, 20, 19]
+    found = group_accuracies([(1, 1), (1, 2), (0, 2), (1, 4)], counts, ranks_of(counts), LONG_TAILED_BANDS)
+    assert {name: found[name] for name in ("many", "medium", "few")} == {
+        "many": GroupAccuracy(1, 100.0), "medium": GroupAccuracy(2, 25.0), "few": GroupAccuracy(1, 25.0),
+    }  # fmt: skip
+
+
+@given(counts=st.lists(st.integers(0, 5), max_size=30))
+def test_ranks_sort_the_counts(counts):
+    ranks = ranks_of(counts)
+    by_rank = sorted(range(len(counts)), key=ranks.__getitem__)
+    assert sorted(ranks) == list(range(len(counts)))
+    assert [counts[label] for label in by_rank] == sorted(counts, reverse=True)
+    assert all(a < b for a, b in pairwise(by_rank) if counts[a] == counts[b]), "ties by label"

@@ -78,7 +78,7 @@ def merge_order(folder: Path) -> Any:
         *("TRAINER.NAME", "SEED", "TRAINER.COOP.N_CTX", "CPT.WEIGHT_ETF", "DATASET.NUM_SHOTS"),
     )
     plain = flatten(config(folder)) | {"MODEL.BACKBONE.NAME": "file"}
-    given = flatten(config(folder, "--backbone", "other", "OPTIM.LR", "1", "TRAINER.COOP.N_CTX", 5))
+    given = flatten(config(folder, "--backbone", "RN101", "OPTIM.LR", "1", "TRAINER.COOP.N_CTX", 5))
     refused = []
     for words in (("OPTIM.LRR", 1), ("OPTIM.LR", "fast"), ("OPTIM.LR",)):
         try:

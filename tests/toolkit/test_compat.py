@@ -115,9 +115,9 @@ def test_a_compiled_part_that_loads_is_left_alone(tmp_path: Path) -> None:
     make_package(tmp_path, "torchvision", "import torch; torch.ops.load_library(__path__[0] + '/_C.so')")
     (tmp_path / "torchvision" / "_C.so").write_bytes(b"")
     code = FAKE_TORCHVISION + (
-        "from cpt_plugin.toolkit import compat\n"
-        "compat.prepare_torchvision()\n"
-        "import torchvision; print(compat._KEEP_ALIVE)"
+        "from cpt_plugin import _torchvision\n"
+        "_torchvision.prepare_torchvision()\n"
+        "import torchvision; print(_torchvision._KEEP_ALIVE)"
     )
     assert output(python(code, tmp_path, CPT_TOOLKIT="embedded")) == "[]"
 

@@ -109,7 +109,7 @@ def test_merge_order(embedded: dict[str, Any]) -> None:
     plain, given, refused = embedded["merge_order"]
     assert plain[:3] == [0.02, 1, EPOCHS]
     assert given[0] == 1.0
-    assert given[3] == "other"
+    assert given[3] == "RN101"
     assert [text.split()[0] for text in refused] == ["unknown", "OPTIM.LR", "options"]
 
 

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from cpt_plugin import toolkit
 from cpt_plugin.encoders import FrozenCLIP
-from trainers._base import PromptedCLIP, PromptLearner
+from trainers._prompted import PromptedCLIP, PromptLearner
 
 TRAINABLE = (
     "CoOp", "CoOpCPT", "MaPLe", "MaPLeCPT", "CoCoOp", "CoCoOpCPT", "IVLP", "ShallowVL", "PromptSRC", "PromptSRCCPT",

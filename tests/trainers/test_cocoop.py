@@ -15,7 +15,7 @@ from tests.helpers.prompt_runs import prompt_cfg
 from tests.helpers.tiny_clip import tiny_clip
 from tests.trainers.problems import losses_of_overfitting, perturb
 from trainers import cocoop
-from trainers._base import PromptedCLIP
+from trainers._prompted import PromptedCLIP
 from trainers.cocoop import ConditionalPrompts
 
 NAMES = ["red square", "dog", "very_long name"]
@@ -68,7 +68,10 @@ def test_vit_b16_has_the_published_number_of_parameters():
     """4 x 512 context values, and a meta-net 512 -> 32 -> 512 with biases: 35,360."""
     with torch.device("meta"):
         model = SimpleNamespace(token_embedding=nn.Embedding(49408, 512), logit_scale=torch.zeros(()))
-        clip = FrozenCLIP(model, "ViT-B/16", "", None, 512, 768, 512, 224, 12, 12, True)
+        clip = FrozenCLIP(
+            model=model, name="ViT-B/16", digest="", vocabulary=None, text_width=512, vision_width=768, embed_dim=512,
+            input_resolution=224, text_layers=12, vision_layers=12,
+        )  # fmt: skip
         learner = prompts(clip)
     assert sum(p.numel() for p in learner.parameters()) == 35_360
 

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from cpt_plugin import toolkit
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.toolkit.embedded import loader
 from cpt_plugin.toolkit.embedded.rng import rng_state
 from tests.helpers.checkpoints import identical
 from tests.helpers.prompt_runs import prompt_cfg
+from trainers import _feature_cache
 from trainers._feature_cache import FeatureDataset
 
 EPOCHS = 2
@@ -126,6 +128,7 @@ def test_keys_tell_apart_all_that_features_depend_on(folder: Path, tmp_path: Pat
     for change in (("SEED", 2), ("INPUT.RRCROP_SCALE", (0.5, 1.0)), ("INPUT.INTERPOLATION", "nearest")):
         other = keys(folder, tmp_path / change[0], *change)
         assert not set(other.values()) & {base["train 0"], base["train 1"]}
+        assert (other["test"] == base["test"]) == (change[0] == "SEED"), "test images are the same for every seed"
     trainer = build(folder, tmp_path / "d", "CoOp", *on(tmp_path / "cache"))
     test = trainer.test_loader.dataset
     path = Path(test.data_source[0].impath)
@@ -152,6 +155,49 @@ def test_dpc_trains_on_features(folder: Path, tmp_path: Path) -> None:
 def test_visual_prompts_refuse_the_cache(folder: Path, tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError, match=rf"FEATURE_CACHE.ENABLED: {name} trains what its image encoder computes"):
         build(folder, tmp_path, name, *on(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_an_image_that_cannot_be_read_is_named(folder: Path, tmp_path: Path, workers: int) -> None:
+    options = on(tmp_path / "cache", 1, "DATALOADER.NUM_WORKERS", workers)
+    trainer = build(folder, tmp_path / "run", "CoOp", *options)
+    path = Path(trainer.dm.dataset.train_x[2].impath)
+    good = path.read_bytes()
+    try:
+        path.write_bytes(b"no image")
+        with pytest.raises(DataError, match=r"^cannot read the image .*\(item 2 of the training data\)$"):
+            trainer.train()
+        path.unlink()
+        with pytest.raises(DataError, match=f"cannot read the image {path}: No such file"):
+            trainer.train_loader_x.dataset.view(0)
+    finally:
+        trainer.close()
+        path.write_bytes(good)
+
+
+@pytest.mark.parametrize("node", ["FEATURE_CACHE", "IMAGE_CACHE"])
+def test_dassl_which_would_ignore_a_cache_refuses_it(
+    folder: Path, tmp_path: Path, node: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_feature_cache, "NAME", "dassl")
+    with pytest.raises(ConfigError, match=f"{node}.ENABLED needs the embedded engine"):
+        build(folder, tmp_path, "CoOp", f"{node}.ENABLED", True)
+
+
+def test_both_caches_decode_every_image_once_for_all_views(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    read = loader.read_image
+    monkeypatch.setattr(loader, "read_image", lambda path: seen.append(path) or read(path))
+    images = ("IMAGE_CACHE.ENABLED", True, "IMAGE_CACHE.DIR", str(tmp_path / "images"))
+    both = build(folder, tmp_path / "both", "CoOp", *on(tmp_path / "cache"), *images)
+    both.train()
+    assert len(seen) == len(set(seen)) == len(both.dm.dataset.train_x) + len(both.dm.dataset.test)
+    one = build(folder, tmp_path / "one", "CoOp", *on(tmp_path / "cache"))
+    one.train()
+    assert identical(trained(both), trained(one))
+    assert one.hashed_config() == both.hashed_config()
 
 
 def test_without_a_view_there_is_nothing_to_read(folder: Path, tmp_path: Path) -> None:

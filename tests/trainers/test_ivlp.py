@@ -38,7 +38,10 @@ def test_vit_b16_in_the_released_setting() -> None:
     """2 + 2 tokens in 12 + 12 layers, widths 512 and 768; built on the meta device, so nothing is allocated."""
     with torch.device("meta"):
         model = SimpleNamespace(token_embedding=nn.Embedding(49408, 512), logit_scale=torch.zeros(()))
-        clip = FrozenCLIP(model, "ViT-B/16", "", None, 512, 768, 512, 224, 12, 12, True)
+        clip = FrozenCLIP(
+            model=model, name="ViT-B/16", digest="", vocabulary=None, text_width=512, vision_width=768, embed_dim=512,
+            input_resolution=224, text_layers=12, vision_layers=12,
+        )  # fmt: skip
         learner = prompts(clip, depths=(12, 12))
     assert count(learner) == 12 * 2 * (512 + 768)
 

@@ -40,7 +40,10 @@ def test_vit_b16_has_the_published_number_of_parameters():
     """3.55 million: 2 tokens, depth 9, widths 512 and 768; built on the meta device, so nothing is allocated."""
     with torch.device("meta"):
         model = SimpleNamespace(token_embedding=nn.Embedding(49408, 512), logit_scale=torch.zeros(()))
-        clip = FrozenCLIP(model, "ViT-B/16", "", None, 512, 768, 512, 224, 12, 12, True)
+        clip = FrozenCLIP(
+            model=model, name="ViT-B/16", digest="", vocabulary=None, text_width=512, vision_width=768, embed_dim=512,
+            input_resolution=224, text_layers=12, vision_layers=12,
+        )  # fmt: skip
         learner = prompts(clip, depth=9)
     assert count(learner) == 3_555_072
     assert 3.55e6 < count(learner) < 3.56e6

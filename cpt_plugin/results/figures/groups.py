@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import COLORS, Drawing, finish, label, new_figure, percent_limits, stem_of
-from cpt_plugin.results.groups import BANDS, FEW_UP_TO, MANY_FROM, THIRDS
+from cpt_plugin.results.groups import BANDS, FEW_SHOT_BANDS, THIRDS
 from cpt_plugin.results.text import listed
 
 _MARKERS = ("o", "s", "^")
@@ -39,8 +39,8 @@ def _draw(group: Group) -> Drawing:
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     panels[0].set_xlim(*percent_limits(shown))
     caption = (
-        "Mean per-class accuracy of the classes trained on, with one standard deviation over seeds; many has "
-        f"{MANY_FROM} or more training images, medium {FEW_UP_TO + 1} to {MANY_FROM - 1}, few up to {FEW_UP_TO}."
+        "Mean per-class accuracy of the classes trained on, with one standard deviation over seeds; of training "
+        f"images, {FEW_SHOT_BANDS}."
     )
     title = f"Accuracy by class frequency: {group.title}"
     return finish(figure, stem_of("groups", *group.place), title, [caption, *group.notes([row.method for row in rows])])

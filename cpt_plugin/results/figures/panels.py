@@ -32,7 +32,7 @@ class Comparison:
     @property
     def clustered(self) -> Features:
         """Those whose clusters the training used (CPT's); the first ones where there are none."""
-        return next((one for one in self.panels.values() if "cpt" in one.method.split("_")), self.any)
+        return next((one for one in self.panels.values() if "_cpt" in one.method), self.any)
 
     @property
     def title(self) -> str:

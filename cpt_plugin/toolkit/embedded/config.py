@@ -113,18 +113,30 @@ def _one_of(*names: str) -> tuple[str, Any]:
     return "one of " + ", ".join(names), lambda value: value in names
 
 
+def _are_shares(value: Sequence[float]) -> bool:
+    return len(value) == 2 and value[0] > 0 and value[1] >= 0 and sum(value) < 1
+
+
+def _is_template(value: str) -> bool:
+    return value in ("", "ensemble") or value.count("{}") == 1
+
+
 _RANGES: list[tuple[str, str, Any]] = [
     ("SEED", f"at most {MAX_SEED}", lambda v: v <= MAX_SEED),
     ("INPUT.SIZE", "two positive integers", lambda v: len(v) == 2 and all(n > 0 for n in v)),
     ("INPUT.INTERPOLATION", *_one_of("bilinear", "bicubic", "nearest")),
     ("DATASET.SPLIT", *_one_of("published", "own")),
     ("DATASET.SPLIT_SEED", "at least 0", lambda v: v >= 0),
+    ("DATASET.SHARES", "the shares of train (above 0) and val, together below 1", _are_shares),
+    ("DATASET.TEMPLATE", "a sentence with {} once for the class name, ensemble, or empty", _is_template),
     ("DATASET.SUBSAMPLE_CLASSES", *_one_of("all", "base", "new")),
     ("DATASET.IMBALANCE_TAU", "in (0, 1]", lambda v: 0 < v <= 1),
     ("DATASET.CLASS_ORDER", *_one_of("label", "random")),
     ("DATASET.MAX_PER_CLASS", "at least 1", lambda v: v >= 1),
     ("FEATURE_CACHE.VIEWS", "at least 1", lambda v: v >= 1),
     ("FEATURE_CACHE.MAX_GIB", "at least 0", lambda v: v >= 0),
+    ("IMAGE_CACHE.MAX_GIB", "at least 0", lambda v: v >= 0),
+    ("MODEL.BACKBONE.UNKNOWN_WORDS", *_one_of("refuse", "zero")),
     ("MODEL.TEXT_MEMORY_GIB", "above 0", lambda v: v > 0),
     ("DATALOADER.NUM_WORKERS", "at least 0", lambda v: v >= 0),
     ("DATALOADER.K_TRANSFORMS", "at least 1", lambda v: v >= 1),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
@@ -15,6 +16,8 @@ from torch.utils.data import DataLoader, Dataset
 from cpt_plugin.errors import DataError
 from cpt_plugin.long_tail import LongTail, long_tail_subset
 from cpt_plugin.toolkit.embedded.data import split_hash
+from cpt_plugin.toolkit.embedded.image_cache import DecodedImages, ImageCache
+from cpt_plugin.toolkit.embedded.logs import Progress
 from cpt_plugin.toolkit.embedded.registry import build_dataset
 from cpt_plugin.toolkit.embedded.rng import derive_seed, isolated_rng
 from cpt_plugin.toolkit.embedded.sampling import build_sampler
@@ -25,9 +28,18 @@ _LOGGER = logging.getLogger("cpt_plugin")
 
 def read_image(path: str) -> Image.Image:
     """Reads an image as RGB; raises :class:`DataError` with the path when it cannot be decoded."""
+    return _read(path, lambda image: image.convert("RGB"))
+
+
+def image_size(path: str) -> tuple[int, int]:
+    """Height and width that an image's file states; raises :class:`DataError` with the path when it cannot be read."""
+    return _read(path, lambda image: (image.height, image.width))
+
+
+def _read(path: str, wanted: Callable[[Image.Image], Any]) -> Any:
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return wanted(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"cannot read the image {path}: {reason}; restore the file and resume") from error
@@ -48,19 +60,62 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         self._seed, self._is_train = cfg.SEED, is_train
         self._views = cfg.DATALOADER.K_TRANSFORMS if is_train else 1
         self._plain = build_plain_transform(cfg) if cfg.DATALOADER.RETURN_IMG0 else None
+        self._decoded: DecodedImages | None = None
+        node = cfg.IMAGE_CACHE
+        self._cache = ImageCache(node.DIR, node.MAX_GIB) if node.ENABLED else None
+        self._workers = cfg.DATALOADER.NUM_WORKERS
 
     def __len__(self) -> int:
         return len(self.data_source)
 
+    def prepare(self) -> None:
+        """If ``IMAGE_CACHE.ENABLED``, finds the decoded images or makes them; for the main process, before workers.
+
+        Images that are read without it are decoded one by one: the same pixels.
+
+        Raises:
+            DataError: an image cannot be read.
+        """
+        cache, self._cache = self._cache, None
+        if cache is None:
+            return
+        paths = [item.impath for item in self.data_source]
+        self._decoded, found = cache.find(paths), "read"
+        if self._decoded is None:
+            sizes = np.array([self._at(index, image_size) for index in range(len(self))], np.int32)
+            self._decoded, found = cache.make(paths, sizes, self._pixels()), "decoded"
+        if self._decoded is not None:
+            kind = "training" if self._is_train else "test"
+            _LOGGER.info(f"Images {found}: {len(self)} {kind} images, {self._decoded.path}")
+
+    def _pixels(self) -> Iterator[np.ndarray]:
+        images: DataLoader[Any] = DataLoader(
+            _Decoding(self), batch_size=None, num_workers=self._workers, generator=torch.Generator()
+        )
+        progress = Progress(len(self), description="decode")
+        for pixels in batches(images):
+            progress.update()
+            yield pixels.numpy()
+        progress.close()
+
+    def image(self, index: int) -> Image.Image:
+        """An item's image in RGB, decoded now or before.
+
+        Raises:
+            DataError: it cannot be read.
+        """
+        return self._decoded[index] if self._decoded is not None else self._at(index, read_image)
+
+    def _at(self, index: int, read: Callable[[str], Any]) -> Any:
+        try:
+            return read(self.data_source[index].impath)
+        except DataError as error:
+            kind = "training" if self._is_train else "test"
+            raise DataError(f"{error} (item {index} of the {kind} data)") from error
+
     def __getitem__(self, key: int) -> dict[str, Any]:
         index, epoch = int(key), getattr(key, "epoch", 0) if self._is_train else 0
-        item = self.data_source[index]
-        try:
-            image = read_image(item.impath)
-        except DataError as error:
-            raise DataError(
-                f"{error} (item {index} of the {'training' if self._is_train else 'test'} data)"
-            ) from error
+        item, image = self.data_source[index], self.image(index)
         output = {"label": item.label, "domain": item.domain, "impath": item.impath, "index": index}
         stream = "augment" if self._is_train else "test-image"
         with isolated_rng(derive_seed(self._seed, stream, epoch, index)):
@@ -70,6 +125,19 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         if self._plain is not None:
             output["img0"] = self._plain(image)
         return output
+
+
+class _Decoding(Dataset[torch.Tensor]):
+    """Pixels (height, width, 3) of the images of a data set."""
+
+    def __init__(self, images: DatasetWrapper) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.from_numpy(np.array(self._images.image(index)))
 
 
 def build_data_loader(
@@ -115,6 +183,8 @@ def batches(loader: DataLoader[Any], epoch: int = 0, start: int = 0) -> Iterator
     if positioned:
         sampler.set_position(epoch, skip=start * (loader.batch_size or 1))
     try:
+        if isinstance(dataset := getattr(loader, "dataset", None), DatasetWrapper):
+            dataset.prepare()
         yield from loader if positioned else islice(loader, start, None)
     except DataError as error:
         raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error

@@ -16,6 +16,7 @@ from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import TrainerBase
 from cpt_plugin.toolkit.embedded.config import resolve_seed, validate
+from cpt_plugin.toolkit.embedded.group_report import report_groups
 from cpt_plugin.toolkit.embedded.loader import DataManager, batches, release_workers
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY, LOGGER, Progress
 from cpt_plugin.toolkit.embedded.meters import AverageMeter, MetricMeter
@@ -199,6 +200,7 @@ class SimpleTrainer(TrainerBase):
             progress.update()
         progress.close()
         self.results = self.evaluator.evaluate()
+        self.results.update(report_groups(getattr(self, "dm", None), self.evaluator, self.cfg))
         for key, value in self.results.items():
             self.write_scalar(f"{split}/{key}", value, self.epoch)
         return next(iter(self.results.values()))

@@ -1,0 +1,75 @@
+"""Data sets that a person describes by a yaml of their own; standard library only.
+
+The engine reads the yaml; here only what can be known to be wrong before anything is installed is looked for.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from pathlib import Path
+
+from cpt_plugin.errors import ConfigError, DataError
+
+IMAGE_FOLDER, IMAGE_LIST = "ImageFolder", "ImageList"
+"""``DATASET.NAME`` of the two kinds: a folder a class, or a CSV file of paths and labels."""
+_SUFFIXES = (".yaml", ".yml")
+
+
+def own_yaml(text: str, base: Path, taken: Collection[str]) -> Path | None:
+    """The file that a data set on the command line is described by, None where it is no path.
+
+    Args:
+        text: a word that ends with .yaml or holds a slash is a path.
+        base: the folder that a relative path counts from.
+        taken: names of the data sets of this repository.
+
+    Raises:
+        ConfigError: there is no such file, or its name cannot stand for the data set in the output folder.
+    """
+    if "/" not in text and not text.endswith(_SUFFIXES):
+        return None
+    path = (base / Path(text).expanduser()).resolve()
+    if path.suffix not in _SUFFIXES or not path.is_file():
+        raise ConfigError(f"there is no file {path}: a data set is a name or the path of a .yaml (docs/custom-data.md)")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
+        raise ConfigError(f"{path}: results are kept under the file's name; use letters, digits, '-', '_' and '.' only")
+    if path.stem in taken:
+        raise ConfigError(
+            f"{path} is called as the data set '{path.stem}' of this repository, whose results it would mix with: "
+            "give the file another name"
+        )
+    return path
+
+
+def check_own_files(yaml: Path, root: Path) -> None:
+    """Make sure that what an ImageFolder's or ImageList's yaml points to exists; other yamls pass.
+
+    Args:
+        yaml: the file; only keys that are written plainly are seen.
+        root: the data folder, which relative paths count from.
+
+    Raises:
+        DataError: a folder or list does not exist.
+    """
+    text = yaml.read_text(encoding="utf-8") if yaml.is_file() else ""
+    if _value(text, "NAME") not in (IMAGE_FOLDER, IMAGE_LIST):
+        return
+    for key, there in (("FOLDER", Path.is_dir), ("LIST", Path.is_file)):
+        value = _value(text, key)
+        if value and not there(path := located(value, root)):
+            kind = "folder" if key == "FOLDER" else "file"
+            raise DataError(
+                f"DATASET.{key} of {yaml} is {value!r}, but there is no {kind} {path}; relative paths count from the "
+                "data folder (--root, DATA_ROOT)"
+            )
+
+
+def located(value: str, root: Path) -> Path:
+    """Absolute path of what a configuration names, relative to the data folder unless it is absolute."""
+    return (root / Path(value).expanduser()).absolute()
+
+
+def _value(text: str, key: str) -> str:
+    found = re.search(rf"(?m)^[^#\n]*?\b{key}\s*:\s*(?:\"([^\"\n]*)\"|'([^'\n]*)'|([^\s,}}#]+))", text)
+    return next((group for group in found.groups() if group is not None), "") if found else ""

@@ -1,0 +1,268 @@
+"""Whether a data set is as it was: missing, extra, damaged and mislabelled files, each by its path.
+
+The first time, what can be seen without knowing the files is checked (they are there, images decode, labels and names
+agree), and a list of all files with their hashes is written. From then on files are compared with that list, so that
+any changed byte is found.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from cpt_plugin._names import some
+from cpt_plugin.data._examine import Content, examine
+from cpt_plugin.data._file_list import Row, list_file, read_list, write_list
+from cpt_plugin.data.manifest import Manifest
+
+PARTS = ("train", "val", "test")
+_ONE_CLASS = 0.9
+
+
+class Finding(NamedTuple):
+    """Something wrong: ``missing``, ``extra``, ``damaged`` or ``mislabelled``; a path below the data set's folder."""
+
+    kind: str
+    path: str
+    detail: str
+
+
+@dataclass
+class Report:
+    """What :func:`verify` found.
+
+    Attributes:
+        findings: what is wrong.
+        notes: what a person may want to know.
+        files: number of files looked at.
+        pinned: whether a list of hashes was written now.
+    """
+
+    findings: list[Finding] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    files: int = 0
+    pinned: bool = False
+
+
+class _Item(NamedTuple):
+    path: str
+    part: str
+    label: int
+    name: str
+
+
+def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool = False) -> Report:
+    """Check the files of a data set below ``root``.
+
+    Args:
+        manifest: the data set.
+        root: data root.
+        own_split: the published split file is not wanted.
+        anew: forget the list of hashes of before; what is there now is checked as for the first time.
+
+    Raises:
+        DataError: the list of hashes is damaged.
+    """
+    folder, report = root / manifest.folder, Report()
+    split = "" if own_split else manifest.split
+    items = _read_split(manifest, folder, split, report)
+    file = list_file(folder, manifest.name)
+    known = None if anew else read_list(file)
+    present = _present(manifest, folder, split)
+    if known is not None:
+        _compare(folder, known, present, items, report)
+        return report
+    contents = _first_look(manifest, root, split, present, items, report)
+    if not report.findings:
+        rows = {item.path: item for item in items or []}
+        write_list(file, (_row(path, contents[path], rows.get(path)) for path in sorted(contents)))
+        report.pinned = True
+    return report
+
+
+def _row(path: str, content: Content, item: _Item | None) -> Row:
+    split = (item.part, item.label, item.name) if item else ()
+    return Row(path, content.size, content.sha256, *split)
+
+
+def _present(manifest: Manifest, folder: Path, split: str) -> set[str]:
+    """Files below the image folders, and the other wanted files that are there; hidden ones do not count."""
+    found = {path for path in [*filter(None, [split]), *manifest.files] if (folder / path).is_file()}
+    for images in manifest.images:
+        for place, folders, files in os.walk(folder / images):
+            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            below = PurePosixPath(Path(place).relative_to(folder).as_posix())
+            found.update(str(below / name) for name in files if not name.startswith("."))
+    return found
+
+
+def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) -> list[_Item] | None:
+    """Entries of the split file, paths below the data set's folder; None where there is none that can be read."""
+    if not split:
+        return None
+    try:
+        content = json.loads((folder / split).read_text(encoding="utf-8"))
+        below = PurePosixPath(manifest.base).relative_to(manifest.folder)
+        return [
+            _Item(str(below / str(path)), part, int(label), str(name))
+            for part in PARTS
+            for path, label, name in content[part]
+        ]
+    except FileNotFoundError:
+        report.findings.append(Finding("missing", split, "the split file"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        report.findings.append(Finding("damaged", split, f"the split file cannot be read: {error!r}"))
+    return None
+
+
+def _first_look(
+    manifest: Manifest, root: Path, split: str, present: set[str], items: list[_Item] | None, report: Report
+) -> dict[str, Content]:
+    """Everything that can be told without knowing the files."""
+    folder, add = root / manifest.folder, report.findings.append
+    absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
+    for path in [*manifest.images, *manifest.files]:
+        if path in absent:
+            add(Finding("missing", path, "nothing is there"))
+    listed = {item.path for item in items or []}
+    for path in sorted(listed - present):
+        if any(path.startswith(f"{place}/") for place in absent):
+            continue
+        if (folder / path).is_file():
+            present.add(path)  # behind a link to a folder
+        else:
+            add(Finding("missing", path, f"{split} names it"))
+    contents = dict(examine(folder, sorted(present), decode=True))
+    for path, content in contents.items():
+        if content.fault and (not listed or path in listed or path in manifest.files):
+            add(Finding("damaged", path, content.fault))
+        elif content.fault:
+            report.notes.append(f"{path} {content.fault}; no split names it")
+    report.files = len(contents)
+    for path in [*filter(None, [split]), *manifest.files]:
+        source = manifest.source_of(f"{manifest.folder}/{path}")
+        published = source.sha256 if source and not source.into.endswith("/") else ""
+        if published and path in contents and contents[path].sha256 != published:
+            report.notes.append(f"{path} is not the published file (its SHA-256 differs)")
+    if items is not None:
+        report.findings += _contradictions(items, split)
+        _note_duplicates(items, contents, report)
+        unlisted = [p for p in contents if p not in listed and p != split and p not in manifest.files]
+        if unlisted:
+            report.notes.append(f"{len(unlisted)} files that no part of the split names: {some(unlisted)}")
+    return contents
+
+
+def _contradictions(items: list[_Item], split: str) -> list[Finding]:
+    """Entries whose label, name, part or folder does not agree with the others."""
+    found = []
+    names = _majority((item.label, item.name) for item in items)
+    labels = _majority((item.name, item.label) for item in items)
+    folders = _majority((str(PurePosixPath(item.path).parent), item.label) for item in items)
+    by_folder = _agreement(items, lambda item: folders[str(PurePosixPath(item.path).parent)] == item.label)
+    one_to_one = len(names) == len(labels)
+    seen: dict[str, _Item] = {}
+    for item in items:
+        first = seen.setdefault(item.path, item)
+        if first is not item:
+            found.append(Finding("mislabelled", item.path, f"{split} has it twice, in {first.part} and {item.part}"))
+        elif names[item.label] != item.name:
+            usual = names[item.label]
+            found.append(Finding("mislabelled", item.path, f"label {item.label} is {item.name!r}, else {usual!r}"))
+        elif one_to_one and labels[item.name] != item.label:
+            usual_label = labels[item.name]
+            found.append(Finding("mislabelled", item.path, f"{item.name!r} is {item.label}, else {usual_label}"))
+        elif by_folder and folders[parent := str(PurePosixPath(item.path).parent)] != item.label:
+            usual = names[folders[parent]]
+            found.append(Finding("mislabelled", item.path, f"is {item.name!r}, but {parent}/ holds {usual!r}"))
+    return found
+
+
+def _majority(pairs: Iterable[tuple[object, object]]) -> dict:
+    """Most frequent second part of each first one."""
+    counts: dict[object, Counter] = {}
+    for key, value in pairs:
+        counts.setdefault(key, Counter())[value] += 1
+    return {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
+
+
+def _agreement(items: list[_Item], agrees: Callable[[_Item], bool]) -> bool:
+    """Whether nearly all entries agree, so that the others are wrong: a data set of one folder a class."""
+    parents = {str(PurePosixPath(item.path).parent) for item in items}
+    several = len(parents) >= len({item.label for item in items})
+    return several and sum(map(agrees, items)) >= _ONE_CLASS * len(items)
+
+
+def _note_duplicates(items: list[_Item], contents: dict[str, Content], report: Report) -> None:
+    here = [item for item in items if item.path in contents]
+    training = {contents[item.path].sha256: item.path for item in here if item.part == "train"}
+    tested = [item.path for item in here if item.part == "test"]
+    both = [path for path in tested if contents[path].sha256 in training]
+    if both:
+        example = f"{both[0]} = {training[contents[both[0]].sha256]}"
+        report.notes.append(f"{len(both)} test images are training images too, byte for byte: {example}")
+
+
+def _compare(
+    folder: Path, known: list[Row], present: set[str], items: list[_Item] | None, report: Report
+) -> None:
+    """Every difference between what is there and the list of hashes."""
+    rows = {row.path: row for row in known}
+    present |= {path for path in rows if path not in present and (folder / path).is_file()}
+    origin = {row.sha256: row for row in known if row.size}
+    contents = dict(examine(folder, sorted(present), decode=False))
+    report.files = len(contents)
+    add = report.findings.append
+    for path in sorted(rows.keys() | contents.keys()):
+        content, row = contents.get(path), rows.get(path)
+        if content is None:
+            add(Finding("missing", path, "it was there when the list was written"))
+        elif content.fault:
+            add(Finding("damaged", path, content.fault))
+        elif row is None or content.sha256 != row.sha256:
+            other = origin.get(content.sha256)
+            if other is not None:
+                what = f", of {other.name!r}" if other.name else ""
+                add(Finding("mislabelled", path, f"holds the file {other.path}{what}"))
+            elif row is None:
+                add(Finding("extra", path, "it was not there when the list was written"))
+            else:
+                add(Finding("damaged", path, _change(content, row)))
+    if items is not None:
+        report.findings += _changed_entries(known, items)
+
+
+def _change(content: Content, row: Row) -> str:
+    if content.size != row.size:
+        return f"has {content.size} bytes instead of {row.size}"
+    return "has another content of the same length"
+
+
+def _changed_entries(known: list[Row], items: list[_Item]) -> list[Finding]:
+    """Entries of the split file that differ from the list."""
+    then: Counter[_Item] = Counter(_Item(row.path, row.part, row.label, row.name) for row in known if row.part)
+    now = Counter(items)
+    gone, new = then - now, now - then
+    places = {item.path for item in new}
+    found = [
+        Finding("missing", item.path, f"the split file does not name it any more (was {_as_text(item)})")
+        for item in gone
+        if item.path not in places
+    ]
+    before = {item.path: item for item in then}
+    for item in new:
+        if item.path in before:
+            detail = f"the split file says {_as_text(item)}, was {_as_text(before[item.path])}"
+            found.append(Finding("mislabelled", item.path, detail))
+        else:
+            found.append(Finding("extra", item.path, f"the split file names it now ({_as_text(item)})"))
+    return found
+
+
+def _as_text(item: _Item) -> str:
+    return f"{item.label} {item.name!r} in {item.part}"

@@ -1,0 +1,38 @@
+"""Accuracy of the frequent and the rare classes of a long-tailed data set, logged after an evaluation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cpt_plugin.results.groups import BANDS, THIRDS, group_accuracies, ranks_of, worst_class
+from cpt_plugin.toolkit.embedded.logs import LOGGER
+
+
+def report_groups(dm: Any, evaluator: Any, cfg: Any) -> dict[str, float]:
+    """Log and return the accuracies of the groups (percent, by name; empty groups left out).
+
+    Only for a data set that says by ``bands`` what it calls many, medium and few (see
+    :func:`cpt_plugin.results.groups.group_accuracies`), and not on new classes, which were never trained on.
+    """
+    bands = getattr(getattr(dm, "dataset", None), "bands", None)
+    counts = getattr(dm, "class_counts", [])
+    untrained = cfg.DATASET.SUBSAMPLE_CLASSES == "new" or not any(counts)
+    if bands is None or untrained or not hasattr(evaluator, "class_counts"):
+        return {}
+    tested = evaluator.class_counts()
+    groups = group_accuracies(tested, counts, ranks_of(counts), bands)
+    meaning = {
+        "many": f"{bands.many_from} training images or more",
+        "medium": f"{bands.few_up_to + 1} to {bands.many_from - 1}",
+        "few": f"{bands.few_up_to} or fewer",
+        **dict.fromkeys(THIRDS, "a third of the classes by training images"),
+    }
+    lines = ["=> groups (mean of the classes' accuracies)"]
+    for name in (*BANDS, *THIRDS):
+        accuracy = groups[name].accuracy
+        shown = "-" if accuracy is None else f"{accuracy:.1f}%"
+        lines.append(f"* {name}: {shown} ({groups[name].classes} classes; {meaning[name]})")
+    if worst := worst_class(dm.dataset.classnames, tested):
+        lines.append(f"* worst class: {worst.accuracy:.1f}% ({worst.name})")
+    LOGGER.info("\n".join(lines))
+    return {name: group.accuracy for name, group in groups.items() if group.accuracy is not None}

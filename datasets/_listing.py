@@ -1,0 +1,79 @@
+"""Image files below class folders, listed in an order that every machine repeats."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from cpt_plugin._names import some
+from cpt_plugin.errors import DataError
+from cpt_plugin.toolkit.embedded.data import Datum
+
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
+
+
+@dataclass
+class FolderContent:
+    """What lies directly in a folder: names sorted, hidden ones left out."""
+
+    images: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+
+
+def content_of(folder: Path) -> FolderContent:
+    """Image files (by the end of their names), folders and other files of a folder; links are followed.
+
+    Raises:
+        DataError: the folder cannot be read.
+    """
+    found = FolderContent()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    found.folders.append(entry.name)
+                elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
+                    found.images.append(entry.name)
+                else:
+                    found.others.append(entry.name)
+    except OSError as error:
+        raise DataError(
+            f"cannot read the folder {folder}: {error.strerror}; check the data folder (DATASET.ROOT, --root)"
+        ) from error
+    for names in (found.images, found.folders, found.others):
+        names.sort()
+    return found
+
+
+def list_classes(folder: Path, classes: Mapping[str, tuple[int, str]]) -> list[Datum]:
+    """The images of ``folder/<class folder>/``, label by label, files sorted by name.
+
+    ``classes`` gives label and name of every class folder; exactly these must be there, so that no label can shift.
+    Files that are no images are left out.
+
+    Raises:
+        DataError: a class folder is missing, empty or unknown, or cannot be read.
+    """
+    present = set(content_of(folder).folders)
+    missing, unknown = sorted(classes.keys() - present), sorted(present - classes.keys())
+    if missing or unknown:
+        raise DataError(
+            f"{folder} must hold one folder for each of {len(classes):,} classes; missing: {some(missing)}; "
+            f"not known: {some(unknown)}"
+        )
+    items: list[Datum] = []
+    empty = []
+    for name, (label, classname) in sorted(classes.items(), key=lambda one: one[1][0]):
+        images = content_of(folder / name).images
+        items.extend(Datum.of_present_file(f"{folder}/{name}/{image}", label, classname) for image in images)
+        if not images:
+            empty.append(name)
+    if empty:
+        raise DataError(f"{folder} has no image for {len(empty):,} classes: {some(empty)}; unpack the data set again")
+    return items
+

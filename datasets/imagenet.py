@@ -1,0 +1,42 @@
+"""ImageNet: 1,000 kinds of things (Russakovsky et al., 2015)."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from cpt_plugin.data.manifest import manifest_of
+from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase
+from datasets._check import check_published
+from datasets._few_shot import few_shot
+from datasets._imagenet import IMAGENET, class_table, data_root, numbered
+from datasets._listing import list_classes
+
+_LOG = logging.getLogger("cpt_plugin")
+
+
+@DATASET_REGISTRY.register()
+class ImageNet(DatasetBase):
+    """ImageNet in CoOp's layout, ``imagenet/images/{train,val}/<WordNet id>/``, with CLIP's class names.
+
+    The official validation images are the test set and, as in CoOp, the validation set too: a model chosen by
+    ``best_val`` is chosen on test images, which is logged. Files are taken in the order of their names (CoOp takes
+    them as the file system gives them), so the few-shot draw is the same everywhere. The folders are listed anew
+    each time; CoOp's pickled lists are never read.
+
+    Raises:
+        DataError: a class folder is missing, empty or unknown.
+    """
+
+    def __init__(self, cfg: Any) -> None:
+        manifest, root = manifest_of(IMAGENET), data_root(cfg)
+        folder = root / manifest.folder / "images"
+        self.dataset_dir = str(root / manifest.folder)
+        table = class_table(root, manifest.folder)
+        train, test = (list_classes(folder / part, numbered(table, table)) for part in ("train", "val"))
+        if cfg.DATASET.CHECK_COUNTS:
+            check_published(manifest, (train, test, test))
+        train, _, test = few_shot(train, [], test, cfg)
+        if cfg.TEST.FINAL_MODEL == "best_val":
+            _LOG.warning("ImageNet's validation images are its test images: TEST.FINAL_MODEL best_val chooses on them")
+        super().__init__(train_x=train, val=test, test=test)

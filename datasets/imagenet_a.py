@@ -1,0 +1,13 @@
+"""ImageNet-A: natural adversarial examples of 200 ImageNet classes (Hendrycks et al., 2021)."""
+
+from __future__ import annotations
+
+from cpt_plugin.toolkit import DATASET_REGISTRY
+from datasets._imagenet import ImageNetSubset
+
+
+@DATASET_REGISTRY.register()
+class ImageNetA(ImageNetSubset):
+    """Photographs that mislead ResNet-50; test only, with labels of its own."""
+
+    manifest_name = "imagenet_a"

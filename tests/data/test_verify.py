@@ -1,0 +1,260 @@
+"""verify: every injected fault is found, by its path; a clean data set gives no report."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import time
+
+import pytest
+
+from cpt_plugin.cli.main import main
+from cpt_plugin.data import verify as verification
+from cpt_plugin.data._examine import examine
+from cpt_plugin.data._file_list import list_file
+from cpt_plugin.data.manifest import manifest_of
+from cpt_plugin.data.verify import verify
+from cpt_plugin.errors import DataError
+from tests.helpers.fixtures import fixture_names, make_fixture
+
+PINNED = ("missing", "truncated", "emptied", "flipped", "extra", "moved", "swapped")
+PINNED += ("label", "part", "dropped", "added")
+CLASSES = 3
+BLIND = ("missing", "truncated", "emptied", "label", "name", "twice")
+SPLIT = "split_zhou_EuroSAT.json"
+MANIFEST = manifest_of("eurosat")
+
+
+def change_split(folder, change):
+    content = json.loads((folder / SPLIT).read_text())
+    change(content)
+    (folder / SPLIT).write_text(json.dumps(content))
+
+
+def inject(fault, folder, rng):
+    """Do one kind of damage; returns the paths (below the folder) of which verify must say the kinds."""
+    images = sorted(path for path in (folder / "2750").rglob("*.jpg"))
+    image, other = rng.sample(images, 2)
+    here = str(image.relative_to(folder))
+    part = rng.choice(("train", "val", "test"))
+    index = rng.randrange(len(json.loads((folder / SPLIT).read_text())[part]))
+    entry = json.loads((folder / SPLIT).read_text())[part][index]
+    listed = f"2750/{entry[0]}"
+    data = bytearray(image.read_bytes())
+    if fault == "missing":
+        image.unlink()
+        return {here: "missing"}
+    if fault in ("truncated", "emptied"):
+        image.write_bytes(data[: 0 if fault == "emptied" else rng.randrange(len(data) // 2)])
+        return {here: "damaged"}
+    if fault == "flipped":
+        data[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        image.write_bytes(data)
+        return {here: "damaged"}
+    if fault == "extra":
+        image.with_name("new.jpg").write_bytes(os.urandom(99))
+        return {str(image.with_name("new.jpg").relative_to(folder)): "extra"}
+    if fault == "moved":
+        folders = sorted(p for p in (folder / "2750").iterdir() if p != image.parent)
+        target = rng.choice(folders) / image.name
+        image.rename(target)
+        return {here: "missing", str(target.relative_to(folder)): "mislabelled"}
+    if fault == "swapped":
+        image.write_bytes(other.read_bytes())
+        other.write_bytes(data)
+        return {here: "mislabelled", str(other.relative_to(folder)): "mislabelled"}
+    if fault == "dropped":
+        change_split(folder, lambda split: split[part].pop(index))
+        return {SPLIT: "damaged", listed: "missing"}
+    if fault == "added":
+        new = f"{entry[0][:-4]}_2.jpg"
+        change_split(folder, lambda split: split[part].append([new, *entry[1:]]))
+        return {SPLIT: "damaged", f"2750/{new}": "extra"}
+    if fault == "part":
+        others = [name for name in ("train", "val", "test") if name != part]
+        change_split(folder, lambda split: split[rng.choice(others)].append(split[part].pop(index)))
+        return {SPLIT: "damaged", listed: "mislabelled"}
+    if fault == "twice":
+        change_split(folder, lambda split: split["test" if part != "test" else "train"].append(entry))
+        return {listed: "mislabelled"}
+    label = rng.choice([label for label in range(CLASSES) if label != entry[1]])
+    wrong = [entry[0], label, entry[2]] if fault == "label" else [*entry[:2], "Another Name"]
+    change_split(folder, lambda split: split[part].__setitem__(index, wrong))
+    return {SPLIT: "damaged", listed: "mislabelled"}
+
+
+def run_faults(tmp_path, count, kinds, pinned, seed):
+    rng = random.Random(seed)
+    clean = make_fixture("eurosat", tmp_path / "clean", CLASSES, images=4).folder
+    if pinned:
+        assert verify(MANIFEST, tmp_path / "clean").pinned
+    root = tmp_path / "damaged"
+    for trial in range(count):
+        shutil.rmtree(root, ignore_errors=True)
+        shutil.copytree(clean, root / "eurosat")
+        fault = kinds[trial % len(kinds)]
+        wanted = inject(fault, root / "eurosat", rng)
+        if not pinned:
+            wanted.pop(SPLIT, None)
+        found = {finding.path: finding.kind for finding in verify(MANIFEST, root).findings}
+        assert found == wanted, (trial, fault)
+
+
+def test_every_fault_is_found_and_nothing_else_is_said(tmp_path):
+    run_faults(tmp_path, 198, PINNED, pinned=True, seed=0)
+
+
+@pytest.mark.long
+def test_a_thousand_faults_are_found(tmp_path):
+    run_faults(tmp_path, 1000, PINNED, pinned=True, seed=1)
+
+
+def test_without_a_list_everything_that_can_be_seen_is_found(tmp_path):
+    run_faults(tmp_path, 60, BLIND, pinned=False, seed=2)
+
+
+def test_several_faults_at_once(tmp_path):
+    folder, rng = make_fixture("eurosat", tmp_path, images=12).folder, random.Random(3)
+    verify(MANIFEST, tmp_path)
+    wanted = {}
+    for fault in ("extra", "label", "flipped", "missing"):
+        wanted |= inject(fault, folder, rng)
+    assert {finding.path: finding.kind for finding in verify(MANIFEST, tmp_path).findings} == wanted
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_a_clean_data_set_gives_no_report(tmp_path, name):
+    make_fixture(name, tmp_path)
+    first, second = verify(manifest_of(name), tmp_path), verify(manifest_of(name), tmp_path)
+    assert (first.findings, first.pinned) == ([], True)
+    assert (second.findings, second.pinned) == ([], False)
+    assert first.files == second.files > 0
+
+
+@pytest.mark.parametrize("name", [name for name in fixture_names() if not manifest_of(name).split])
+def test_faults_in_a_data_set_without_split_file(tmp_path, name):
+    folder, manifest = make_fixture(name, tmp_path).folder, manifest_of(name)
+    verify(manifest, tmp_path)
+    rng = random.Random(name)
+    places = [folder / place for place in (*manifest.images, *manifest.files[1:])]
+    images = sorted(path for place in places for path in (place, *place.rglob("*")) if path.is_file())
+    gone, flipped = rng.sample(images, 2)
+    gone.unlink()
+    flipped.write_bytes(flipped.read_bytes()[:-1] + b"?")
+    wanted = {str(gone.relative_to(folder)): "missing", str(flipped.relative_to(folder)): "damaged"}
+    for file in manifest.files[:1]:
+        (folder / file).write_bytes((folder / file).read_bytes() + b"\n")
+        wanted[file] = "damaged"
+    assert {finding.path: finding.kind for finding in verify(manifest, tmp_path).findings} == wanted
+
+
+def test_a_split_file_that_is_not_the_published_one_is_noted(tmp_path):
+    make_fixture("eurosat", tmp_path)
+    assert f"{SPLIT} is not the published file (its SHA-256 differs)" in verify(MANIFEST, tmp_path).notes
+
+
+def test_faulty_data_are_never_written_down_as_right(tmp_path):
+    folder = make_fixture("eurosat", tmp_path).folder
+    image = next((folder / "2750").rglob("*.jpg"))
+    image.write_bytes(image.read_bytes()[:50])
+    for _ in range(2):
+        report = verify(MANIFEST, tmp_path)
+        assert [finding.kind for finding in report.findings] == ["damaged"]
+        assert not report.pinned
+
+
+def test_a_damaged_list_of_hashes_is_refused(tmp_path):
+    folder = make_fixture("eurosat", tmp_path).folder
+    verify(MANIFEST, tmp_path)
+    file = list_file(folder, "eurosat")
+    whole = file.read_bytes()
+    rng = random.Random(5)
+    for _ in range(50):
+        data = bytearray(whole)
+        data[rng.randrange(len(data) - 1)] ^= 1 << rng.randrange(8)
+        file.write_bytes(rng.choice([data, data[: rng.randrange(len(data))]]))
+        with pytest.raises(DataError, match="list of files"):
+            verify(MANIFEST, tmp_path)
+    file.write_bytes(whole)
+    assert verify(MANIFEST, tmp_path).findings == []
+
+
+def test_written_anew_after_a_wanted_change(tmp_path):
+    folder = make_fixture("eurosat", tmp_path).folder
+    verify(MANIFEST, tmp_path)
+    change_split(folder, lambda split: split["test"].append(split["train"].pop()))
+    assert len(verify(MANIFEST, tmp_path).findings) == 2
+    assert verify(MANIFEST, tmp_path, anew=True).pinned
+    assert verify(MANIFEST, tmp_path).findings == []
+
+
+def test_an_image_that_is_in_train_and_test_by_content_is_noted(tmp_path):
+    folder = make_fixture("eurosat", tmp_path).folder
+    split = json.loads((folder / SPLIT).read_text())
+    shutil.copy(folder / "2750" / split["train"][0][0], folder / "2750" / split["test"][0][0])
+    report = verify(MANIFEST, tmp_path)
+    assert report.findings == []
+    assert any("byte for byte" in note and split["test"][0][0] in note for note in report.notes)
+
+
+def test_without_the_published_split_file(tmp_path):
+    folder = make_fixture("eurosat", tmp_path).folder
+    (folder / SPLIT).unlink()
+    assert [finding.path for finding in verify(MANIFEST, tmp_path).findings] == [SPLIT]
+    assert verify(MANIFEST, tmp_path, own_split=True).pinned
+    image = next((folder / "2750").rglob("*.jpg"))
+    target = next(p for p in (folder / "2750").iterdir() if p != image.parent) / "moved.jpg"
+    image.rename(target)
+    kinds = {finding.path: finding.kind for finding in verify(MANIFEST, tmp_path, own_split=True).findings}
+    assert kinds == {
+        str(image.relative_to(folder)): "missing", str(target.relative_to(folder)): "mislabelled",
+    }  # fmt: skip
+
+
+def test_image_folders_may_be_links(tmp_path):
+    folder = make_fixture("eurosat", tmp_path).folder
+    (folder / "2750").rename(tmp_path / "elsewhere")
+    (folder / "2750").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "Forest").rename(tmp_path / "forest")
+    (tmp_path / "elsewhere" / "Forest").symlink_to(tmp_path / "forest")
+    assert verify(MANIFEST, tmp_path).pinned
+    image = next((tmp_path / "forest").glob("*.jpg"))
+    image.unlink()
+    assert [f.path for f in verify(MANIFEST, tmp_path).findings] == [f"2750/Forest/{image.name}"]
+
+
+def test_the_command_names_the_path_and_exits_with_1(tmp_path, capsys):
+    folder = make_fixture("eurosat", tmp_path).folder
+    words = ["data", "verify", "eurosat", "--root", str(tmp_path)]
+    assert main(words) == 0
+    assert "nothing wrong" in capsys.readouterr().out
+    image = next((folder / "2750").rglob("*.jpg"))
+    image.unlink()
+    assert main(words) == 1
+    assert f"missing: {image}:" in capsys.readouterr().out
+    assert main(["data", "verify", "eurosat", "--root", str(tmp_path / "nowhere")]) == 1
+    assert f"missing: {tmp_path / 'nowhere' / 'eurosat' / SPLIT}" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_hashing_keeps_up_with_a_disk(tmp_path):
+    """R16: 300 MB a second and core; EuroSAT's files have 3.5 kB, photographs 100 kB and more."""
+    for number in range(500):
+        (tmp_path / f"{number}.bin").write_bytes(os.urandom(200_000))
+    start = time.process_time()
+    assert len(dict(examine(tmp_path, [f"{n}.bin" for n in range(500)], decode=False))) == 500
+    assert 100e6 / (time.process_time() - start) > 300e6
+
+
+def test_the_majority_decides_which_entry_contradicts(tmp_path):
+    items = [verification._Item(f"2750/A/{k}.jpg", "train", 0, "a") for k in range(9)]
+    items += [verification._Item(f"2750/B/{k}.jpg", "train", 1, "b") for k in range(9)]
+    assert verification._contradictions(items, SPLIT) == []
+    wrong = verification._Item("2750/A/x.jpg", "test", 1, "b")
+    found = verification._contradictions([*items, wrong], SPLIT)
+    assert [(finding.kind, finding.path) for finding in found] == [("mislabelled", "2750/A/x.jpg")]
+    assert "holds 'a'" in found[0].detail
+
+
