@@ -95,7 +95,7 @@ def test_a_dead_job_is_noticed_and_submitted_once_more(cluster, state):
     cluster.sweep([f"{state} once", "a"]).run()
     assert cluster.submitted == [f"{state} once", "a", f"{state} once"]
     (_, death, again), (_, done, last) = [report for report in cluster.reports if report[0] != "a"]
-    assert "job 101 ended without an answer" in death
+    assert "job 101 ended without an answer (" in death
     assert ("squeue does not know it" if state == "forgotten" else state) in death
     assert "101_0_log.err" in death
     assert (again, done, last) == (True, "done", False)

@@ -30,8 +30,8 @@ rows:
   - {method: zeroshot}
   - {label: plain, method: coop}
   - {label: TETF, method: coop_cpt, options: {CPT.WEIGHT_CC: 0, CPT.WEIGHT_RS: 0}}
-shapes: ["shapes:colors:shift"]
 """
+WORLD = 'shapes: ["shapes:colors:shift"]\n'
 ENVIRONMENT = {**os.environ, "CPT_TOOLKIT": "embedded", "OMP_NUM_THREADS": "1"}
 SWEEP = (sys.executable, "-m", "cpt_plugin", "reproduce")
 SLURM = ("--launcher", "slurm")
@@ -70,10 +70,11 @@ def environment(tmp_path_factory):
         subprocess.run(["bash", SCRIPT, "stop", folder], env=given, check=True, timeout=120)
 
 
-def words(folder, output, *more, epochs="12"):
-    (folder / "small.yaml").write_text(TABLE)
+def words(folder, output, *more, table=TABLE + WORLD):
+    """A sweep with trainings long enough to be killed in their middle."""
+    (folder / "small.yaml").write_text(table)
     places = ["--root", str(folder / "data"), "--output", str(folder / output)]
-    return [*SWEEP, str(folder / "small.yaml"), *places, "--shots", "2", "--epochs", epochs, *more]
+    return [*SWEEP, str(folder / "small.yaml"), *places, "--shots", "2", "--epochs", "150", *more]
 
 
 @contextlib.contextmanager
@@ -152,9 +153,8 @@ def test_a_job_that_dies_is_resumed_and_the_table_is_that_of_local_processes(tmp
         end(job, environment)
         printed, errors = sweep.communicate()
     assert sweep.returncode == 0, errors
-    assert jobs(environment)[job] == state, "it was killed before its end"
     (again,) = [line for line in printed.splitlines() if line.startswith("trying again")]
-    assert f"job {job} ended without an answer (state: {state})" in again or f"answer ({state})" in again
+    assert f"job {job} ended without an answer ({state})" in again
     assert sum(", resumed;" in line for line in printed.splitlines()) == 1
     assert files(output / "tables") == tables
     assert len(load_all([output])) == 5
@@ -187,7 +187,7 @@ def test_two_sweeps_on_one_folder_end_with_the_same_table_and_one_record_a_run(t
     assert files(output / "tables") == tables
     assert len(load_all([output])) == 5
     assert not [path for path in output.rglob("*") if ".tmp-" in path.name or ".corrupt" in path.name]
-    assert [text[text.index("\nSmall\n") :] for text in printed][0] == printed[1][printed[1].index("\nSmall\n") :]
+    assert len({text[text.index("\nSmall\n") :] for text in printed}) == 1
     answers = [json.loads(path.read_text())["outcomes"] for path in (output / "logs" / "slurm").glob("answer-*.json")]
     statuses = [outcome["status"] for outcomes in answers for outcome in outcomes]
     assert statuses.count("new") == 5
@@ -195,16 +195,20 @@ def test_two_sweeps_on_one_folder_end_with_the_same_table_and_one_record_a_run(t
 
 
 def test_a_run_whose_jobs_always_die_is_listed_as_failed(tmp_path, environment):
-    """A limit of time that no run keeps is not to be had in less than a minute, so every job is canceled."""
     output = tmp_path / "output"
-    with sweeping(words(tmp_path, "output", *SLURM, "--seeds", "1", "--workers", "1"), environment) as sweep:
-        for _ in range(2):
-            ended = set(jobs(environment))
-            while sweep.poll() is None and not (alive := {
-                path.stem for path in (output / "logs" / "slurm").glob("*.json") if path.stem.isdigit()
-            } - ended):  # fmt: skip
-                time.sleep(0.02)
-            subprocess.run(["scancel", *alive], env=environment, check=True)
+    command = words(tmp_path, "output", *SLURM, "--seeds", "1", table=TABLE[: TABLE.index("  - {label: TETF")] + WORLD)
+    killed = []
+    with sweeping(command, environment) as sweep:
+        while len(killed) < 2:
+            job, _ = in_training(output, environment, sweep)
+            kill(job, environment)
+            killed.append(job)
+            while jobs(environment)[job] != "FAILED":
+                time.sleep(0.05)
         printed, errors = sweep.communicate()
-    assert sweep.returncode in (0, 1)
-    assert printed.count("trying again: ") == 2
+    assert sweep.returncode == 1
+    assert printed.count("trying again: coop ") == 1
+    assert f"job {killed[1]} ended without an answer (FAILED)" in errors
+    assert errors.count("failed: coop ") == 1
+    assert (output / JOURNAL).exists()
+    assert [one.method for one in load_all([output])] == ["zeroshot"]
