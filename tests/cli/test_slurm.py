@@ -27,10 +27,11 @@ DONE = {"status": "new", "seconds": 0.0}
 
 
 def command(folder, name, text):
-    """A program in the folder."""
-    path = folder / name
+    """A program in the folder, also in the place of one that is running."""
+    path = folder / f"{name}.new"
     path.write_text(f"#!/bin/bash\n{text}\n")
     path.chmod(0o755)
+    path.rename(folder / name)
 
 
 class Cluster:
@@ -218,7 +219,7 @@ def test_without_submitit_or_slurm_one_line_says_what_to_do(tmp_path, capsys, mo
 
 
 def test_submitit_makes_the_job_that_was_asked_for(tmp_path, monkeypatch):
-    """Through submitit, with an `sbatch` that runs the script at once; the run has a wrong name, so that it ends soon."""
+    """Through submitit, with an `sbatch` that runs the script at once; the run's name is wrong, so it ends soon."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'submitit>=1.5'")
     from cpt_plugin.cli.repository import ROOT
 
