@@ -15,6 +15,7 @@ from datasets import _own_split
 from datasets._check import check_published
 from datasets._few_shot import few_shot
 from datasets._own_split import Named
+from datasets._root import data_root
 
 LOG = logging.getLogger("cpt_plugin")
 Parts = tuple[list[Datum], list[Datum], list[Datum]]
@@ -43,7 +44,7 @@ class SplitDataset(DatasetBase):
 
     def __init__(self, cfg: Any) -> None:
         self.manifest = manifest_for(type(self).__name__)
-        root = Path(cfg.DATASET.ROOT).expanduser().absolute()
+        root = data_root(cfg)
         self.folder, self.base = root / self.manifest.folder, root / self.manifest.base
         self.dataset_dir = str(self.folder)
         own = cfg.DATASET.SPLIT == "own"

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from cpt_plugin._names import nearest
+from cpt_plugin._paths import resolved
 from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
@@ -191,7 +192,7 @@ def parse_arguments(
         shots=_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
         root=data_root(given.root, repository),
-        output=_folder(given.output, repository / "output"),
+        output=folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else _count("--epochs", given.epochs),
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
@@ -203,9 +204,8 @@ def parse_arguments(
     check_own_files(own_file or repository / "configs" / "datasets" / f"{dataset}.yaml", arguments.root)
     check_name(arguments.backbone)
     missing = lacking(dataset, arguments.root, arguments.backbone, arguments.opts)
-    offline = "MODEL.BACKBONE.DOWNLOAD False" in " ".join(arguments.opts) and bool(missing.weights)
     if missing.pieces:
-        (refuse if offline or not given.download else supply)(missing)
+        (refuse if missing.offline or not given.download else supply)(missing)
     return arguments
 
 
@@ -251,20 +251,26 @@ def _backbone(given: str | None, embedded: bool) -> str:
     name = given or (MICRO if embedded else "ViT-B/16")
     parts = open_clip_name(name)
     if parts is not None:
-        file = _folder(parts.weights, parts.weights)
+        file = folder(parts.weights, parts.weights)
         return f"{OPEN_CLIP}{parts.model}/{file}" if file.is_file() else name
-    path = _folder(name, name)
+    path = folder(name, name)
     return str(path) if path.is_file() else name
 
 
 def data_root(given: str | None, repository: Path) -> Path:
-    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository."""
-    return _folder(given, os.environ.get("DATA_ROOT") or repository / "data")
+    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository.
+
+    Raises ConfigError for a file.
+    """
+    root = folder(given, os.environ.get("DATA_ROOT") or repository / "data")
+    if root.exists() and not root.is_dir():
+        raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) is a file; give a folder")
+    return root
 
 
-def _folder(given: str | None, default: str | Path) -> Path:
+def folder(given: str | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
-    return (_called_from() / Path(given or default).expanduser()).resolve()
+    return resolved(given or default, _called_from())
 
 
 def _called_from() -> Path:

@@ -10,9 +10,8 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import NoReturn
 
-from cpt_plugin.cli.arguments import _folder as absolute_folder
+from cpt_plugin.cli.arguments import Parser, data_root, folder
 from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
 from cpt_plugin.doctor.report import NOTE, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject
@@ -26,14 +25,9 @@ _CHECKS: tuple[_Check, ...] = (*packages.CHECKS, *toolkits.CHECKS, *machine.CHEC
 _CHECKS_WITHOUT_PYTHON: tuple[_Check, ...] = (packages.python, *materials.CHECKS)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} ({self.prog} --help)")
-
-
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """The parser of the command's options."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description="Look at Python, its packages, the machine, data and weights; say what is wrong and how to mend\n"
         "it. Nothing is changed. Lines begin with ok, note (hinders no run) or FIX.",
@@ -84,8 +78,8 @@ def look(given: argparse.Namespace) -> Subject:
     finally:
         _say("")
     return Subject(
-        root=absolute_folder(given.root, os.environ.get("DATA_ROOT") or ROOT / "data"),
-        output=absolute_folder(given.output, ROOT / "output"),
+        root=data_root(given.root, ROOT),
+        output=folder(given.output, ROOT / "output"),
         python=python,
         answers=answers,
         environment=dict(os.environ),

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpt_plugin import openai_weights
+from cpt_plugin._paths import from_home
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.doctor.processes import PACKAGE
 from cpt_plugin.doctor.report import FIX, NOTE, OK, Finding
@@ -26,7 +27,7 @@ _SCARCE, _FULL = 5 * _GIB, _GIB
 
 def disk(subject: Subject) -> Iterator[Finding]:
     """Free space where the repository, the data, the output and CLIP's cache are; one finding a file system."""
-    cache = openai_weights.CACHE.expanduser()
+    cache = from_home(openai_weights.CACHE)
     places = {"repository": ROOT, "data": subject.root, "output": subject.output, "CLIP cache": cache}
     together: dict[int, list[str]] = {}
     for name, folder in places.items():

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from cpt_plugin import openai_weights
+from cpt_plugin._paths import from_home
 from cpt_plugin.backbones import MICRO, check_name, named_models, open_clip_name
 from cpt_plugin.encoders import open_clip_weights
 from cpt_plugin.encoders._architecture import OPENAI, Architecture
@@ -140,7 +141,7 @@ def _find(name: str, root: str | Path | None, download: bool) -> Path:
     parts = open_clip_name(name)
     if parts is not None:
         return open_clip_weights.find(parts, root, download)
-    return Path(name).expanduser()
+    return from_home(name)
 
 
 def _fetch_openai(name: str, root: str | Path | None, download: bool) -> Path:

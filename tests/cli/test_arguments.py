@@ -249,3 +249,20 @@ def test_every_data_set_with_a_configuration_has_a_manifest():
     from cpt_plugin.methods import dataset_names
 
     assert set(dataset_names(ROOT)[1:]) <= set(manifest_names())
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/x", "x" * 5000, "\0", "circle"])
+@pytest.mark.parametrize("option", ["--root", "--output", "--backbone"])
+def test_paths_that_cannot_be_are_errors_of_ours(tmp_path, monkeypatch, option, text):
+    (tmp_path / "circle").symlink_to("circle")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
+    words = ["maple_cpt", "eurosat", "0.25", "--no-download", "--backbone", "micro", option, text]
+    with pytest.raises((ConfigError, DataError)):
+        parse_arguments(words)
+
+
+def test_a_file_is_no_data_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        parse_arguments(["maple_cpt", "shapes", "0.25", "--root", str(tmp_path / "file")])

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from cpt_plugin._paths import from_home
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.errors import DataError
 
@@ -271,7 +272,7 @@ def split_hash(dataset: Any, root: str | Path) -> str:
     Paths are relative to ``root`` where they lie in it, so the hash does not change when the data move. A data
     set that knows a hash of its images has it in ``content_hash``; it is taken in.
     """
-    base = Path(root).expanduser().absolute()
+    base = from_home(root).absolute()
     rows: dict[str, Any] = {
         part: sorted([_relative(item.impath, base), item.label, item.classname] for item in items or ())
         for part, items in (("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test))
