@@ -11,10 +11,11 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 from cpt_plugin._names import some
+from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import DatasetBase, present_items
 from datasets._few_shot import few_shot
-from datasets._own_split import PARTS, divide, number
+from datasets._own_split import divide, number
 
 _NEEDED = ("train", "test")
 

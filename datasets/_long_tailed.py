@@ -15,7 +15,6 @@ from cpt_plugin.toolkit.embedded.data import Datum
 from datasets._check import check_published
 from datasets._root import data_root
 
-PARTS = ("train", "val", "test")
 ClassOf = Callable[[str], "tuple[int, str] | None"]
 """Class folder -> label and name; None for a folder of no class."""
 

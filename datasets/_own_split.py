@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import Datum, present_items, read_split
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from datasets._split import SplitDataset
 
 LOG = logging.getLogger("cpt_plugin")
-PARTS = ("train", "val", "test")
 SHARES = (0.5, 0.2)
 """Train and val of each class where nobody divided the images; the rest is test. CoOp's shares."""
 TRAIN_SHARE = 0.8

@@ -8,11 +8,11 @@ from typing import Any
 
 from cpt_plugin._names import some
 from cpt_plugin.data.custom import located
+from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from datasets._custom import CustomDataset, Row
 from datasets._listing import content_of
-from datasets._own_split import PARTS
 from datasets._root import data_root
 
 _LOG = logging.getLogger("cpt_plugin")

@@ -7,7 +7,6 @@ any changed byte is found.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,8 +18,9 @@ from cpt_plugin._names import some
 from cpt_plugin.data._examine import Content, examine
 from cpt_plugin.data._file_list import Row, list_file, read_list, write_list
 from cpt_plugin.data.manifest import Manifest
+from cpt_plugin.data.split_file import PARTS, read_entries
+from cpt_plugin.errors import DataError
 
-PARTS = ("train", "val", "test")
 _ONE_CLASS = 0.9
 
 
@@ -75,8 +75,13 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
     known = None if anew else read_list(file)
     present = _present(manifest, folder, split)
     if known is not None:
-        _compare(folder, known, present, items, report)
-        return report
+        split_is_new = items is not None and not any(row.part for row in known)  # it was verified without one
+        if split_is_new:
+            _compare(folder, known, present - {split}, None, report)
+        else:
+            _compare(folder, known, present, items, report)
+        if report.findings or not split_is_new:
+            return report
     contents = _first_look(manifest, root, split, present, items, report)
     if not report.findings:
         rows = {item.path: item for item in items or []}
@@ -105,19 +110,20 @@ def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) ->
     """Entries of the split file, paths below the data set's folder; None where there is none that can be read."""
     if not split:
         return None
-    try:
-        content = json.loads((folder / split).read_text(encoding="utf-8"))
-        below = PurePosixPath(manifest.base).relative_to(manifest.folder)
-        return [
-            _Item(str(below / str(path)), part, int(label), str(name))
-            for part in PARTS
-            for path, label, name in content[part]
-        ]
-    except FileNotFoundError:
+    if not (folder / split).exists():
         report.findings.append(Finding("missing", split, "the split file"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        report.findings.append(Finding("damaged", split, f"the split file cannot be read: {error!r}"))
-    return None
+        return None
+    try:
+        parts = read_entries(folder / split)
+    except DataError as error:
+        report.findings.append(Finding("damaged", split, str(error)))
+        return None
+    below = PurePosixPath(manifest.base).relative_to(manifest.folder)
+    return [
+        _Item(str(below / path), part, label, name)
+        for part, entries in zip(PARTS, parts, strict=True)
+        for path, label, name in entries
+    ]
 
 
 def _first_look(

@@ -258,3 +258,47 @@ def test_the_majority_decides_which_entry_contradicts(tmp_path):
     assert "holds 'a'" in found[0].detail
 
 
+
+
+def test_a_split_that_comes_after_the_images_is_looked_at_for_the_first_time(tmp_path):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    content = (folder / SPLIT).read_bytes()
+    (folder / SPLIT).unlink()
+    assert verify(MANIFEST, tmp_path, own_split=True).pinned
+
+    (folder / SPLIT).write_bytes(content)
+    change_split(folder, lambda split: split["train"].append(split["test"][0]))
+    assert {finding.kind for finding in verify(MANIFEST, tmp_path).findings} == {"mislabelled"}
+    (folder / SPLIT).write_bytes(content)
+    report = verify(MANIFEST, tmp_path)
+    assert (report.findings, report.pinned) == ([], True)
+
+    change_split(folder, lambda split: split["train"].pop())
+    assert {finding.kind for finding in verify(MANIFEST, tmp_path).findings} == {"damaged", "missing"}
+
+
+def test_a_changed_image_is_found_although_the_split_is_new(tmp_path):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    (folder / SPLIT).rename(tmp_path / SPLIT)
+    verify(MANIFEST, tmp_path, own_split=True)
+    (tmp_path / SPLIT).rename(folder / SPLIT)
+    image = next((folder / "2750").rglob("*.jpg"))
+    image.write_bytes(image.read_bytes() + b"x")
+    report = verify(MANIFEST, tmp_path)
+    assert [(finding.kind, finding.path) for finding in report.findings] == [
+        ("damaged", str(image.relative_to(folder)))
+    ]
+    assert not report.pinned
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "[" * 100_000, '{"train": 5}', '{"train": [["/etc/hosts", 0, "a"]], "val": [], "test": []}',
+                '{"train": [["../../x.jpg", 0, "a"]], "val": [], "test": []}',
+                '{"train": [["x.jpg", 1e999, "a"]], "val": [], "test": []}'],
+)  # fmt: skip
+def test_a_split_file_that_means_nothing_or_leads_outside_is_damaged(tmp_path, content):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    (folder / SPLIT).write_text(content)
+    report = verify(MANIFEST, tmp_path)
+    assert [(finding.kind, finding.path) for finding in report.findings] == [("damaged", SPLIT)]
+    assert not report.pinned

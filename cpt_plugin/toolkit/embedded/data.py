@@ -7,11 +7,12 @@ import json
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from cpt_plugin._paths import from_home
 from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.data.split_file import read_entries
 from cpt_plugin.errors import DataError
 
 
@@ -187,18 +188,7 @@ def read_split(path: str | Path, root: str | Path) -> tuple[list[Datum], list[Da
         DataError: the file is missing or malformed, a path leaves ``root``, or images do not exist (how many, and
             the first of them).
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"cannot read the split file {path}: {error.strerror}; see the README for its source"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"the split file {path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not {"train", "val", "test"} <= content.keys():
-        raise DataError(f"the split file {path} must hold the lists train, val and test")
-    parts = [[_checked_row(row, path, root) for row in content[part]] for part in ("train", "val", "test")]
-    train, val, test = present_items(parts, root, path)
+    train, val, test = present_items(read_entries(Path(path)), root, path)
     return train, val, test
 
 
@@ -242,16 +232,6 @@ def _files_in(folder: str) -> set[str]:
             return {entry.name for entry in entries if entry.is_file()}
     except OSError:
         return set()
-
-
-def _checked_row(row: Any, path: str | Path, root: str | Path) -> tuple[str, int, str]:
-    match row:
-        case [str(relative), int(label), str(name)] if label >= 0 and not isinstance(label, bool):
-            pure = PurePosixPath(relative)
-            if pure.is_absolute() or ".." in pure.parts:
-                raise DataError(f"{path} names {relative!r}, which leaves the data folder {root}")
-            return str(pure), label, name
-    raise DataError(f"{path} holds {row!r}; each entry must be [relative path, label, class name]")
 
 
 def save_split(
