@@ -14,6 +14,7 @@ from cpt_plugin._names import some
 from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import DatasetBase, present_items
+from cpt_plugin.toolkit.embedded.loader import refuse_deep
 from datasets._few_shot import few_shot
 from datasets._own_split import divide, number
 
@@ -101,7 +102,7 @@ def check_names(rows: Iterable[Row], source: Path) -> None:
 
 
 def check_files(folder: Path, rows: Sequence[Row]) -> None:
-    """Look at every image: does it lie in the folder, links followed, and does it begin as an image.
+    """Look at every image: does it lie in the folder, links followed, and does it begin as an image of 8 bits.
 
     Raises:
         DataError: with how many do not, and the first three.
@@ -119,7 +120,8 @@ def check_files(folder: Path, rows: Sequence[Row]) -> None:
             outside.append(f"{row.path} -> {real}")
             continue
         try:
-            Image.open(real).close()
+            with Image.open(real) as image:
+                refuse_deep(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             unreadable.append(f"{row.path} ({' '.join(str(error).split())})")
     if outside:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import Datum, present_items, read_split
+from datasets._listing import content_of
 
 if TYPE_CHECKING:
     from datasets._split import SplitDataset
@@ -23,7 +23,6 @@ SHARES = (0.5, 0.2)
 """Train and val of each class where nobody divided the images; the rest is test. CoOp's shares."""
 TRAIN_SHARE = 0.8
 """Of what the data set's authors gave for training; the rest is val. CoOp's share."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 Named = tuple[str, str]
 """Path below the folder that the split's paths are relative to, and class name."""
@@ -99,14 +98,16 @@ def number(parts: Sequence[Sequence[Named]], order: Sequence[str]) -> dict[str, 
 def images_below(
     folder: Path, class_of: Callable[[PurePosixPath], str], ignored: Collection[str] = ()
 ) -> list[Named]:
-    """All images below a folder, with their class names; hidden files and ignored folders are left out."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in ignored and not name.startswith(".")]
-        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        for name in files:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                found.append((str(below / name), class_of(below / name)))
+    """All images below a folder, with their class names; hidden files and ignored folders are left out.
+
+    Raises:
+        DataError: a folder cannot be read, so that its images would be silently left out.
+    """
+    found, waiting = [], [PurePosixPath()]
+    for below in waiting:
+        content = content_of(folder / below)
+        waiting += [below / name for name in content.folders if name not in ignored]
+        found += [(str(below / name), class_of(below / name)) for name in content.images]
     return found
 
 
