@@ -126,7 +126,7 @@ def _say(report: Report, manifest: Manifest, root: Path) -> int:
         print(f"note: and {len(report.notes) - _MOST_LINES} more of these")
     kinds = Counter(finding.kind for finding in report.findings)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    compared = "checked for the first time" if report.pinned else "compared with the hashes of the first time"
+    compared = "compared with the hashes of the first time" if report.compared else "checked for the first time"
     if report.findings:
         print(f"'{manifest.name}': {counts} ({report.files} files looked at)")
         return 1

@@ -40,12 +40,14 @@ class Report:
         findings: what is wrong.
         notes: what a person may want to know.
         files: number of files looked at.
+        compared: whether they were compared with a list of hashes.
         pinned: whether a list of hashes was written now.
     """
 
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: int = 0
+    compared: bool = False
     pinned: bool = False
 
 
@@ -80,13 +82,17 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
             _compare(folder, known, present - {split}, None, report)
         else:
             _compare(folder, known, present, items, report)
-        if report.findings or not split_is_new:
+        report.compared = not split_is_new
+        if report.findings or report.compared:
             return report
     contents = _first_look(manifest, root, split, present, items, report)
     if not report.findings:
         rows = {item.path: item for item in items or []}
-        write_list(file, (_row(path, contents[path], rows.get(path)) for path in sorted(contents)))
-        report.pinned = True
+        try:
+            write_list(file, (_row(path, contents[path], rows.get(path)) for path in sorted(contents)))
+            report.pinned = True
+        except OSError as error:
+            report.notes.append(f"{folder} cannot be written ({error.strerror}): the next check is a first one too")
     return report
 
 

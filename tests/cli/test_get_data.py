@@ -204,8 +204,8 @@ def test_a_damaged_image_in_the_archive_is_named(world, root, tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_made_is_named(world, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert get(tmp_path / "file") == 2
+    (tmp_path / "eurosat").touch()
+    assert get(tmp_path) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 

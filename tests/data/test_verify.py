@@ -277,6 +277,19 @@ def test_a_split_that_comes_after_the_images_is_looked_at_for_the_first_time(tmp
     assert {finding.kind for finding in verify(MANIFEST, tmp_path).findings} == {"damaged", "missing"}
 
 
+def test_a_folder_that_cannot_be_written_is_checked_all_the_same(tmp_path, monkeypatch, capsys):
+    def refuse(file, rows):
+        raise OSError(30, "Read-only file system", str(file))
+
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    monkeypatch.setattr(verification, "write_list", refuse)
+    assert main(["data", "verify", "eurosat", "--root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{folder} cannot be written (Read-only file system)" in said
+    assert "checked for the first time, nothing wrong" in said
+    assert not list_file(folder, "eurosat").exists()
+
+
 def test_a_changed_image_is_found_although_the_split_is_new(tmp_path):
     folder = make_fixture("eurosat", tmp_path, CLASSES).folder
     (folder / SPLIT).rename(tmp_path / SPLIT)
