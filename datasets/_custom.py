@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from PIL import Image
 
@@ -92,7 +93,7 @@ def check_names(rows: Iterable[Row], source: Path) -> None:
     """Raise DataError for fewer than two classes, or two that CLIP would read as the same words."""
     spelled: dict[str, str] = {}
     for name in sorted({row.classname for row in rows}):
-        first = spelled.setdefault(" ".join(name.replace("_", " ").split()).casefold(), name)
+        first = spelled.setdefault(" ".join(normalize("NFC", name).replace("_", " ").split()).casefold(), name)
         if first != name:
             raise DataError(
                 f"{source} has the classes {first!r} and {name!r}, which read the same: rename or merge them"

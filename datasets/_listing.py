@@ -27,9 +27,9 @@ def content_of(folder: Path) -> FolderContent:
     """Image files (by the end of their names), folders and other files of a folder; links are followed.
 
     Raises:
-        DataError: the folder cannot be read, or holds links that lead nowhere.
+        DataError: the folder cannot be read, or holds what is neither file nor folder.
     """
-    found, broken = FolderContent(), []
+    found, odd = FolderContent(), []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -37,8 +37,8 @@ def content_of(folder: Path) -> FolderContent:
                     continue
                 if entry.is_dir():
                     found.folders.append(entry.name)
-                elif entry.is_symlink() and not entry.is_file():
-                    broken.append(entry.name)
+                elif not entry.is_file():
+                    odd.append(entry.name)
                 elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                     found.images.append(entry.name)
                 else:
@@ -47,8 +47,8 @@ def content_of(folder: Path) -> FolderContent:
         raise DataError(
             f"cannot read the folder {folder}: {error.strerror}; check the data folder (DATASET.ROOT, --root)"
         ) from error
-    if broken:
-        raise DataError(f"{folder} has links that lead nowhere: {some(sorted(broken))}; restore what they lead to")
+    if odd:
+        raise DataError(f"{folder} holds links that lead nowhere, or what is no file: {some(sorted(odd))}; restore or remove them")
     for names in (found.images, found.folders, found.others):
         names.sort()
     return found
