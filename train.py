@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config-file", action="append", default=[],
                    help="yaml of the trainer; given again, the later one goes over the earlier")
     p.add_argument("--dataset-config-file", default="", help="yaml of the data set")
-    p.add_argument("--trainer", default="", help="registered name, e.g. CoOp, MaPLeCPT, ZeroshotCLIP")
+    p.add_argument("--trainer", default="", help="e.g. CoOp, MaPLeCPT, MaPLeLACPTB, ZeroshotCLIP")
     p.add_argument("--backbone", default="", help="micro, RN50 ... ViT-L/14@336px, a file, open_clip:MODEL/WEIGHTS")
     p.add_argument("--trust-weights", action="store_true", help="read a TorchScript file that is none of OpenAI's")
     p.add_argument("--head", default="", help="accepted for compatibility; CLIP has no head")
@@ -65,7 +65,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     Raises:
         ConfigError: a file is missing or malformed, or a key, a value or the seed is wrong.
     """
-    from cpt_plugin.cli.repository import default_cfg
+    from cpt_plugin.cli.repository import default_cfg, load_trainers
     from cpt_plugin.cli.settings import follow_backbone
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
@@ -94,6 +94,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     }
     merge_list(cfg, [part for key, value in given.items() if value not in ("", None) for part in (key, value)])
     merge_list(cfg, opts)
+    load_trainers().register_named(cfg.TRAINER.NAME)
     follow_backbone(cfg, opts[::2])
     if resume is OUTPUT_FOLDER and "RESUME" not in opts[::2]:
         cfg.RESUME = _output_folder(cfg)
@@ -119,12 +120,15 @@ def check(args: argparse.Namespace, cfg: Any) -> None:
         ConfigError: no data set, no or an unknown trainer, or nothing to evaluate.
     """
     from cpt_plugin import toolkit
+    from cpt_plugin.cli.repository import load_trainers
 
     if not cfg.DATASET.NAME:
         raise ConfigError("no data set is named: give --dataset-config-file FILE, or DATASET.NAME NAME at the end")
     if not cfg.TRAINER.NAME:
-        known = ", ".join(toolkit.TRAINER_REGISTRY.registered_names())
-        raise ConfigError(f"no trainer is named: give --trainer NAME, one of {known}")
+        known = ", ".join(cls.__name__ for cls in load_trainers().PROMPT_LEARNERS.values())
+        raise ConfigError(
+            f"no trainer is named: give --trainer NAME, one of {known}, with DPC or parts as in MaPLeCPT, CoOpDPCLA"
+        )
     try:
         trainer = toolkit.TRAINER_REGISTRY.get(cfg.TRAINER.NAME)
     except KeyError as error:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -76,5 +77,28 @@ def sync_directory(directory: Path) -> None:
     except OSError as error:
         if error.errno not in _NO_DIRECTORY_FSYNC:  # some network file systems cannot do it at all
             raise
+    finally:
+        os.close(descriptor)
+
+
+def append_line(path: str | Path, text: str) -> None:
+    """Add one line to a file that several processes add to at once; none is lost, torn or mixed with another.
+
+    What a killed process may have left of a line is ended first, so that it spoils no other one.
+
+    Raises:
+        ValueError: ``text`` holds a line break.
+        OSError: it could not be written.
+    """
+    if "\n" in text:
+        raise ValueError("one line at a time")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        torn = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+        rest = memoryview((b"\n" if torn else b"") + text.encode("utf-8") + b"\n")
+        while rest:
+            rest = rest[os.write(descriptor, rest) :]
     finally:
         os.close(descriptor)

@@ -17,20 +17,34 @@ from torch import Tensor
 
 from cpt_plugin.errors import HookError
 
+Outputs = tuple[Tensor, ...]
+Observer = Callable[[Outputs, Outputs, Tensor], None]
+
 
 class Attachment:
-    """One loss attached to one output; counts how often its gradient was asked for.
+    """One loss attached to one model's output; counts how often its gradient was asked for.
 
     ``scale`` maps the loss to the multiplier of the main loss; None means that the output is itself the
-    loss, whose incoming gradient is that multiplier.
+    loss, whose incoming gradient is that multiplier. ``observe``, if given, is called once, before the loss is
+    back-propagated, with the outputs, the gradients that reached them, and that multiplier.
     """
 
-    def __init__(self, scale: Callable[[Tensor], Tensor] | None) -> None:
+    def __init__(self, scale: Callable[[Tensor], Tensor] | None, observe: Observer | None, outputs: Outputs) -> None:
         self.scale = scale
         self.fired = 0
+        self._observe = observe
+        self._outputs = outputs if observe is not None else ()
 
-    def loss_gradient(self, gradient: Tensor, loss: Tensor) -> Tensor:
-        """The multiplier of the main loss; ``gradient`` is the one that reached the output."""
+    def loss_gradient(self, gradients: Outputs, loss: Tensor) -> Tensor:
+        """The multiplier of the main loss; ``gradients`` are those that reached the outputs."""
+        multiplier = self._multiplier(gradients[0], loss)
+        if self._observe is not None:
+            observe, outputs = self._observe, self._outputs
+            self._observe, self._outputs = None, ()
+            observe(outputs, gradients, multiplier)
+        return multiplier
+
+    def _multiplier(self, gradient: Tensor, loss: Tensor) -> Tensor:
         self.fired += 1
         if self.scale is None:
             return gradient.reshape(()).to(loss.dtype)
@@ -44,40 +58,42 @@ class Attachment:
 
 
 class _Inject(torch.autograd.Function):
-    """(output, loss) -> output; backward gives the loss the gradient that ``attachment`` decides on."""
+    """(loss, outputs) -> outputs; backward gives the loss the gradient that ``attachment`` decides on."""
 
     @staticmethod
-    def forward(ctx: Any, output: Tensor, loss: Tensor, attachment: Attachment) -> Tensor:
+    def forward(ctx: Any, loss: Tensor, attachment: Attachment, *outputs: Tensor) -> Outputs:
         ctx.attachment = attachment
         ctx.like_loss = loss.detach()
-        return output.clone()
+        return tuple(output.clone() for output in outputs)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        (gradient,) = gradients
-        return gradient, ctx.attachment.loss_gradient(gradient, ctx.like_loss), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.attachment.loss_gradient(gradients, ctx.like_loss), None, *gradients
 
 
 def attach_loss(
-    output: Any, loss: Tensor, output_scale: Callable[[Tensor], Tensor]
+    output: Any, loss: Tensor, output_scale: Callable[[Tensor], Tensor], observe: Observer | None = None
 ) -> tuple[Any, Attachment]:
     """Attach a scalar ``loss`` to a model's output and return that output, unchanged in value.
 
     output: a scalar loss (shape () or (1,)), logits of any other shape, or a tuple or list, of which the
     first tensor that requires a gradient is used. For all but the scalar loss ``output_scale(loss)`` gives
     the multiplier of the main loss at the time of the backward pass.
+    observe: called in the backward pass, see :class:`Attachment`; of a tuple or list it is given all tensors that
+    require a gradient.
 
     Raises HookError if nothing in the output can carry the gradient.
     """
     if isinstance(output, Tensor) and output.requires_grad:
-        attachment = Attachment(None if is_scalar_loss(output) else output_scale)
-        return _Inject.apply(output, loss, attachment), attachment
+        attachment = Attachment(None if is_scalar_loss(output) else output_scale, observe, (output,))
+        return _Inject.apply(loss, attachment, output)[0], attachment
     if isinstance(output, (tuple, list)):
-        for index, element in enumerate(output):
-            if isinstance(element, Tensor) and element.requires_grad:
-                attachment = Attachment(output_scale)
-                elements = [*output[:index], _Inject.apply(element, loss, attachment), *output[index + 1 :]]
-                return _same_container(output, elements), attachment
+        places = [i for i, element in enumerate(output) if isinstance(element, Tensor) and element.requires_grad]
+        if places := places if observe is not None else places[:1]:
+            tensors = tuple(output[i] for i in places)
+            attachment = Attachment(output_scale, observe, tensors)
+            injected = dict(zip(places, _Inject.apply(loss, attachment, *tensors), strict=True))
+            return _same_container(output, [injected.get(i, element) for i, element in enumerate(output)]), attachment
     raise HookError(
         f"The model returned {describe_output(output)}, to which no gradient can be attached: return a "
         "scalar loss, logits, or a tuple with at least one tensor that requires a gradient."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
@@ -34,6 +35,7 @@ NEUTRAL_KEYS = frozenset(
 
 What DPC finds in the folder of its first stage is told by a hash.
 """
+_LONGEST_NAME = 120
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -76,3 +78,19 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
             yield from _leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
+
+
+def variant_name(options: Mapping[str, Any]) -> str:
+    """``KEY=VALUE,...`` in the given order as a folder's name; "" for no options."""
+    text = re.sub(r"[^\w.,=+-]", "_", ",".join(f"{key}={_shortest(value)}" for key, value in options.items()))
+    if len(text) <= _LONGEST_NAME:
+        return text
+    return f"{text[: _LONGEST_NAME - 13]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
+
+
+def _shortest(value: Any) -> str:
+    """A number as ``%g`` writes it, so that 0 and 0.0 are one name."""
+    try:
+        return f"{float(value):g}"
+    except ValueError:
+        return str(value)

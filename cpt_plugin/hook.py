@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from cpt_plugin._frozen_sources import FrozenSources
 from cpt_plugin._trainer_checks import attached_models, check_trainer, resolve_class_names, shared_template
-from cpt_plugin.attach import Attachment, OutputScale, attach_loss
+from cpt_plugin.attach import Attachment, Observer, OutputScale, attach_loss
+from cpt_plugin.balance import GradientBalance, Target, Weighted
 from cpt_plugin.errors import ConfigError, HookError, TrainingError
+from cpt_plugin.long_tail_losses import LongTailLoss
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer, build
 from cpt_plugin.taps import Taps
@@ -57,6 +59,11 @@ class CPTHook:
         if accumulation is not None and (isinstance(accumulation, bool) or accumulation < 1):
             raise ConfigError(f"accumulation is {accumulation!r}: give the number of steps, at least 1.")
         self._regularizers = _cpt(cpt_kwargs) if regularizers is None else list(regularizers)
+        if losses := [part.name for part in self._regularizers if isinstance(part, LongTailLoss)]:
+            raise ConfigError(
+                f"{losses[0]} replaces the cross-entropy, which a trainer computes itself: of that, a hook sees the "
+                "gradient only. Use the loss (cpt_plugin.functional) in the trainer, or this repository's trainers."
+            )
         self._frozen_text = frozen_text
         self._class_names = class_names
         self._prototypes = prototypes
@@ -117,6 +124,20 @@ class HookHandle:
         """The regularizer in the last training step; 0 before the first."""
         return self._step.total if self._step else 0.0
 
+    @property
+    def factors(self) -> dict[str, float]:
+        """Weights that balancing has set, by part; 0 for a part that has had no gradient yet."""
+        return self._step.balance.factors if self._step else {}
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """What balanced weights rest on, plain numbers; to be saved and put back if training is interrupted."""
+        return self._step.balance.state_dict() if self._step else {}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Go on with the weights of :meth:`state_dict`."""
+        if self._step:
+            self._step.balance.load_state_dict(state)
+
     def describe(self) -> list[str]:
         """Log lines about the regularizers: clusters, sizes, weights."""
         return [line for regularizer in self.regularizers for line in regularizer.describe()]
@@ -141,11 +162,13 @@ class _RegularizedStep:
         self._model: nn.Module = trainer.model
         self._text_shape = text_shape
         self._output_scale = OutputScale(trainer, accumulation)
+        self.balance = GradientBalance(trainer)
         self._profile = profile_of(trainer)
         self._taps = Taps(self._model, self._timed)
         self._steps = 0
         self._attachments: list[Attachment] = []
         self._values: list[dict[str, float]] = []
+        self._sources: dict[str, tuple[Regularizer, str]] = {}
         self._running = False
         self._own_original = "forward_backward" in vars(trainer)
         self._original: Callable[..., Any] = trainer.forward_backward
@@ -162,6 +185,7 @@ class _RegularizedStep:
         if not self.installed:
             return
         self.installed = False
+        self.balance.close()
         self._taps.remove()
         attached_models.discard(self._model)
         if vars(self._trainer).get("forward_backward") is not self:
@@ -201,7 +225,7 @@ class _RegularizedStep:
         self._check_features(features)
         with torch.autocast(device_type=features.image.device.type, enabled=False):
             parts = self._compute(features)
-            total = torch.stack(list(parts.values())).sum()
+            total = torch.stack([self._weighted(name, part) for name, part in parts.items()]).sum()
         if not total.requires_grad:
             raise HookError(
                 f"Nothing to regularize: no gradient flows back from the parts {', '.join(parts)} (text "
@@ -211,17 +235,34 @@ class _RegularizedStep:
                 "use_reentrant=True), or set the weights to 0."
             )
         self._keep_values(parts, features)
-        output, attachment = attach_loss(output, total, self._output_scale)
+        output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts, features))
         if attachment.scale is not None:
             self._output_scale.check()
         self._attachments.append(attachment)
         return output
 
+    def _weighted(self, name: str, part: Tensor) -> Tensor:
+        return Weighted.apply(part, self.balance, name) if name in self.balance else part
+
+    def _observer(self, parts: dict[str, Tensor], features: FeatureBatch) -> Observer | None:
+        """What looks at the gradients of this step for balanced weights; None where they are not wanted."""
+        if not self.balance.pending:
+            return None
+        early = {regularizer: regularizer.undeveloped(features) for regularizer in self.regularizers}
+        owners = ((name, *self._sources[name]) for name in parts)
+        ready = {name: parts[name] for name, regularizer, part in owners if part not in early[regularizer]}
+        where = f"step {self._steps}{self._position()}"
+        return lambda outputs, gradients, scale: self.balance.observe(ready, outputs, gradients, scale, where)
+
     def _compute(self, features: FeatureBatch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
         for regularizer in self.regularizers:
-            for name, value in regularizer.compute(features).items():
-                parts[f"{regularizer.name}_{name}" if name in parts else name] = value
+            for part, value in regularizer.compute(features).items():
+                name = f"{regularizer.name}_{part}" if part in parts else part
+                parts[name], self._sources[name] = value, (regularizer, part)
+                if part in regularizer.gradient_fractions:
+                    fraction = regularizer.gradient_fractions[part]
+                    self.balance.want(name, Target(fraction, regularizer.gradient_momentum))
         if not parts:
             names = ", ".join(regularizer.name for regularizer in self.regularizers)
             raise HookError(f"The active regularizers ({names}) returned no parts: compute() must give one.")
@@ -280,7 +321,8 @@ class _RegularizedStep:
         """Parts of this step (mean over the model's forwards in it), also into the trainer's summary."""
         count = len(self._values)
         names = dict.fromkeys(name for values in self._values for name in values)
-        self.parts = {name: sum(values.get(name, 0.0) for values in self._values) / count for name in names}
+        means = {name: sum(values.get(name, 0.0) for values in self._values) / count for name in names}
+        self.parts = {n: value * self.balance.factor(n) if n in self.balance else value for n, value in means.items()}
         self.total = sum(self.parts.values())
         if isinstance(summary, dict):
             summary["loss_reg"] = self.total

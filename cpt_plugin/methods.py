@@ -6,7 +6,7 @@ Nothing here imports torch or a trainer: names are checked before anything is in
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
@@ -19,6 +19,11 @@ PACKAGE = Path(__file__).resolve().parent
 ZEROSHOT = "zeroshot"
 DPC = "dpc"
 EMBEDDED_WORLD = worlds.DATASET_NAME
+_NEVER_TOGETHER = {
+    ("cpt", "cptb"): "are the same terms under different weights",
+    ("la", "posthoc"): "take the class frequencies into account twice",
+    ("bs", "posthoc"): "take the class frequencies into account twice",
+}
 _MARKS = ("trainers", "configs/datasets", "cpt_plugin/methods.py")
 ALIASES = {
     "dpc": "coop_dpc",
@@ -31,10 +36,12 @@ ALIASES = {
 
 @dataclass(frozen=True)
 class Method:
-    """A prompt learner, optionally with DPC's second stage, and the regularizers added to it.
+    """A prompt learner, optionally with DPC's second stage, and the parts added to it.
 
-    `name` is canonical (regularizers in alphabetical order); `trainer_name` is the name under which
-    the combination is registered: the prompt learner's class, then DPC, then the regularizers.
+    `name` is canonical: a long-tail loss, then regularizers, then controls, each kind in alphabetical order.
+    `regularizers` are all these parts in that order; `loss` names those that replace the cross-entropy (one at most),
+    `evaluation` those that change nothing in training. `trainer_name` is the name under which the combination is
+    registered: the prompt learner's class, then DPC, then the parts.
     """
 
     name: str
@@ -42,25 +49,38 @@ class Method:
     dpc: bool
     regularizers: tuple[str, ...]
     trainer_name: str
+    loss: tuple[str, ...] = ()
+    evaluation: tuple[str, ...] = ()
 
     @property
     def baseline(self) -> Method:
-        """The same method without regularizers; the method itself when it has none."""
-        suffix = "".join(name.upper() for name in self.regularizers)
-        return replace(
-            self,
-            name=_method_name(self.prompt_learner, self.dpc, ()),
-            regularizers=(),
-            trainer_name=self.trainer_name.removesuffix(suffix),
-        )
+        """The same method without added parts; the method itself when it has none."""
+        return self._with(())
 
     @property
     def first_stage(self) -> Method | None:
-        """The plain prompt learner from whose prompts a method with DPC starts; None for other methods."""
-        if not self.dpc:
-            return None
-        plain, trainer = self.baseline, self.baseline.trainer_name.removesuffix(DPC.upper())
-        return replace(plain, name=self.prompt_learner, dpc=False, trainer_name=trainer)
+        """The prompt learner from whose prompts a method with DPC starts, with its loss; None for other methods."""
+        return self._with(self.loss, dpc=False) if self.dpc else None
+
+    @property
+    def trained(self) -> Method | None:
+        """For a method that changes the evaluation, the one whose prompts it evaluates; None for other methods."""
+        kept = [part for part in self.regularizers if part not in self.evaluation]
+        return self._with(kept) if self.evaluation else None
+
+    def _with(self, parts: Iterable[str], dpc: bool | None = None) -> Method:
+        kept, dpc = tuple(parts), self.dpc if dpc is None else dpc
+        learner = self.trainer_name.removesuffix("".join(name.upper() for name in self.regularizers))
+        learner = learner.removesuffix(DPC.upper()) if self.dpc else learner
+        return replace(
+            self,
+            name=_method_name(self.prompt_learner, dpc, kept),
+            dpc=dpc,
+            regularizers=kept,
+            trainer_name=_trainer_name(learner, dpc, kept),
+            loss=tuple(part for part in self.loss if part in kept),
+            evaluation=tuple(part for part in self.evaluation if part in kept),
+        )
 
 
 @dataclass(frozen=True)
@@ -91,9 +111,21 @@ def prompt_learners(repository: Path | None = None) -> list[str]:
     return [stem for stem in _stems((repository or find_repository()) / "trainers", ".py") if stem != DPC]
 
 
-def regularizers(repository: Path | None = None) -> list[str]:
-    """Names of the regularizers: one file each in `cpt_plugin/regularizers/`."""
-    return [stem for stem in _stems(_regularizer_folder(repository), ".py") if stem != "base"]
+def added_parts(repository: Path | None = None) -> dict[str, str]:
+    """Parts that a prompt learner can take besides DPC, with their kind, in their order in a method's name."""
+    folders = part_folders(repository).items()
+    return {stem: kind for kind, folder in folders for stem in _stems(folder, ".py") if stem != "base"}
+
+
+def part_folders(repository: Path | None = None) -> dict[str, Path]:
+    """Folders with one file a part, by kind."""
+    repository = repository or find_repository()
+    package = repository / "cpt_plugin" if (repository / "cpt_plugin" / "regularizers").is_dir() else PACKAGE
+    return {
+        "loss": package / "long_tail_losses",
+        "regularizer": package / "regularizers",
+        "control": repository / "trainers" / "controls",
+    }
 
 
 def has_dpc(repository: Path | None = None) -> bool:
@@ -102,21 +134,22 @@ def has_dpc(repository: Path | None = None) -> bool:
 
 
 def parse_method(text: str, repository: Path | None = None) -> Method:
-    """Take a method name `<prompt learner>[_dpc][_<regularizer>...]` (or an alias) apart.
+    """Take a method name `<prompt learner>[_dpc][_<part>...]` (or an alias) apart; parts may stand in any order.
 
     Raises ConfigError, on one line, with the parts that exist and the nearest valid name.
     """
     repository = repository or find_repository()
-    learners, known = prompt_learners(repository), regularizers(repository)
+    learners, known = prompt_learners(repository), added_parts(repository)
+    order = list(known)
     name = ALIASES.get(text, text)
     for learner in sorted(learners, key=len, reverse=True):
         if name != learner and not name.startswith(f"{learner}_"):
             continue
-        parts = _split(name[len(learner) :], [*known, DPC] if has_dpc(repository) else known)
+        parts = _split(name[len(learner) :], [*known, DPC] if has_dpc(repository) else [*known])
         if parts is None:
             continue
         dpc = parts[:1] == [DPC]
-        added = sorted(parts[1:] if dpc else parts)
+        added = parts[1:] if dpc else parts
         repeated = sorted({part for part in parts if parts.count(part) > 1})
         if repeated:
             raise ConfigError(f"method '{text}' names '{repeated[0]}' twice: each part may be given once")
@@ -124,9 +157,18 @@ def parse_method(text: str, repository: Path | None = None) -> Method:
             continue
         if learner == ZEROSHOT and parts:
             raise ConfigError(f"method '{text}': '{ZEROSHOT}' trains nothing and takes no parts")
-        trainer = _trainer_class(repository / "trainers" / f"{learner}.py", learner)
-        trainer += ("DPC" if dpc else "") + "".join(part.upper() for part in added)
-        return Method(_method_name(learner, dpc, added), learner, dpc, tuple(added), trainer)
+        _check_together(text, added, known)
+        added.sort(key=order.index)
+        controls = part_folders(repository)["control"]
+        return Method(
+            _method_name(learner, dpc, added),
+            learner,
+            dpc,
+            tuple(added),
+            _trainer_name(_trainer_class(repository / "trainers" / f"{learner}.py", learner), dpc, added),
+            tuple(part for part in added if known[part] == "loss"),
+            tuple(part for part in added if known[part] == "control" and _evaluates(controls / f"{part}.py")),
+        )
     raise ConfigError(_unknown_method(text, name, learners, known, has_dpc(repository)))
 
 
@@ -177,7 +219,8 @@ def describe_parts(repository: Path | None = None) -> list[Part]:
     learners = [("prompt learner", repository / "trainers", name) for name in prompt_learners(repository)]
     if has_dpc(repository):
         learners.append(("second stage", repository / "trainers", DPC))
-    added = [("regularizer", _regularizer_folder(repository), name) for name in regularizers(repository)]
+    folders = part_folders(repository)
+    added = [(kind, folders[kind], name) for name, kind in added_parts(repository).items()]
     return [Part(name, kind, first_line(folder / f"{name}.py")) for kind, folder, name in [*learners, *added]]
 
 
@@ -200,10 +243,28 @@ def _stems(folder: Path, suffix: str) -> list[str]:
     return sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(("_", ".")))
 
 
-def _regularizer_folder(repository: Path | None) -> Path:
-    if repository is not None and (repository / "cpt_plugin" / "regularizers").is_dir():
-        return repository / "cpt_plugin" / "regularizers"
-    return PACKAGE / "regularizers"
+def _check_together(text: str, added: Iterable[str], kinds: Mapping[str, str]) -> None:
+    """Refuse parts that cannot both be in one method, on one line with the reason."""
+    losses = [part for part in added if kinds[part] == "loss"]
+    if len(losses) > 1:
+        named = " and ".join(f"'{part}'" for part in losses)
+        raise ConfigError(f"method '{text}': {named} each replace the cross-entropy: name one")
+    for (one, other), reason in _NEVER_TOGETHER.items():
+        if {one, other} <= {*added}:
+            raise ConfigError(f"method '{text}': '{one}' and '{other}' {reason}: name one")
+
+
+def _evaluates(path: Path) -> bool:
+    """Whether a control's file says `trains = False`: it changes the evaluation alone."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        match node:
+            case ast.Assign(targets=[ast.Name(id="trains")], value=ast.Constant(value=False)):
+                return True
+    return False
+
+
+def _trainer_name(learner: str, dpc: bool, added: Iterable[str]) -> str:
+    return learner + (DPC.upper() if dpc else "") + "".join(part.upper() for part in added)
 
 
 def _method_name(learner: str, dpc: bool, added: Iterable[str]) -> str:
@@ -236,7 +297,7 @@ def _trainer_class(path: Path, learner: str) -> str:
     raise ConfigError(f"{path} defines no class under @prompt_learner({learner!r})")
 
 
-def _combinations(learners: list[str], known: list[str], dpc: bool) -> Iterator[str]:
+def _combinations(learners: list[str], known: Sequence[str], dpc: bool) -> Iterator[str]:
     for learner in learners:
         trainable = learner != ZEROSHOT
         for stage in (False, True) if dpc and trainable else (False,):
@@ -245,14 +306,19 @@ def _combinations(learners: list[str], known: list[str], dpc: bool) -> Iterator[
                     yield _method_name(learner, stage, added)
 
 
-def _unknown_method(text: str, name: str, learners: list[str], known: list[str], dpc: bool) -> str:
+def _unknown_method(text: str, name: str, learners: list[str], known: Mapping[str, str], dpc: bool) -> str:
     alias = f"method '{text}' (= {name}) needs a part that is not here yet"
     stated = alias if name != text else f"unknown method '{text}'"
     second = f"[_{DPC}]" if dpc else ""
-    names = list(_combinations(learners, known, dpc))
+    names = list(_combinations(learners, list(known), dpc))
+    plurals = {"loss": "losses", "regularizer": "regularizers", "control": "controls"}
+    listed = [
+        f"{plural} {', '.join(part for part in known if known[part] == kind)}"
+        for kind, plural in plurals.items()
+        if kind in known.values() or kind == "regularizer"
+    ]
     reordered = [other for other in names if sorted(other.split("_")) == sorted(name.split("_"))]
     return (
         f"{stated}; nearest: '{nearest(name, reordered or names)}'; "
-        f"a method is LEARNER{second}[_REGULARIZER...] with learners {', '.join(learners) or '(none)'}"
-        f" and regularizers {', '.join(known) or '(none)'}"
+        f"a method is LEARNER{second}[_PART...] with learners {', '.join(learners) or '(none)'}, {', '.join(listed)}"
     )

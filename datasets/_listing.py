@@ -48,7 +48,9 @@ def content_of(folder: Path) -> FolderContent:
             f"cannot read the folder {folder}: {error.strerror}; check the data folder (DATASET.ROOT, --root)"
         ) from error
     if odd:
-        raise DataError(f"{folder} holds links that lead nowhere, or what is no file: {some(sorted(odd))}; restore or remove them")
+        raise DataError(
+            f"{folder} holds links that lead nowhere, or what is no file: {some(sorted(odd))}; restore or remove them"
+        )
     for names in (found.images, found.folders, found.others):
         names.sort()
     return found

@@ -39,7 +39,7 @@ def test_train_and_evaluate(tmp_path: Path, name: str) -> None:
     check_losses(record)
     assert record.dataset == (name if name == "fgvc_aircraft" else f"{name} (other split)"), "a fixture's is another"
     tested = Counter(label for _, label, _ in fixture.rows["test"])
-    both = [*record.per_class.base, *record.per_class.new]
+    both = [*record.evaluations["base"].per_class, *record.evaluations["new"].per_class]
     assert [each.name for each in both] == list(fixture.names)
     assert [each.total for each in both] == [tested[label] for label in range(5)]
     assert record.realized_tau == 0.25

@@ -21,7 +21,9 @@ from tests.helpers.tiny_world import tiny_experiment, write_world
 ROOT = Path(__file__).resolve().parents[1]
 METHODS = (
     "coop", "coop_cpt", "cocoop", "maple", "maple_cpt", "ivlp_cpt", "promptsrc", "promptsrc_cpt", "dpc", "dpc_cpt",
-    "maple_dpc_cpt", "npt", "npt_cpt", "dapt", "coop_npt",
+    "maple_dpc_cpt", "npt", "npt_cpt", "dapt", "coop_npt", "coop_cptb", "ivlp_cptb", "maple_la_cptb", "coop_la",
+    "coop_bs", "promptsrc_focal", "cocoop_cb", "ivlp_ldam", "coop_dpc_la", "coop_l2anchor", "coop_etfa", "coop_mix",
+    "maple_la_mix", "coop_posthoc", "coop_stop", "coop_dpc_mix",
 )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import string
 from pathlib import Path
 
@@ -66,6 +67,61 @@ def test_an_alias_whose_part_is_not_here_yet_is_refused(tmp_path, alias):
     message = refusal(alias, make_repository(tmp_path, dpc=False, regularizers=("cpt",)))
     assert f"'{alias}' (= {methods.ALIASES[alias]}) needs a part that is not here yet" in message
     assert "nearest: '" in message
+
+
+LOSSES, ADDED, CONTROLS = ("bs", "cb", "focal", "la", "ldam"), ("cpt", "etfa", "l2anchor", "npt"), ("mix", "stop")
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    dpc=st.booleans(),
+    loss=st.lists(st.sampled_from(LOSSES), max_size=1),
+    added=st.lists(st.sampled_from(ADDED), unique=True),
+    controls=st.lists(st.sampled_from(CONTROLS), unique=True),
+    seed=st.randoms(use_true_random=False),
+)
+def test_a_loss_comes_first_then_regularizers_then_controls(dpc, loss, added, controls, seed):
+    """In whatever order they are given; with the real files."""
+    shuffled = [*loss, *added, *controls]
+    seed.shuffle(shuffled)
+    method = methods.parse_method("_".join(["coop", *["dpc"] * dpc, *shuffled]), ROOT)
+    assert method.regularizers == (*loss, *sorted(added), *sorted(controls))
+    assert method.loss == tuple(loss)
+    assert method.evaluation == (("mix",) if "mix" in controls else ())
+    assert methods.parse_method(method.name, ROOT) == method
+    assert method.trainer_name == "CoOp" + "DPC" * dpc + "".join(method.regularizers).upper()
+    plain = methods.parse_method("coop" + "_dpc" * dpc, ROOT)
+    assert method.baseline == plain
+    trained = [part for part in method.regularizers if part != "mix"]
+    expected = methods.parse_method("_".join([plain.name, *trained]), ROOT) if "mix" in controls else None
+    assert method.trained == expected
+    first = methods.parse_method("_".join(["coop", *loss]), ROOT) if dpc else None
+    assert method.first_stage == first
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("maple_la_bs", "'la' and 'bs' each replace the cross-entropy: name one"),
+        ("coop_dpc_focal_cpt_ldam", "'focal' and 'ldam' each replace the cross-entropy: name one"),
+        ("coop_cpt_cptb", "'cpt' and 'cptb' are the same terms under different weights: name one"),
+        ("coop_posthoc_la", "'la' and 'posthoc' take the class frequencies into account twice: name one"),
+        ("coop_bs_posthoc", "'bs' and 'posthoc' take the class frequencies into account twice: name one"),
+        ("coop_la_la", "names 'la' twice"),
+        ("zeroshot_mix", "takes no parts"),
+        ("coop_mixx", "nearest: 'coop_mix'"),
+        ("maple_cptb_la_mx", "losses bs, cb, focal, la, ldam, regularizers cpt, cptb, dapt, etfa, l2anchor, npt"),
+    ],
+)
+def test_parts_that_do_not_go_together_are_refused_on_one_line(text, reason):
+    assert reason in refusal(text, ROOT)
+
+
+def test_every_part_is_listed_with_its_paper():
+    described = {part.name: part for part in methods.describe_parts(ROOT)}
+    assert [described[name].kind for name in ("la", "cptb", "mix")] == ["loss", "regularizer", "control"]
+    for name in methods.added_parts(ROOT):
+        assert re.search(r"arXiv \d{4}\.\d{5}|ours|control", described[name].description), name
 
 
 def test_zeroshot_takes_no_parts(repository):

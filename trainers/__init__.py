@@ -1,7 +1,7 @@
 """Trainers: one prompt learner a file; the file's name is its part in a method's name.
 
 Importing this package registers every prompt learner and its second stage (``CoOp``, ``CoOpDPC``, ...), alone and
-with every single regularizer (``CoOpCPT``, ``CoOpDPCCPT``, ...), in the toolkit's ``TRAINER_REGISTRY``. To add
+with every single part (``CoOpCPT``, ``CoOpDPCLA``, ...), in the toolkit's ``TRAINER_REGISTRY``. To add
 one, write ``trainers/<name>.py`` with a class under ``@prompt_learner("<name>")`` and a yaml in
 ``configs/trainers/<ClassName>/``.
 """
@@ -11,7 +11,8 @@ from __future__ import annotations
 import pkgutil
 from importlib import import_module
 
-from trainers._registry import PROMPT_LEARNERS, extend_cfg, register_variants, trainer_name
+from trainers._parts import check_parts, settings_of
+from trainers._registry import PROMPT_LEARNERS, extend_cfg, register_named, register_variants, trainer_name
 
 for _module in pkgutil.iter_modules(__path__):
     if not _module.name.startswith("_"):
@@ -19,4 +20,12 @@ for _module in pkgutil.iter_modules(__path__):
 
 register_variants()
 
-__all__ = ["PROMPT_LEARNERS", "extend_cfg", "register_variants", "trainer_name"]
+__all__ = [
+    "PROMPT_LEARNERS",
+    "check_parts",
+    "extend_cfg",
+    "register_named",
+    "register_variants",
+    "settings_of",
+    "trainer_name",
+]

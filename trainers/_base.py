@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpt_plugin import regularizers
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.encoders import FrozenCLIP, ModelSizes, load_clip, resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError
@@ -21,6 +20,7 @@ from trainers._degrees import EpochFeatures
 from trainers._feature_cache import CachedImages
 from trainers._frozen import FrozenFeatures
 from trainers._loading import load_prompts
+from trainers._parts import available_parts, parts_of
 from trainers._profiled import Profiled
 from trainers._prompted import Prediction, PromptedCLIP, PromptLearner
 from trainers._prompts import prompts_digest
@@ -104,9 +104,9 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
     def reads(cls, key: str) -> bool:
         """Whether a result can depend on a configuration key: not on the nodes of other methods or regularizers."""
         top, _, rest = key.partition(".")
-        nodes = {name: added.config_node for name, added in regularizers.available().items()}
+        nodes = {name: part.config_node for name, part in available_parts().items()}
         if top in nodes.values():
-            return top in {nodes[name] for name in getattr(cls, "regularizers", ())}
+            return top in {nodes[name] for name in parts_of(cls)}
         return top != "TRAINER" or rest == "NAME" or rest.partition(".")[0] == cls.config_node
 
     def hashed_config(self) -> dict[str, Any]:
@@ -127,6 +127,7 @@ class PromptTrainer(Profiled, CLIPTrainer):
     neutral_options: ClassVar[frozenset[str]] = frozenset({"PREC"})
     """Keys of the own node that do not change what trained prompts mean."""
     loaded_extra: Mapping[str, Any] = MappingProxyType({})
+    loaded_classes: list[str] | None = None
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         """The method's prompts for these classes; drawn from torch's global generator, which is seeded."""
@@ -209,9 +210,18 @@ class PromptTrainer(Profiled, CLIPTrainer):
     def loss_parts(self, prediction: Prediction, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """Named float32 terms (weighted) of this method's own loss, which is their sum; all are logged.
 
-        Here the cross-entropy alone: ``ce``.
+        Here the classification loss alone, under the name :attr:`classification_part`.
         """
-        return {"ce": F.cross_entropy(prediction.logits.float(), label)}
+        return {self.classification_part: self.classification_loss(prediction.logits.float(), label)}
+
+    @property
+    def classification_part(self) -> str:
+        """Name of the classification loss among the parts: ``ce``, or that of a long-tail loss in its place."""
+        return "ce"
+
+    def classification_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        """Cross-entropy of (B, K) float32 logits, or a long-tail loss in its place; a scalar."""
+        return F.cross_entropy(logits, label)
 
     def _scaled_step(self, scaler: torch.amp.GradScaler, loss: Tensor) -> None:
         """Step under a loss scale; gradients that overflow skip the step, which is counted, and lower the scale."""
@@ -268,4 +278,5 @@ class PromptTrainer(Profiled, CLIPTrainer):
         if not path.is_file():
             present = sorted(p.name for p in path.parent.glob("model*.pth.tar*"))
             raise CheckpointError(f"No checkpoint {path}; there is {', '.join(present) or 'none in that folder'}.")
-        self.loaded_extra = load_prompts(self, path).get("extra", {})
+        content = load_prompts(self, path)
+        self.loaded_extra, self.loaded_classes = content.get("extra", {}), content.get("class_names")

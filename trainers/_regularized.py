@@ -37,6 +37,26 @@ class Regularized:
     def checkpoint_extra(self) -> dict[str, Any]:
         return {**super().checkpoint_extra(), "cluster_hash": self.cluster_hash}  # type: ignore[misc]
 
+    def checkpoint_header(self) -> dict[str, Any]:
+        return {**super().checkpoint_header(), "loss_weights": self._factors()}  # type: ignore[misc]
+
+    def resume_extra(self) -> dict[str, Any]:
+        balance = self.hook.state_dict() if self.hook is not None else {}
+        return {**super().resume_extra(), "balance": balance}  # type: ignore[misc]
+
+    def load_resume_extra(self, saved: dict[str, Any]) -> None:
+        super().load_resume_extra(saved)  # type: ignore[misc]
+        if self.hook is not None:
+            self.hook.load_state_dict(saved["balance"])
+
+    def epoch_values(self) -> dict[str, float]:
+        """As in the base class, and the weights that balancing has set: ``weight_etf``, ..."""
+        weights = {f"weight_{name}": factor for name, factor in self._factors().items()}
+        return {**super().epoch_values(), **weights}  # type: ignore[misc]
+
+    def _factors(self) -> dict[str, float]:
+        return self.hook.factors if self.hook is not None else {}
+
     @property
     def cluster_hash(self) -> str:
         """Hash of the class-shaped state of the regularizers; empty before training or loading."""

@@ -3,7 +3,7 @@
 A second stage over any prompt learner. Stage one trains its prompts P as usual. Stage two clones them,
 P' = P, trains P' alone by the dynamic hard-negative optimizer, and evaluates the mixture w P' + (1 - w) P of the
 token vectors: w = WEIGHT_BASE on base (or all) classes, w = WEIGHT_NEW on new ones, where 0 gives stage one bit
-for bit. Regularizers act in the second stage only.
+for bit. Regularizers act in the second stage only, a long-tail loss in the first only: the second keeps its own.
 
 P' is itself what the optimizer trains here. The released code, as it runs, moves its P' by lr as lr / w_b does here,
 5 times as far at w_b = 0.2 (docs/differences.md, tests/parity/test_dpc.py).
@@ -257,7 +257,8 @@ class DPC(PromptTrainer):
     def loss_parts(self, prediction: Prediction, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """``dpc``, :func:`contrastive_loss`, in place of the learner's cross-entropy; its other terms stay."""
         own = super().loss_parts(prediction, image, label)
-        return {"dpc": contrastive_loss(prediction.logits, label)} | {k: v for k, v in own.items() if k != "ce"}
+        del own[self.classification_part]
+        return {"dpc": contrastive_loss(prediction.logits, label)} | own
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
         """Load both prompts; see the base class.

@@ -6,8 +6,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -16,21 +16,22 @@ from cpt_plugin._paths import resolved
 from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
-from cpt_plugin.cli.materials import Supply, announce, lacking, refuse
+from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
 from cpt_plugin.data.custom import check_own_files, own_yaml
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
     DPC,
     Method,
+    added_parts,
     dataset_names,
     find_repository,
     is_embedded,
     parse_dataset,
     parse_method,
     parse_tau,
-    regularizers,
 )
+from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol, tasks
 
 CALLED_FROM = "CPT_CALLED_FROM"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
@@ -41,7 +42,7 @@ _OWNED_KEYS = {
     "DATASET.NAME": "DATASET",
     "DATASET.NUM_SHOTS": "--shots",
     "DATASET.IMBALANCE_TAU": "TAU",
-    "DATASET.SUBSAMPLE_CLASSES": "the protocol (base, then new)",
+    "DATASET.SUBSAMPLE_CLASSES": "--protocol",
     "DATASET.MAX_PER_CLASS": "--shots",
     "DATASET.WORLD": "DATASET (shapes:CLASSSET:DOMAIN)",
     "MODEL.BACKBONE.NAME": "--backbone",
@@ -49,7 +50,7 @@ _OWNED_KEYS = {
     "MODEL.BACKBONE.UNKNOWN_WORDS": "--backbone (zero for micro on real images)",
     "OPTIM.MAX_EPOCH": "--epochs",
     "RESUME": "what the output folder holds",
-    "TEST.NO_TEST": "the protocol (both halves are tested)",
+    "TEST.NO_TEST": "the protocol (everything is tested)",
     "TEST.SPLIT": "the protocol (test images)",
     "TRAINER.DPC.STAGE_ONE": "METHOD (its first stage runs before it)",
     "TRAINER.DPC.STAGE_ONE_EPOCH": "METHOD (its first stage runs before it)",
@@ -63,6 +64,7 @@ examples:
   bash scripts/run.sh zeroshot shapes 1                  nothing trained
   bash scripts/run.sh maple_cpt shapes 0.25 CPT.WEIGHT_ETF 0.1 OPTIM.LR 0.002
   bash scripts/run.sh maple_cpt eurosat 0.25 --root ~/data
+  bash scripts/run.sh maple_cpt shapes 1 --protocol cross_dataset
   bash scripts/run.sh coop_cpt eurosat 0.25 --backbone open_clip:ViT-B-16/laion2b_s34b_b88k
   bash scripts/run.sh maple_cpt ~/mydata.yaml 0.25       your own images (docs/custom-data.md)
   bash scripts/run.sh list                               methods, data sets and worlds
@@ -90,6 +92,8 @@ class RunArguments:
     opts: tuple[str, ...]
     trust_weights: bool = False
     dataset_file: Path | None = None
+    protocol: str = BASE_TO_NEW
+    variant: bool = False
 
     @property
     def only_tries_out(self) -> bool:
@@ -114,8 +118,8 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     parser = Parser(
         prog=prog,
         usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
-        description="Train on the long-tailed base classes, test on base and new classes, and print one\n"
-        "table: the method, its plain baseline and zero-shot CLIP.",
+        description="Train on the long-tailed base classes, test on base and new classes (or by another\n"
+        "protocol), and print one table: the method, its plain baseline and zero-shot CLIP.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -147,10 +151,16 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
     parser.add_argument(
+        "--protocol", default=BASE_TO_NEW, metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: {BASE_TO_NEW})"
+    )
+    parser.add_argument(
+        "--variant", action="store_true", help="name the run's folder after its KEY VALUE pairs, beside the plain run"
+    )
+    parser.add_argument(
         "--baseline",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also run the method without regularizers, and zero-shot CLIP (default: yes)",
+        help="also run the method without added parts, and zero-shot CLIP (default: yes)",
     )
     return parser
 
@@ -189,13 +199,15 @@ def parse_arguments(
         dataset=dataset,
         tau=parse_tau(given.tau),
         seeds=parse_seeds(given.seeds),
-        shots=_count("--shots", given.shots),
+        shots=parse_count("--shots", given.shots),
         backbone=_backbone(given.backbone, embedded),
         root=data_root(given.root, repository),
-        output=folder(given.output, repository / "output"),
-        epochs=None if given.epochs is None else _count("--epochs", given.epochs),
+        output=typed_folder(given.output, repository / "output"),
+        epochs=None if given.epochs is None else parse_count("--epochs", given.epochs),
         baseline=given.baseline,
         opts=parse_opts(given.opts, repository),
+        protocol=parse_protocol(given.protocol),
+        variant=given.variant,
         trust_weights=given.trust_weights,
         dataset_file=own_file,
     )
@@ -203,9 +215,9 @@ def parse_arguments(
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
     check_own_files(own_file or repository / "configs" / "datasets" / f"{dataset}.yaml", arguments.root)
     check_name(arguments.backbone)
-    missing = lacking(dataset, arguments.root, arguments.backbone, arguments.opts)
-    if missing.pieces:
-        (refuse if missing.offline or not given.download else supply)(missing)
+    for missing in _missing(arguments, repository):
+        if missing.pieces:
+            (refuse if missing.offline or not given.download else supply)(missing)
     return arguments
 
 
@@ -234,13 +246,14 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
             )
         if key in _OWNED_KEYS:
             raise ConfigError(f"{key} is set by {_OWNED_KEYS[key]}, not as a configuration key")
-        check_key(key, regularizers(repository))
+        check_key(key, added_parts(repository))
     if len(pairs) % 2:
         raise ConfigError(f"configuration key {pairs[-1]} has no value: keys and values come in pairs")
     return pairs
 
 
-def _count(name: str, text: str) -> int:
+def parse_count(name: str, text: str) -> int:
+    """A whole number of at least 1; raises ConfigError, naming the option, for anything else."""
     if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
         raise ConfigError(f"{name} is '{text}', but must be a whole number of at least 1")
     return int(text)
@@ -251,10 +264,18 @@ def _backbone(given: str | None, embedded: bool) -> str:
     name = given or (MICRO if embedded else "ViT-B/16")
     parts = open_clip_name(name)
     if parts is not None:
-        file = folder(parts.weights, parts.weights)
+        file = typed_folder(parts.weights, parts.weights)
         return f"{OPEN_CLIP}{parts.model}/{file}" if file.is_file() else name
-    path = folder(name, name)
+    path = typed_folder(name, name)
     return str(path) if path.is_file() else name
+
+
+def _missing(arguments: RunArguments, repository: Path) -> Iterator[Lacking]:
+    """What is not there of each data set of the protocol, and, told with the first one, of the weights."""
+    first, *others = dict.fromkeys(task.dataset for task in tasks(arguments.protocol, arguments.dataset))
+    yield lacking(first, arguments.root, arguments.backbone, arguments.opts)
+    for name in others:
+        yield replace(lacking(parse_dataset(name, repository), arguments.root, MICRO, arguments.opts), weights=())
 
 
 def data_root(given: str | None, repository: Path) -> Path:
@@ -262,13 +283,13 @@ def data_root(given: str | None, repository: Path) -> Path:
 
     Raises ConfigError for a file.
     """
-    root = folder(given, os.environ.get("DATA_ROOT") or repository / "data")
+    root = typed_folder(given, os.environ.get("DATA_ROOT") or repository / "data")
     if root.exists() and not root.is_dir():
         raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) is a file; give a folder")
     return root
 
 
-def folder(given: str | None, default: str | Path) -> Path:
+def typed_folder(given: str | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
     return resolved(given or default, _called_from())
 

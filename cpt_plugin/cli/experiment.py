@@ -1,4 +1,4 @@
-"""One run of the base-to-new protocol: train on base classes, evaluate base and new, write the record."""
+"""One run of a protocol: train, evaluate on the classes trained on and on the others, write the record."""
 
 from __future__ import annotations
 
@@ -14,18 +14,19 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
-from cpt_plugin.cli.repository import ROOT
+from cpt_plugin.cli.recording import check_evaluable_on_other_classes, evaluation, make_record
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
-from cpt_plugin.config_identity import config_hash, differences
+from cpt_plugin.config_identity import NEUTRAL_KEYS, differences, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.locking import only_process
 from cpt_plugin.methods import ZEROSHOT, Method
+from cpt_plugin.protocols import BASE_TO_NEW, CROSS_DATASET, FEW_SHOT_ALL, TRANSFER, Task, tasks
 from cpt_plugin.results import record as records
-from cpt_plugin.results.groups import group_accuracies, worst_class
-from cpt_plugin.results.provenance import git_state, utc_now, versions
 
 LOG = logging.getLogger("cpt_plugin")
 FILE_ONLY = {"file_only": True}
+TRAININGS = {BASE_TO_NEW: "", FEW_SHOT_ALL: "-all"} | dict.fromkeys(TRANSFER, "-transfer")
+"""What a protocol's training adds to the name of its folder."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,31 @@ class Experiment:
 
     @property
     def folder(self) -> Path:
-        """``<output>/<dataset>/<method>/tau<tau>/seed<seed>``; colons of a world's name become dashes."""
+        """``<output>/<dataset>/<method>/tau<tau>[-all|-transfer][/<variant>]/seed<seed>``.
+
+        Colons of a world's name become dashes. Cross-dataset and domain generalization share ``-transfer``.
+        """
         a = self.arguments
-        return a.folder / self.method.name / f"tau{a.tau:g}" / f"seed{self.seed}"
+        training = f"tau{a.tau:g}{TRAININGS[a.protocol]}"
+        return a.folder / self.method.name / training / self.variant / f"seed{self.seed}"
+
+    @property
+    def variant(self) -> str:
+        """``KEY=VALUE`` of the command's pairs that can change this run, when the command wants them in the name."""
+        if not self.arguments.variant:
+            return ""
+        pairs = zip(self.arguments.opts[::2], self.arguments.opts[1::2], strict=True)
+        return variant_name({k: value for k, value in pairs if self.reads(k) and k not in NEUTRAL_KEYS})
 
     @property
     def record_file(self) -> Path:
-        return self.folder / "record.json"
+        protocol = self.arguments.protocol
+        return self.folder / ("record.json" if protocol == BASE_TO_NEW else f"record-{protocol}.json")
+
+    @property
+    def tasks(self) -> tuple[Task, ...]:
+        """The evaluations of the protocol, the classes trained on first."""
+        return tasks(self.arguments.protocol, self.arguments.dataset)
 
     @property
     def first_stage(self) -> Experiment | None:
@@ -62,9 +81,22 @@ class Experiment:
         return None if first is None else Experiment(first, self.seed, self.arguments)
 
     @property
+    def trained(self) -> Experiment | None:
+        """For a method that changes the evaluation alone, the run whose prompts this one evaluates."""
+        trained = self.method.trained
+        return None if trained is None else Experiment(trained, self.seed, self.arguments)
+
+    @property
+    def models(self) -> Path:
+        """The folder with the prompts that are tested: this run's, or that of :attr:`trained`."""
+        return self.folder if self.trained is None else self.trained.folder
+
+    @property
     def is_begun(self) -> bool:
         """Whether the folder holds an unfinished run that this one will continue."""
-        return not self.record_file.is_file() and (self._states() != [] or self._final_models() != [])
+        if not self.folder.is_dir() or self.record_file.is_file():
+            return False
+        return self._states() != [] or self._final_models() != []
 
     def reads(self, key: str) -> bool:
         """Whether this run's result can depend on a configuration key."""
@@ -72,7 +104,7 @@ class Experiment:
 
     def check(self) -> None:
         """Raise ConfigError for settings that this run would refuse, as far as can be told without data."""
-        check_settings(self.method, self.config("base"))
+        check_settings(self.method, self.config())
 
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.
@@ -85,9 +117,10 @@ class Experiment:
             CPTError: anything else that ends the run; what is finished stays on disk.
         """
         started = time.monotonic()
-        self.config("base")
-        if self.first_stage is not None:
-            self.first_stage.execute()
+        self.config()
+        for before in (self.first_stage, self.trained):
+            if before is not None:
+                before.execute()
         try:
             with only_process(self.folder):
                 status, record = self._execute()
@@ -95,17 +128,23 @@ class Experiment:
             raise DataError(f"{error.filename or self.folder}: {error.strerror or error}") from error
         return Outcome(record, status, time.monotonic() - started)
 
-    def config(self, classes: str) -> Any:
-        """Frozen configuration of this run for ``base`` or ``new`` classes; resumes what is there.
+    def config(self, name: str = "") -> Any:
+        """Frozen configuration of the training, or of one of the other evaluations; resumes what is there.
 
         After a first stage it names that stage's prompts, by their folder for training and by their hash always.
+        DPC's mixture for new classes is the one for those of another data set as well.
         """
-        cfg = assemble(self.method, self.seed, self.arguments, self.folder, classes)
+        by_name = {task.name: task for task in self.tasks}
+        task = by_name[name] if name else self.tasks[0]
+        training = task == self.tasks[0]
+        cfg = assemble(self.method, self.seed, self.arguments, self.folder, task, training)
         first = self.first_stage
         if first is not None and first.record_file.is_file():
-            cfg.TRAINER.DPC.STAGE_ONE = str(first.folder) if classes == "base" else ""
+            cfg.TRAINER.DPC.STAGE_ONE = str(first.folder) if training else ""
             cfg.TRAINER.DPC.STAGE_ONE_HASH = records.load(first.record_file).prompts_hash
-        if classes == "base" and (self._states() or self._final_models()):
+        if self.method.dpc and self.arguments.protocol == CROSS_DATASET and not training:
+            cfg.TRAINER.DPC.WEIGHT_BASE, cfg.TRAINER.DPC.BASE_EVAL = cfg.TRAINER.DPC.WEIGHT_NEW, "mix"
+        if training and (self._states() or self._final_models()):
             cfg.RESUME = str(self.folder)
         cfg.freeze()
         return cfg
@@ -115,21 +154,34 @@ class Experiment:
 
         if not self.record_file.is_file():
             self._set_damaged_models_aside()
-        cfg = self.config("base")
+        cfg = self.config()
         split_hash = toolkit.DataManager(cfg).split_hash
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
+        if self.trained is not None:
+            identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
         self._check_identity(identity)
         if self.record_file.is_file():
-            return "finished before", records.load(self.record_file)
+            return "finished before", self._finished()
         atomic_write_json(self._identity_file, identity)
         try:
             record = self._train_and_test(cfg)
         except BaseException:
-            if not (self._states() or self._final_models()):
+            if not (self._states() or self._final_models() or any(self.folder.glob("record*.json"))):
                 self._identity_file.unlink(missing_ok=True)
             raise
         records.save(record, self.record_file)
         return ("resumed" if cfg.RESUME else "new"), record
+
+    def _finished(self) -> records.RunRecord:
+        """The record in the folder, which must be of this protocol's evaluations."""
+        record = records.load(self.record_file)
+        wanted = {task.name for task in self.tasks}
+        if changed := sorted(wanted ^ record.evaluations.keys()):
+            raise ConfigError(
+                f"{self.record_file} holds other evaluations than {self.arguments.protocol} has now "
+                f"({', '.join(changed)}): delete that file, and the trained prompts are evaluated again"
+            )
+        return record
 
     def _states(self) -> list[Path]:
         from cpt_plugin.toolkit.embedded.resume import ResumeFolder
@@ -140,7 +192,7 @@ class Experiment:
         """Checkpoints of the last epoch; whatever states there are tell more, so none counts beside them."""
         if self._states():
             return []
-        last = assemble(self.method, self.seed, self.arguments, self.folder, "base").OPTIM.MAX_EPOCH
+        last = assemble(self.method, self.seed, self.arguments, self.folder, self.tasks[0], True).OPTIM.MAX_EPOCH
         return sorted(self.folder.glob(f"*/model.pth.tar-{last}"))
 
     def _set_damaged_models_aside(self) -> None:
@@ -176,8 +228,8 @@ class Experiment:
             theirs = json.loads(path.read_text(encoding="utf-8"))
             changed = [
                 f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
-                for key in ("toolkit", "split_hash")
-                if theirs[key] != mine[key]
+                for key in mine
+                if key != "config" and theirs[key] != mine[key]
             ]
             changed += differences(theirs["config"], mine["config"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -189,97 +241,60 @@ class Experiment:
             )
 
     def _train_and_test(self, cfg: Any) -> records.RunRecord:
-        """Train (or resume) and test the base classes, test the new classes with the same prompts."""
+        """Train (or resume) and test the classes trained on, test the others with the same prompts."""
         from cpt_plugin import toolkit
 
+        trained, *others = self.tasks
         with run_log(self.folder):
             LOG.info(f"** Config **\n{cfg}\n** System info **\n{toolkit.collect_env_info()}\n", extra=FILE_ONLY)
             toolkit.set_random_seed(self.seed)
             trainer = toolkit.build_trainer(cfg)
-            check_evaluable_on_new_classes(trainer)
+            if others:
+                check_evaluable_on_other_classes(trainer)
             LOG.info(
                 f"Toolkit: {toolkit.NAME}; {self.method.name}, seed {self.seed}, "
-                f"{len(trainer.dm.dataset.train_x)} training images of the base classes"
+                f"{len(trainer.dm.dataset.train_x)} training images of {trained.classes} classes"
             )
             clock = time.monotonic()
-            trainer.train()
-            timings = {"train": getattr(trainer, "train_seconds", time.monotonic() - clock)}
-            base = class_results(trainer)
-        with run_log(self.folder / "new"):
-            toolkit.set_random_seed(self.seed)
-            new_trainer = toolkit.build_trainer(self.config("new"))
-            if self.method.prompt_learner != ZEROSHOT:
-                best = cfg.TEST.FINAL_MODEL == "best_val"
-                new_trainer.load_model(str(self.folder), epoch=None if best else trainer.max_epoch)
-            LOG.info("Testing the new classes")
-            new_trainer.test()
+            timings = {"train": self._train(trainer)}
+            evaluations = {trained.name: evaluation(trained, trainer)}
+        for task in others:
+            with run_log(self.folder / task.folder):
+                toolkit.set_random_seed(self.seed)
+                other = toolkit.build_trainer(self.config(task.name))
+                if self.method.prompt_learner != ZEROSHOT:
+                    other.load_model(str(self.models), epoch=final_epoch(cfg))
+                LOG.info(f"Testing {task.classes} classes of {task.dataset}")
+                other.test()
+                evaluations[task.name] = evaluation(task, other)
         timings["total"] = time.monotonic() - clock
-        return self._record(trainer, base, new_trainer, timings)
+        return make_record(self, trainer, evaluations, timings)
 
-    def _record(
-        self, trainer: Any, base: list[records.ClassResult], new_trainer: Any, timings: dict[str, float]
-    ) -> records.RunRecord:
-        from cpt_plugin import toolkit
-        from cpt_plugin.long_tail import class_ranks
+    def _train(self, trainer: Any) -> float:
+        """Train and test, or test the prompts of another run; returns the seconds that training took.
 
-        a, cfg, dm = self.arguments, trainer.cfg, trainer.dm
-        new = class_results(new_trainer)
-        tested = [(c.correct, c.total) for c in base]
-        ranks = class_ranks(dm.num_classes, cfg.DATASET.CLASS_ORDER, self.seed)
-        counts = [n for n in dm.class_counts if n]
-        config = identity_of(self.method, cfg)
-        return records.RunRecord(
-            method=self.method.name,
-            prompt_learner=self.method.prompt_learner,
-            regularizers=self.method.regularizers,
-            dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
-            tau=a.tau,
-            realized_tau=min(counts) / max(counts),
-            class_order=cfg.DATASET.CLASS_ORDER,
-            shots=a.shots,
-            seed=self.seed,
-            protocol=records.BASE_TO_NEW,
-            toolkit=toolkit.NAME,
-            backbone=records.Backbone(trainer.clip.name, trainer.clip.digest),
-            accuracy=records.Accuracy.from_classes(base, new),
-            groups=group_accuracies(tested, dm.class_counts, ranks),
-            worst_class=worst_class([c.name for c in base], tested),
-            per_class=records.ClassResults(tuple(base), tuple(new)),
-            losses=last_epoch_means(trainer),
-            history=tuple(getattr(trainer, "history", ())),
-            prompts_hash=getattr(trainer, "prompts_hash", ""),
-            timings=timings,
-            config=config,
-            config_hash=config_hash(config),
-            split_hash=records.SplitHashes(dm.split_hash, new_trainer.dm.split_hash),
-            cluster_hash=getattr(trainer, "cluster_hash", ""),
-            versions=versions(),
-            git=git_state(ROOT),
-            device=str(trainer.device),
-            precision=trainer.precision.name,
-            created=utc_now(),
-        )
+        Raises:
+            CheckpointError: the prompts in that run's folder are not those of its record.
+        """
+        clock = time.monotonic()
+        if self.trained is None:
+            trainer.train()
+            return getattr(trainer, "train_seconds", time.monotonic() - clock)
+        record = records.load(self.trained.record_file)
+        LOG.info(f"Evaluating the prompts in {self.models}")
+        trainer.load_model(str(self.models), epoch=final_epoch(trainer.cfg))
+        if trainer.prompts_hash != record.prompts_hash:
+            raise CheckpointError(
+                f"The prompts in {self.models} are not those of its record: delete that folder, and give the command "
+                "again."
+            )
+        trainer.test()
+        return record.timings["train"]
 
 
-def check_evaluable_on_new_classes(trainer: Any) -> None:
-    """Raise ConfigError, before anything is trained, for contexts that only the base classes have."""
-    if getattr(getattr(trainer.model, "prompt_learner", None), "class_specific", False):
-        raise ConfigError(
-            "Class-specific contexts (TRAINER.COOP.CSC True) cannot be evaluated on new classes: set it to False, "
-            "or train and evaluate all classes with train.py."
-        )
-
-
-def class_results(trainer: Any) -> list[records.ClassResult]:
-    """(name, correct, total) a class from the trainer's last evaluation, in label order."""
-    names = trainer.dm.dataset.classnames
-    counts = trainer.evaluator.class_counts()
-    return [records.ClassResult(name, *pair) for name, pair in zip(names, counts, strict=True)]
-
-
-def last_epoch_means(trainer: Any) -> dict[str, float]:
-    """Mean of the loss and its parts over the last training epoch; empty for zero-shot."""
-    return {name: meter.avg for name, meter in trainer.losses.meters.items() if name.startswith("loss")}
+def final_epoch(cfg: Any) -> int | None:
+    """The epoch whose prompts are tested; None for the best one on validation images."""
+    return None if cfg.TEST.FINAL_MODEL == "best_val" else cfg.OPTIM.MAX_EPOCH
 
 
 @contextmanager

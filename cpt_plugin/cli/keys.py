@@ -14,17 +14,17 @@ from cpt_plugin.methods import PACKAGE
 _OPEN_NODE = "TRAINER"
 
 
-def check_key(key: str, regularizer_names: Collection[str]) -> None:
+def check_key(key: str, part_names: Collection[str]) -> None:
     """Refuse a key that no part of the program has.
 
-    Keys below ``TRAINER`` and below a regularizer's node are known only to files that need torch; they are
+    Keys below ``TRAINER`` and below the node of a method's part are known only to files that need torch; they are
     checked when the configuration is assembled.
 
     Raises:
         ConfigError: with the nearest key.
     """
     top = key.partition(".")[0]
-    nodes = {name.upper() for name in regularizer_names} | {_OPEN_NODE}
+    nodes = {name.upper() for name in part_names} | {_OPEN_NODE}
     if top not in nodes and key not in _engine_keys():
         raise ConfigError(f"unknown configuration key '{key}'; nearest: '{nearest(key, [*_engine_keys(), *nodes])}'")
 

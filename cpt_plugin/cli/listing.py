@@ -21,7 +21,7 @@ from cpt_plugin.methods import (
 def lines(repository: Path | None = None) -> Iterator[str]:
     """The parts of method names, the data sets and the embedded worlds."""
     repository = repository or find_repository()
-    yield f"methods: LEARNER{'[_dpc]' if has_dpc(repository) else ''}[_REGULARIZER...], e.g. maple_cpt"
+    yield f"methods: LEARNER{'[_dpc]' if has_dpc(repository) else ''}[_PART...], e.g. maple_cpt, maple_la_cptb"
     for part in describe_parts(repository):
         yield f"  {part.kind:<15} {part.name:<14} {part.description}"
     for alias, name in ALIASES.items():

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
 from cpt_plugin.cli.materials import Lacking, provide
+from cpt_plugin.cli.reproduce_arguments import parse_reproduce
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 
@@ -20,6 +22,10 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
+  reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
+  results table|figures|export|import
+                                     tables and figures from records, records as JSON lines, others' logs
+  report FOLDER [-o FILE]            one HTML page about an output folder
   list                               the methods, data sets and embedded worlds there are
   data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
   doctor                             what is wrong with this machine, and how to mend it
@@ -58,6 +64,19 @@ def _list(words: Sequence[str]) -> int:
     return 0
 
 
+def _reproduce(words: Sequence[str]) -> int:
+    arguments = parse_reproduce(words, prog=f"{_PROGRAM} reproduce")
+    from cpt_plugin.cli.reproduce import reproduce
+
+    return reproduce(arguments)
+
+
+def _results(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.results import main as results
+
+    return results(words)
+
+
 def _data(words: Sequence[str]) -> int:
     from cpt_plugin.cli.data import run
 
@@ -70,13 +89,27 @@ def _doctor(words: Sequence[str]) -> int:
     return doctor(words, prog=f"{_PROGRAM} doctor")
 
 
+def _report(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.report import main as report_page
+
+    return report_page(words)
+
+
 def _run_script(words: Sequence[str]) -> int:
     from cpt_plugin.runner.launch import launch
 
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {"run": _run, "list": _list, "data": _data, "doctor": _doctor}
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
+    "run": _run,
+    "reproduce": _reproduce,
+    "results": _results,
+    "report": _report,
+    "list": _list,
+    "data": _data,
+    "doctor": _doctor,
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -97,3 +130,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(words[1:])
     except CPTError as error:
         return report(error)
+    except BrokenPipeError:  # whoever reads has seen enough, e.g. `... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141

@@ -10,6 +10,7 @@ from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli.arguments import RunArguments, report
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
+from cpt_plugin.protocols import BASE_TO_NEW
 
 if TYPE_CHECKING:
     from cpt_plugin.cli.experiment import Outcome
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Run(Protocol):
-    """One run that trains, evaluates base and new classes, and writes its record (or finds it written)."""
+    """One run that trains, evaluates by its protocol, and writes its record (or finds it written)."""
 
     @property
     def is_begun(self) -> bool: ...
@@ -63,13 +64,15 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
 def plan_runs(args: RunArguments) -> list[tuple[Method, int]]:
     """Methods and seeds in the order in which they run: zero-shot, then by seed the baseline and the method.
 
-    A method with DPC starts from its first stage, which runs before it whether baselines are wanted or not.
+    A method with DPC starts from its first stage, and one that changes the evaluation alone evaluates the prompts of
+    the method without it; these run before it whether baselines are wanted or not.
     Zero-shot trains nothing, so it runs once; when the class order is drawn by seed, its groups change with
     the seed and it runs for every one.
     """
-    trained = [args.method.baseline, args.method] if args.baseline and args.method.regularizers else [args.method]
-    if args.method.first_stage is not None:
-        trained.insert(0, args.method.first_stage)
+    wanted = [args.method.baseline] if args.baseline else []
+    wanted += [] if args.method.trained is None else [args.method.trained]
+    stages = ((method.first_stage, method) for method in [*wanted, args.method])
+    trained = list(dict.fromkeys(method for pair in stages for method in pair if method is not None))
     plan = [(method, seed) for seed in args.seeds for method in trained if method.name != ZEROSHOT]
     if args.baseline or args.method.name == ZEROSHOT:
         options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
@@ -121,18 +124,25 @@ def _execute(
             return records, 130
         else:
             records.append(outcome.record)
-            got = outcome.record.accuracy
+            got = short_metrics(outcome.record)
             note = "" if outcome.status == "new" else f", {outcome.status}"
-            figures = f"base {got.base:.1f}  new {got.new:.1f}  H {got.H:.1f}"
+            figures = "  ".join(f"{name} {value:.1f}" for name, value in got.items())
             _say(f"{place} {method.name} {figures}  ({outcome.seconds:.0f} s{note})")
     return records, status
+
+
+def short_metrics(record: RunRecord) -> dict[str, float]:
+    """The metrics of a record but its single targets."""
+    shown = ("base", "new", "H", "all", "source", "mean")
+    return {name: value for name, value in record.metrics.items() if name in shown}
 
 
 def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[RunRecord]) -> None:
     from cpt_plugin.results import table
 
     _say("\n" + table.render_terminal(records, methods, args.seeds))
-    stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}"
+    suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
+    stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}{suffix}"
     stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))

@@ -11,14 +11,16 @@ from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.methods import DPC, EMBEDDED_WORLD, Method, is_embedded
+from cpt_plugin.protocols import TRANSFER, Task
 
 FALLBACK_BACKBONE = "vit_b16"
 
 
-def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, classes: str) -> Any:
-    """Configuration of a run on the ``base`` or ``new`` classes, not yet frozen.
+def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, task: Task, training: bool) -> Any:
+    """Configuration of a run's training, or of one of its other evaluations, not yet frozen.
 
-    Merged in this order: defaults, yaml of the data set, yaml of the trainer, for a second stage that of DPC, the
+    Merged in this order: defaults, yaml of the data set, yaml of the trainer (for transfer protocols then the one with
+    what differs there, ``..._transfer.yaml``, if it has one), for a second stage that of DPC, the
     command's arguments, its ``KEY VALUE`` pairs. Pairs that this method does not read (another method's node, a
     learning rate for zero-shot) are checked, then left out, so that baselines are shared between commands; the
     others hold for both stages of a method with DPC. The images' size and normalization are the backbone's unless the
@@ -31,28 +33,31 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, c
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
     cfg = default_cfg()
-    dataset, _, world = arguments.dataset.partition(":")
+    dataset, _, world = task.dataset.partition(":")
     if arguments.only_tries_out:
         merge_file(cfg, config_file("datasets", EMBEDDED_WORLD))
-    merge_file(cfg, arguments.dataset_file or config_file("datasets", dataset))
+    own_file = arguments.dataset_file if task.dataset == arguments.dataset else None
+    merge_file(cfg, own_file or config_file("datasets", dataset))
     for folder_name in _trainer_folders(method):
-        merge_file(cfg, config_file("trainers", folder_name, _stem(folder_name, arguments)))
+        for path in _trainer_files(folder_name, arguments):
+            merge_file(cfg, path)
     own: dict[str, Any] = {
         "SEED": seed,
-        "OUTPUT_DIR": str(folder if classes == "base" else folder / classes),
+        "OUTPUT_DIR": str(folder if training else folder / task.folder),
         "DATASET.ROOT": str(arguments.root),
         "DATASET.NUM_SHOTS": arguments.shots,
         "DATASET.MAX_PER_CLASS": arguments.shots,
         "DATASET.IMBALANCE_TAU": arguments.tau,
-        "DATASET.SUBSAMPLE_CLASSES": classes,
+        "DATASET.SUBSAMPLE_CLASSES": task.classes,
         "MODEL.BACKBONE.NAME": arguments.backbone,
         "MODEL.BACKBONE.TRUST": arguments.trust_weights,
         "MODEL.BACKBONE.UNKNOWN_WORDS": "zero" if arguments.only_tries_out else "refuse",
         "TRAINER.NAME": _trainer_name(method),
         "VERBOSE": False,
     }
-    if is_embedded(arguments.dataset):
+    if is_embedded(task.dataset):
         own["DATASET.WORLD"] = world
+    own |= load_trainers().settings_of(method.regularizers)
     if arguments.epochs is not None:
         own["OPTIM.MAX_EPOCH"] = arguments.epochs
     merge_list(cfg.clone(), arguments.opts)
@@ -92,14 +97,13 @@ def check_settings(method: Method, cfg: Any) -> None:
     Raises:
         ConfigError: a value out of range, or settings that contradict each other; the key is named.
     """
-    from cpt_plugin import regularizers
     from cpt_plugin.toolkit.embedded.config import validate
 
     validate(cfg)
     trainer = _trainer_class(method)
     trainer.__new__(trainer).check_cfg(cfg)
     trainer.check_model(cfg, _sizes(cfg))
-    regularizers.build(method.regularizers, cfg)
+    load_trainers().check_parts(method.regularizers, cfg)
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
@@ -132,6 +136,13 @@ def _trainer_name(method: Method) -> str:
 def _trainer_folders(method: Method) -> list[str]:
     """Folders of ``configs/trainers`` whose settings a method takes, the later ones over the earlier."""
     return [load_trainers().trainer_name(method.prompt_learner), *([DPC.upper()] if method.dpc else [])]
+
+
+def _trainer_files(folder: str, arguments: RunArguments) -> list[Path]:
+    """Yamls of such a folder that a run takes, the later ones over the earlier."""
+    path = config_file("trainers", folder, _stem(folder, arguments))
+    transfer = path.with_stem(f"{path.stem}_transfer")
+    return [path, *([transfer] if arguments.protocol in TRANSFER and transfer.is_file() else [])]
 
 
 def _stem(folder: str, arguments: RunArguments) -> str:

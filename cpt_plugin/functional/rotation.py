@@ -46,10 +46,20 @@ def rotation_stabilization(text: Tensor, frozen_text: Tensor) -> Tensor:
     check_text(text)
     check_frozen(frozen_text, text)
     with full_precision(text):
-        dtype = working_dtype(text, frozen_text)
-        frozen = frozen_text.detach().to(dtype)
-        difference = torch.addcdiv(unit(text, dtype), frozen, lengths(frozen), value=-1)
+        difference = _difference(text, frozen_text)
         return _DeadZoneL1.apply(difference) / (difference.numel() // difference.shape[-1])
+
+
+def live_fraction(text: Tensor, frozen_text: Tensor) -> Tensor:
+    """Fraction, in 0 .. 1, of the components in which :func:`rotation_stabilization` has a derivative; same inputs."""
+    with torch.no_grad(), full_precision(text):
+        return (_difference(text, frozen_text).abs() >= DEAD_ZONE).double().mean()
+
+
+def _difference(text: Tensor, frozen_text: Tensor) -> Tensor:
+    dtype = working_dtype(text, frozen_text)
+    frozen = frozen_text.detach().to(dtype)
+    return torch.addcdiv(unit(text, dtype), frozen, lengths(frozen), value=-1)
 
 
 class _DeadZoneL1(torch.autograd.Function):

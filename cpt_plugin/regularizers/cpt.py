@@ -14,8 +14,13 @@ from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional import ClusterBuckets, class_convergence, etf_separation, rotation_stabilization
 from cpt_plugin.functional._checks import check_frozen, check_labels, check_text
 from cpt_plugin.functional.etf import REDUCTIONS
+from cpt_plugin.functional.rotation import live_fraction
 from cpt_plugin.regularizers._checks import check_choice, check_weight
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
+
+PARTS = ("etf", "cc", "rs")
+WEIGHTINGS = ("printed", "balanced")
+DEVELOPED = 0.9
 
 
 @register
@@ -38,6 +43,10 @@ class CPT(Regularizer):
         num_clusters: M; 0 derives it from cluster_size.
         cluster_seed: seed of the k-means, independent of the training seed.
         template: sentence for the frozen text features; CPTHook hands it to the trainer that encodes them.
+        weighting: "printed" (weight_...), or "balanced": in place of the weights, each term is scaled so that its
+            gradient on the prompts is rho_... times as long as the main loss's (:mod:`cpt_plugin.balance`).
+        rho_etf, rho_cc, rho_rs: these fractions, finite and >= 0; a term of fraction 0 is not computed.
+        rho_momentum: in 0 .. 1; 1 measures the gradients once, less keeps running averages of their lengths.
             "" is the data set's own.
 
     Raises:
@@ -61,14 +70,28 @@ class CPT(Regularizer):
         num_clusters: int = 0,
         cluster_seed: int = 0,
         template: str = "",
+        weighting: str = "printed",
+        rho_etf: float = 0.03,
+        rho_cc: float = 0.3,
+        rho_rs: float = 0.3,
+        rho_momentum: float = 1.0,
     ) -> None:
+        node = self.config_node
         self.weights = {"etf": weight_etf, "cc": weight_cc, "rs": weight_rs}
-        for part, weight in self.weights.items():
-            check_weight(f"CPT.WEIGHT_{part.upper()}", weight)
-        self.etf_reduction = check_choice("CPT.ETF_REDUCTION", etf_reduction, REDUCTIONS)
-        _check_integer("CLUSTER_SIZE", cluster_size, 1)
-        _check_integer("NUM_CLUSTERS", num_clusters, 0)
-        _check_integer("CLUSTER_SEED", cluster_seed, 0)
+        fractions = {"etf": rho_etf, "cc": rho_cc, "rs": rho_rs}
+        for part in PARTS:
+            check_weight(f"{node}.WEIGHT_{part.upper()}", self.weights[part])
+            check_weight(f"{node}.RHO_{part.upper()}", fractions[part])
+        if check_weight(f"{node}.RHO_MOMENTUM", rho_momentum) > 1:
+            raise ConfigError(f"{node}.RHO_MOMENTUM must be in 0 .. 1, got {rho_momentum!r}")
+        if check_choice(f"{node}.WEIGHTING", weighting, WEIGHTINGS) == "balanced":
+            self.gradient_fractions = {part: rho for part, rho in fractions.items() if rho > 0}
+            self.gradient_momentum = rho_momentum
+            self.weights = {part: float(part in self.gradient_fractions) for part in PARTS}
+        self.etf_reduction = check_choice(f"{node}.ETF_REDUCTION", etf_reduction, REDUCTIONS)
+        _check_integer(f"{node}.CLUSTER_SIZE", cluster_size, 1)
+        _check_integer(f"{node}.NUM_CLUSTERS", num_clusters, 0)
+        _check_integer(f"{node}.CLUSTER_SEED", cluster_seed, 0)
         self.cluster_size = cluster_size
         self.num_clusters = num_clusters
         self.cluster_seed = cluster_seed
@@ -120,8 +143,10 @@ class CPT(Regularizer):
 
     def describe(self) -> list[str]:
         """Return log lines on the weights, the clusters and what is unusual about them."""
-        weights = ", ".join(f"{part} {weight:g}" for part, weight in self.weights.items())
-        lines = [f"CPT: weights {weights}; ETF reduction {self.etf_reduction}"]
+        stated = self.gradient_fractions or self.weights
+        means = "gradients as fractions of the main loss's:" if self.gradient_fractions else "weights"
+        shown = ", ".join(f"{part} {number:g}" for part, number in stated.items())
+        lines = [f"CPT: {means} {shown}; ETF reduction {self.etf_reduction}"]
         if self.clusters is None or self._frozen_text is None:
             return lines
         clusters, (num_classes, width) = self.clusters, self._frozen_text.shape
@@ -162,6 +187,17 @@ class CPT(Regularizer):
             parts["rs"] = self.weights["rs"] * rotation_stabilization(batch.text, frozen_text)
         return parts
 
+    def undeveloped(self, batch: FeatureBatch) -> set[str]:
+        """Return "rs" while fewer than 9 in 10 components are out of the dead zone of its derivative.
+
+        So it is where prompts start at the template. A weight from the norm that the few others give would be too
+        large, by 85 times in a run on the embedded world, a few steps later.
+        """
+        if "rs" not in self.gradient_fractions:
+            return set()
+        live = live_fraction(batch.text, self._on_device_of(batch.text))
+        return set() if live.item() >= DEVELOPED else {"rs"}
+
     def _on_device_of(self, text: Tensor) -> Tensor:
         """Move the prepared tensors to the text's device once, and return the frozen features."""
         if self._frozen_text is None:
@@ -177,4 +213,4 @@ class CPT(Regularizer):
 
 def _check_integer(key: str, value: int, least: int) -> None:
     if not isinstance(value, int) or not least <= value < 2**31:
-        raise ConfigError(f"CPT.{key} must be a whole number in {least} .. 2^31 - 1, got {value!r}")
+        raise ConfigError(f"{key} must be a whole number in {least} .. 2^31 - 1, got {value!r}")

@@ -20,6 +20,11 @@ class Bands(NamedTuple):
     many_from: int
     few_up_to: int
 
+    def __str__(self) -> str:
+        """In words: ``many has 10 or more, medium 4 to 9, few up to 3``."""
+        many, few = self
+        return f"many has {many} or more, medium {few + 1} to {many - 1}, few up to {few}"
+
 
 FEW_SHOT_BANDS = Bands(10, 3)
 """For 16 images a class at most."""
@@ -70,7 +75,7 @@ def group_accuracies(
     for tested, count, rank in zip(per_class, counts, ranks, strict=True):
         accuracy = class_accuracy(*tested)
         if accuracy is not None:
-            members[_third(rank, len(ranks))].append(accuracy)
+            members[third_of(rank, len(ranks))].append(accuracy)
             members[_band(count, bands)].append(accuracy)
     return {
         name: GroupAccuracy(len(values), fmean(values) if values else None)
@@ -103,7 +108,8 @@ def class_accuracy(correct: int, total: int) -> float | None:
     return 100 * correct / total if total else None
 
 
-def _third(rank: int, num_classes: int) -> str:
+def third_of(rank: int, num_classes: int) -> str:
+    """The third that a class of this frequency rank (0 = most images) belongs to."""
     size, longer = divmod(num_classes, len(THIRDS))
     ends = (size + (longer > 0), 2 * size + longer)
     return THIRDS[(rank >= ends[0]) + (rank >= ends[1])]

@@ -1,24 +1,29 @@
-"""One run, one record (schema v2): every number a table needs, and what it takes to get it again."""
+"""One run, one record (schema v3): every number a table needs, and what it takes to get it again.
+
+A record holds one training and any number of evaluations by name: ``base`` and ``new``; ``all``; ``source`` and the
+targets. Records of schema v2, which knew base-to-new only, are converted when they are read.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any, NamedTuple
 
 from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
+from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, SOURCE
 from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass
 from cpt_plugin.results.stats import harmonic_mean
 
-SCHEMA = 2
-BASE_TO_NEW = "base_to_new"
+SCHEMA = 3
 _TOLERANCE = 1e-6
 _REMEDY = "repeat the run, or delete the record"
 
@@ -47,31 +52,24 @@ class Accuracy:
     new: float
     H: float
 
-    @classmethod
-    def of(cls, base: float, new: float) -> Accuracy:
-        """Accuracy from the two percentages, H computed."""
-        return cls(base, new, harmonic_mean(base, new))
-
-    @classmethod
-    def from_classes(cls, base: Iterable[ClassResult], new: Iterable[ClassResult]) -> Accuracy:
-        """Accuracy over all test images of the base classes and of the new classes."""
-        return cls.of(_micro(base), _micro(new))
-
 
 @dataclass(frozen=True)
-class ClassResults:
-    """Results in label order, once for the base classes and once for the new ones."""
+class Evaluation:
+    """The trained prompts on the test images of ``classes`` (base, new or all) of one data set.
 
-    base: tuple[ClassResult, ...]
-    new: tuple[ClassResult, ...]
+    accuracy: percent of the images, not rounded; per_class: in label order; split_hash: digest of the image lists.
+    """
 
+    dataset: str
+    classes: str
+    accuracy: float
+    per_class: tuple[ClassResult, ...]
+    split_hash: str
 
-@dataclass(frozen=True)
-class SplitHashes:
-    """Digests of the image lists: base (train, validation and test) and new (test)."""
-
-    base: str
-    new: str
+    @classmethod
+    def of(cls, dataset: str, classes: str, per_class: Sequence[ClassResult], split_hash: str) -> Evaluation:
+        """The evaluation with these results, its accuracy over all images."""
+        return cls(dataset, classes, _over_images(per_class), tuple(per_class), split_hash)
 
 
 @dataclass(frozen=True)
@@ -84,8 +82,10 @@ class GitState:
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:
-    """A finished run. Accuracies are percentages; `groups` and `worst_class` describe the base classes.
+    """A finished run. Accuracies are percentages; `groups` and `worst_class` describe the classes trained on.
 
+    variant: settings that set the run apart from the plain one of its method, as its folder names them; mostly "".
+    evaluations: by name, the classes trained on first.
     tau: ratio min / max training images asked for; realized_tau: the one that came out.
     losses: named loss parts, mean over the last epoch (empty for zero-shot); timings: seconds by phase.
     history: an entry an epoch with the mean of all logged values and the degrees of neural collapse.
@@ -97,6 +97,7 @@ class RunRecord:
     method: str
     prompt_learner: str
     regularizers: tuple[str, ...]
+    variant: str
     dataset: str
     tau: float
     realized_tau: float
@@ -106,23 +107,35 @@ class RunRecord:
     protocol: str
     toolkit: str
     backbone: Backbone
-    accuracy: Accuracy
+    evaluations: dict[str, Evaluation]
     groups: dict[str, GroupAccuracy]
     worst_class: WorstClass | None
-    per_class: ClassResults
     losses: dict[str, float]
     history: tuple[dict[str, float], ...]
     prompts_hash: str
     timings: dict[str, float]
     config: dict[str, Any]
     config_hash: str
-    split_hash: SplitHashes
     cluster_hash: str
     versions: dict[str, str]
     git: GitState
     device: str
     precision: str
     created: str
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Accuracy by evaluation, and what sums them up: ``H`` (base-to-new), ``mean`` of the targets (transfer)."""
+        values = {name: evaluation.accuracy for name, evaluation in self.evaluations.items()}
+        if self.protocol == BASE_TO_NEW:
+            return values | {"H": harmonic_mean(values["base"], values["new"])}
+        targets = [value for name, value in values.items() if name != SOURCE]
+        return values if self.protocol == FEW_SHOT_ALL else values | {"mean": fmean(targets)}
+
+    @property
+    def accuracy(self) -> Accuracy:
+        """Base, new and H; for base-to-new only."""
+        return Accuracy(**self.metrics)
 
 
 def save(record: RunRecord, path: str | Path) -> None:
@@ -131,7 +144,7 @@ def save(record: RunRecord, path: str | Path) -> None:
     Raises RecordError for a record that `load` would refuse.
     """
     path = Path(path)
-    plain = {"schema": SCHEMA, **dataclasses.asdict(record)}
+    plain = to_plain(record)
     try:
         _decode_record(plain)
         lines = [f" {json.dumps(key)}: {json.dumps(plain[key], allow_nan=False)}" for key in plain]
@@ -153,14 +166,23 @@ def load(path: str | Path) -> RunRecord:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
     except ValueError as error:
         raise RecordError(f"{path}: is not JSON ({error}): {_REMEDY}") from error
+    return from_plain(plain, str(path))
+
+
+def to_plain(record: RunRecord) -> dict[str, Any]:
+    """The record as plain JSON values, its schema's number included."""
+    return {"schema": SCHEMA, **dataclasses.asdict(record)}
+
+
+def from_plain(plain: Any, origin: str) -> RunRecord:
+    """The record in plain JSON values; `origin` names them in errors, which are those of `load`."""
     try:
         return _decode_record(plain)
     except SchemaError as error:
-        raise RecordError(f"{path}: {error}: {_REMEDY}") from error
+        raise RecordError(f"{origin}: {error}: {_REMEDY}") from error
 
 
-def _micro(results: Iterable[ClassResult]) -> float:
-    results = list(results)
+def _over_images(results: Sequence[ClassResult]) -> float:
     total = sum(result.total for result in results)
     return 100 * sum(result.correct for result in results) / total if total else 0.0
 
@@ -168,11 +190,13 @@ def _micro(results: Iterable[ClassResult]) -> float:
 def _decode_record(plain: Any) -> RunRecord:
     if not isinstance(plain, dict):
         raise SchemaError("", "expected an object")
+    if plain.get("schema") == 2:
+        plain = _from_v2(plain)
     if plain.get("schema") != SCHEMA:
         raise SchemaError("schema", f"expected {SCHEMA}, found {plain.get('schema')!r}")
     record: RunRecord = decode(RunRecord, {key: value for key, value in plain.items() if key != "schema"})
     _check_ratios(record)
-    _check_accuracy(record)
+    _check_evaluations(record)
     if set(record.groups) != set(GROUPS):
         raise SchemaError("groups", f"expected {', '.join(GROUPS)}, found {', '.join(record.groups)}")
     if record.config_hash != config_hash(record.config):
@@ -186,16 +210,39 @@ def _check_ratios(record: RunRecord) -> None:
             raise SchemaError(name, f"{getattr(record, name)} is not in (0, 1]")
 
 
-def _check_accuracy(record: RunRecord) -> None:
-    for part in ("base", "new"):
-        results, value = getattr(record.per_class, part), getattr(record.accuracy, part)
-        for index, result in enumerate(results):
+def _check_evaluations(record: RunRecord) -> None:
+    names = set(record.evaluations)
+    if record.protocol not in PROTOCOLS:
+        raise SchemaError("protocol", f"expected one of {', '.join(PROTOCOLS)}, found {record.protocol!r}")
+    fixed = {BASE_TO_NEW: {"base", "new"}, FEW_SHOT_ALL: {"all"}}.get(record.protocol)
+    if names != fixed if fixed else SOURCE not in names or len(names) < 2:
+        wanted = " and ".join(sorted(fixed)) if fixed else f"{SOURCE} and targets"
+        raise SchemaError("evaluations", f"expected {wanted}, found {', '.join(record.evaluations) or 'none'}")
+    for name, evaluation in record.evaluations.items():
+        field, value = f"evaluations.{name}", evaluation.accuracy
+        for index, result in enumerate(evaluation.per_class):
             if not 0 <= result.correct <= result.total:
-                raise SchemaError(f"per_class.{part}[{index}]", f"{result.correct} of {result.total} correct")
-        if not 0 <= value <= 100:
-            raise SchemaError(f"accuracy.{part}", f"{value} is not a percentage")
-        if results and not math.isclose(value, _micro(results), abs_tol=_TOLERANCE):
-            raise SchemaError(f"accuracy.{part}", f"is {value}, but the classes give {_micro(results)}")
-    expected = harmonic_mean(record.accuracy.base, record.accuracy.new)
-    if not math.isclose(record.accuracy.H, expected, abs_tol=_TOLERANCE):
-        raise SchemaError("accuracy.H", f"is {record.accuracy.H}, but base and new give {expected}")
+                raise SchemaError(f"{field}.per_class[{index}]", f"{result.correct} of {result.total} correct")
+        if not math.isclose(value, _over_images(evaluation.per_class), abs_tol=_TOLERANCE):
+            found = _over_images(evaluation.per_class)
+            raise SchemaError(f"{field}.accuracy", f"is {value}, but the classes give {found}")
+
+
+def _from_v2(plain: dict[str, Any]) -> dict[str, Any]:
+    """A record of schema v2 in the form of v3; what is not as v2 had it is left for the decoder to name."""
+    parts = [plain.get(key) for key in ("accuracy", "per_class", "split_hash")]
+    if not all(isinstance(part, dict) and {"base", "new"} <= part.keys() for part in parts):
+        raise SchemaError("schema", "says 2, but accuracy, per_class or split_hash of base and new is missing")
+    accuracy, per_class, split_hash = parts
+    evaluations = {
+        name: {
+            "dataset": plain.get("dataset"),
+            "classes": name,
+            "accuracy": accuracy[name],  # type: ignore[index]
+            "per_class": per_class[name],  # type: ignore[index]
+            "split_hash": split_hash[name],  # type: ignore[index]
+        }
+        for name in ("base", "new")
+    }
+    kept = {key: value for key, value in plain.items() if key not in ("accuracy", "per_class", "split_hash")}
+    return kept | {"schema": SCHEMA, "variant": "", "evaluations": evaluations}

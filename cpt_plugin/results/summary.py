@@ -3,46 +3,52 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
+from cpt_plugin.config_identity import differences
 from cpt_plugin.errors import RecordError
 from cpt_plugin.methods import ZEROSHOT
+from cpt_plugin.protocols import HEADLINES
 from cpt_plugin.results.groups import GROUPS
-from cpt_plugin.results.record import Accuracy, Backbone, RunRecord
+from cpt_plugin.results.record import Backbone, RunRecord
+from cpt_plugin.results.runs import (
+    BY_SEED_KEYS,
+    EVERYWHERE,
+    Runs,
+    baseline_of,
+    check_shared,
+    collect,
+    name_of,
+    other_images,
+)
 from cpt_plugin.results.stats import Summary, summarize
 
 OUTLIER_POINTS = 5.0
-ACCURACIES = ("base", "new", "H")
-COLUMNS = (*ACCURACIES, "worst", *GROUPS)
 
-_SHARED: dict[str, Callable[[RunRecord], object]] = {
+_SHARED = {
     "dataset": lambda record: record.dataset,
     "tau": lambda record: record.tau,
-    "class_order": lambda record: record.class_order,
-    "shots": lambda record: record.shots,
     "protocol": lambda record: record.protocol,
-    "toolkit": lambda record: record.toolkit,
-    "backbone": lambda record: f"{record.backbone.name} {record.backbone.digest[:12]}",
+    "evaluations": lambda record: ", ".join(record.evaluations),
+    **EVERYWHERE,
 }
-_SEED_KEYS = NEUTRAL_KEYS | {"SEED"}
 
 
 @dataclass(frozen=True)
 class Row:
-    """One method: its accuracy by seed and the summary of each column (None: no run, or an empty group)."""
+    """One method: its metrics by seed and the summary of each column (None: no run, or an empty group)."""
 
     method: str
     expected: int
-    by_seed: dict[int, Accuracy]
+    by_seed: dict[int, dict[str, float]]
     missing: tuple[int, ...]
     columns: dict[str, Summary | None]
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """H of a method minus H of its baseline over the seeds both have; the settings that differ besides."""
+    """The headline of a method minus that of its baseline over the seeds both have; other settings that differ."""
 
     method: str
     baseline: str
@@ -64,7 +70,10 @@ class Outlier:
 
 @dataclass(frozen=True)
 class Table:
-    """Everything a renderer prints. `group_sizes` holds the numbers of classes that occur (mostly one)."""
+    """Everything a renderer prints. `group_sizes` holds the numbers of classes that occur (mostly one).
+
+    accuracies: the metrics of the protocol; headline: the one that sums it up.
+    """
 
     dataset: str
     tau: float
@@ -72,6 +81,8 @@ class Table:
     class_order: str
     shots: int
     protocol: str
+    accuracies: tuple[str, ...]
+    headline: str
     toolkit: str
     backbone: Backbone
     devices: tuple[str, ...]
@@ -82,10 +93,10 @@ class Table:
     comparisons: tuple[Comparison, ...]
     outliers: tuple[Outlier, ...]
 
-
-def baseline_of(record: RunRecord) -> str:
-    """Name of the same method without its regularizers."""
-    return record.method.removesuffix("".join(f"_{name}" for name in record.regularizers))
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All columns: the metrics, the worst class, the groups."""
+        return (*self.accuracies, "worst", *GROUPS)
 
 
 def build_table(
@@ -104,13 +115,17 @@ def build_table(
     ordered = sorted(records, key=lambda record: (_row_order(record), record.seed))
     if not ordered:
         raise RecordError("no records: nothing to make a table of")
-    _check_shared(ordered)
-    _check_splits(ordered)
+    check_shared(ordered, _SHARED)
+    for complaint in other_images(ordered).values():
+        raise RecordError(complaint)
     expected = tuple(sorted(set(seeds))) or tuple(sorted({record.seed for record in ordered}))
-    names = list(dict.fromkeys([*methods, *(record.method for record in ordered)]))
-    runs = {name: _by_seed(name, ordered, expected) for name in names}
-    rows = tuple(_row(name, runs[name], expected, ordered[0].class_order) for name in names)
+    names = list(dict.fromkeys([*methods, *map(name_of, ordered)]))
+    runs = {name: collect(name, [one for one in ordered if name_of(one) == name], expected) for name in names}
+    for complaint in (problem for one in runs.values() for problem in one.problems):
+        raise RecordError(complaint)
     first = ordered[0]
+    accuracies, headline = tuple(first.metrics), HEADLINES[first.protocol]
+    rows = tuple(_row(name, runs[name], (*accuracies, "worst", *GROUPS)) for name in names)
     return Table(
         first.dataset,
         first.tau,
@@ -118,6 +133,8 @@ def build_table(
         first.class_order,
         first.shots,
         first.protocol,
+        accuracies,
+        headline,
         first.toolkit,
         first.backbone,
         tuple(sorted({record.device for record in ordered})),
@@ -125,105 +142,58 @@ def build_table(
         expected,
         {group: tuple(sorted({record.groups[group].classes for record in ordered})) for group in GROUPS},
         rows,
-        tuple(found for name in names if (found := _comparison(runs[name], runs)) is not None),
-        tuple(outlier for row in rows for outlier in _outliers(row)),
+        tuple(found for name in names if (found := _comparison(runs[name], runs, headline)) is not None),
+        tuple(outlier for row in rows for outlier in outliers(row.method, accuracies, row.by_seed)),
     )
 
 
-def _row_order(record: RunRecord) -> tuple[bool, str, int, str]:
-    return record.method != ZEROSHOT, baseline_of(record), len(record.regularizers), record.method
+def _row_order(record: RunRecord) -> tuple[bool, str, int, str, str]:
+    return record.method != ZEROSHOT, baseline_of(record), len(record.regularizers), record.method, record.variant
 
 
-def _check_shared(records: Sequence[RunRecord]) -> None:
-    complaints = []
-    for key, value_of in _SHARED.items():
-        owners: dict[object, str] = {}
-        for record in records:
-            owners.setdefault(value_of(record), f"{record.method} seed {record.seed}")
-        if len(owners) > 1:
-            complaints.append(f"{key}: " + ", ".join(f"{value} ({who})" for value, who in owners.items()))
-    if complaints:
-        raise RecordError(f"records of one table differ in {'; '.join(complaints)}: make one table for each")
-
-
-def _check_splits(records: Sequence[RunRecord]) -> None:
-    seen: dict[int, RunRecord] = {}
-    for record in records:
-        other = seen.setdefault(record.seed, record)
-        for part in ("base", "new"):
-            if getattr(other.split_hash, part) != getattr(record.split_hash, part):
-                raise RecordError(
-                    f"split_hash.{part}: {other.method} and {record.method} saw different images under "
-                    f"seed {record.seed}: run one of them again on the same split"
-                )
-
-
-def _by_seed(method: str, records: Sequence[RunRecord], expected: Sequence[int]) -> dict[int, RunRecord]:
-    runs: dict[int, RunRecord] = {}
-    for record in records:
-        if record.method != method:
-            continue
-        if record.seed in runs:
-            raise RecordError(f"{method} has two records for seed {record.seed}: keep one")
-        if record.seed not in expected:
-            raise RecordError(f"{method} has a record for seed {record.seed}, not among {list(expected)}")
-        runs[record.seed] = record
-        first = next(iter(runs.values()))
-        changed = differences(first.config, record.config, ignore=_SEED_KEYS)
-        if changed:
-            raise RecordError(
-                f"{method}: seeds {first.seed} and {record.seed} ran under different configurations: "
-                f"{'; '.join(changed)}: run one of them again"
-            )
-    return runs
-
-
-def _row(method: str, runs: dict[int, RunRecord], expected: Sequence[int], class_order: str) -> Row:
-    one_is_enough = method == ZEROSHOT and class_order == "label"
-    missing = () if one_is_enough and runs else tuple(seed for seed in expected if seed not in runs)
-    columns = {}
-    for column in COLUMNS:
-        values = [_value(record, column) for record in runs.values()]
+def _row(name: str, runs: Runs, columns: Sequence[str]) -> Row:
+    summaries = {}
+    for column in columns:
+        values = [metric(record, column) for record in runs.by_seed.values()]
         present = [value for value in values if value is not None]
-        columns[column] = summarize(present) if len(present) == len(values) else None
-    by_seed = {seed: record.accuracy for seed, record in runs.items()}
-    return Row(method, len(runs) + len(missing), by_seed, missing, columns)
+        summaries[column] = summarize(present) if len(present) == len(values) else None
+    by_seed = {seed: record.metrics for seed, record in runs.by_seed.items()}
+    return Row(name, runs.expected, by_seed, runs.missing, summaries)
 
 
-def _value(record: RunRecord, column: str) -> float | None:
-    if column == "worst":
+def metric(record: RunRecord, name: str) -> float | None:
+    """A metric, a group's accuracy or ``worst``, the worst class's; None where the group is empty."""
+    if name == "worst":
         return record.worst_class.accuracy if record.worst_class else None
-    if column in record.groups:
-        return record.groups[column].accuracy
-    return float(getattr(record.accuracy, column))
+    return record.groups[name].accuracy if name in record.groups else record.metrics[name]
 
 
-def _comparison(runs: dict[int, RunRecord], all_runs: dict[str, dict[int, RunRecord]]) -> Comparison | None:
-    record = next(iter(runs.values()), None)
-    if record is None or not record.regularizers:
+def _comparison(runs: Runs, all_runs: dict[str, Runs], headline: str) -> Comparison | None:
+    record = next(iter(runs.by_seed.values()), None)
+    if record is None or not (record.regularizers or record.variant):
         return None
     baseline = baseline_of(record)
-    others = all_runs.get(baseline, {})
-    seeds = tuple(seed for seed in runs if seed in others)
-    gains = [runs[seed].accuracy.H - others[seed].accuracy.H for seed in seeds]
-    changed = _other_settings(record, others[seeds[0]]) if seeds else ()
-    return Comparison(record.method, baseline, seeds, summarize(gains), changed)
+    others = all_runs[baseline].by_seed if baseline in all_runs else {}
+    seeds = tuple(seed for seed in runs.by_seed if seed in others)
+    gains = [runs.by_seed[seed].metrics[headline] - others[seed].metrics[headline] for seed in seeds]
+    changed = other_settings(record, others[seeds[0]]) if seeds else ()
+    return Comparison(name_of(record), baseline, seeds, summarize(gains), changed)
 
 
-def _other_settings(record: RunRecord, baseline: RunRecord) -> tuple[str, ...]:
+def other_settings(record: RunRecord, baseline: RunRecord) -> tuple[str, ...]:
     """Settings that differ besides the trainer's name and the regularizers' own nodes."""
     added = {name.upper() for name in record.regularizers}
     own_keys = {key for key in {*record.config, *baseline.config} if key.split(".")[0] in added}
-    ignore = _SEED_KEYS | {"TRAINER.NAME"} | own_keys
-    return tuple(differences(record.config, baseline.config, ignore))
+    return tuple(differences(record.config, baseline.config, BY_SEED_KEYS | {"TRAINER.NAME"} | own_keys))
 
 
-def _outliers(row: Row) -> list[Outlier]:
+def outliers(row: str, columns: Sequence[str], by_seed: dict[int, dict[str, float]]) -> list[Outlier]:
+    """Values more than `OUTLIER_POINTS` off the median over the seeds of their column."""
     found = []
-    for column in ACCURACIES:
-        values = {seed: float(getattr(accuracy, column)) for seed, accuracy in row.by_seed.items()}
+    for column in columns:
+        values = {seed: metrics[column] for seed, metrics in by_seed.items()}
         median = statistics.median(values.values()) if values else 0.0
         for seed, value in values.items():
             if abs(value - median) > OUTLIER_POINTS:
-                found.append(Outlier(row.method, seed, column, value, median))
+                found.append(Outlier(row, seed, column, value, median))
     return found

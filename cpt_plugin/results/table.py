@@ -4,38 +4,46 @@ from __future__ import annotations
 
 import csv
 import io
-import textwrap
 from collections.abc import Iterable, Sequence
 
+from cpt_plugin.methods import EMBEDDED_WORLD
 from cpt_plugin.results.groups import FEW_SHOT_BANDS, GROUPS
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.stats import Summary
-from cpt_plugin.results.summary import ACCURACIES, COLUMNS, Comparison, Row, Table, build_table
+from cpt_plugin.results.summary import Comparison, Row, Table, build_table
+from cpt_plugin.results.text import (
+    DASH,
+    aligned,
+    interval,
+    listed,
+    markdown,
+    outlier_line,
+    spread,
+    wrapped,
+)
 
-TERMINAL_WIDTH = 110
-DASH = "-"
+_COLUMNS_A_BLOCK = 4
 
-_MANY, _FEW = FEW_SHOT_BANDS
-_LEGEND = (
-    "groups are base classes, by training images: head, mid, tail are thirds by rank; "
-    f"many has {_MANY} or more, medium {_FEW + 1} to {_MANY - 1}, few up to {_FEW}; "
-    "in brackets the number of classes; worst is the worst base class"
+LEGEND = (
+    "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
+    f"{FEW_SHOT_BANDS}; "
+    "in brackets the number of classes; worst is the worst of them"
 )
 
 
 def render_terminal(
     records: Iterable[RunRecord], methods: Sequence[str] = (), seeds: Sequence[int] = ()
 ) -> str:
-    """Two aligned blocks (accuracy; base classes by group) and notes, at most 110 columns wide.
+    """Aligned blocks (accuracy; trained classes by group) and notes, at most 110 columns wide.
 
     Arguments and errors as for `build_table`.
     """
     table = build_table(records, methods, seeds)
     blocks = (
-        ["\n".join(_wrapped(line) for line in _title(table))],
-        _block(table, (*ACCURACIES, "worst"), with_seeds=True),
+        ["\n".join(wrapped(line) for line in title_of(table))],
+        *_accuracy_blocks(table),
         _block(table, GROUPS, with_seeds=False),
-        [_wrapped(line) for line in [*_notes(table), _LEGEND]],
+        [wrapped(line) for line in [*notes_of(table), LEGEND]],
     )
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -45,12 +53,11 @@ def render_markdown(
 ) -> str:
     """One Markdown table and its notes. Arguments and errors as for `build_table`."""
     table = build_table(records, methods, seeds)
-    header = ["method", *(_header(table, column) for column in COLUMNS), "seeds"]
-    body = [[row.method, *_cells(row, COLUMNS), _seeds(row)] for row in table.rows]
-    rule = ["---", *["--:"] * (len(header) - 1)]
-    grid = ["| " + " | ".join(cells) + " |" for cells in [header, rule, *body]]
-    notes = [f"- {line}" for line in [*_notes(table), _LEGEND]]
-    return "\n".join([*_title(table), "", *grid, "", *notes]) + "\n"
+    header = ["method", *(header_of(table, column) for column in table.columns), "seeds"]
+    body = [[row.method, *_cells(row, table.columns), _seeds(row)] for row in table.rows]
+    grid = markdown([header, *body])
+    notes = [f"- {line}" for line in [*notes_of(table), LEGEND]]
+    return "\n".join([*title_of(table), "", *grid, "", *notes]) + "\n"
 
 
 def render_csv(records: Iterable[RunRecord], methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> str:
@@ -68,30 +75,37 @@ def render_csv(records: Iterable[RunRecord], methods: Sequence[str] = (), seeds:
     return text.getvalue()
 
 
-def _title(table: Table) -> list[str]:
+def title_of(table: Table) -> list[str]:
+    """Two lines: what was measured, and with what."""
     realized = _span([f"{tau:.4g}" for tau in table.realized_taus], " to ")
     return [
         f"{table.dataset}, tau {table.tau:g} (realized {realized}), {table.shots} shots, "
         f"classes ranked by {table.class_order}, {table.protocol.replace('_', ' ')}",
         f"toolkit {table.toolkit}, backbone {table.backbone.name}, torch {', '.join(table.torch_versions)}, "
-        f"on {', '.join(table.devices)}; accuracy in %, mean ±std over seeds {_listed(table.seeds)}",
+        f"on {', '.join(table.devices)}; accuracy in %, mean ±std over seeds {listed(table.seeds)}",
     ]
 
 
+def _accuracy_blocks(table: Table) -> list[list[str]]:
+    """One block, or several where the targets do not fit beside each other."""
+    columns = (*table.accuracies, "worst")
+    parts = [columns[start : start + _COLUMNS_A_BLOCK] for start in range(0, len(columns), _COLUMNS_A_BLOCK)]
+    return [_block(table, part, with_seeds=part == parts[0]) for part in parts]
+
+
 def _block(table: Table, columns: Sequence[str], with_seeds: bool) -> list[str]:
-    grid = [["method", *(_header(table, column) for column in columns)]]
-    grid += [[row.method, *_cells(row, columns, aligned=True)] for row in table.rows]
+    grid = [["method", *(header_of(table, column) for column in columns)]]
+    grid += [[row.method, *_cells(row, columns, padded=True)] for row in table.rows]
     if with_seeds:
         for line, seeds in zip(grid, ["seeds", *map(_seeds, table.rows)], strict=True):
             line.append(seeds)
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
-    return [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]
+    return aligned(grid)
 
 
-def _header(table: Table, column: str) -> str:
+def header_of(table: Table, column: str) -> str:
+    """Head of a column; groups with their number of classes."""
     if column not in GROUPS:
-        return column
+        return column.removeprefix(f"{EMBEDDED_WORLD}:")
     return f"{column} ({_span(table.group_sizes[column], '-')})"
 
 
@@ -99,69 +113,50 @@ def _span(values: Sequence[object], joint: str) -> str:
     return joint.join(dict.fromkeys((str(values[0]), str(values[-1]))))
 
 
-def _cells(row: Row, columns: Sequence[str], aligned: bool = False) -> list[str]:
-    return [_cell(row.columns[column], aligned) for column in columns]
+def _cells(row: Row, columns: Sequence[str], padded: bool = False) -> list[str]:
+    return [_cell(row.columns[column], padded) for column in columns]
 
 
-def _cell(summary: Summary | None, aligned: bool) -> str:
+def _cell(summary: Summary | None, padded: bool) -> str:
     if summary is None:
-        return DASH.rjust(5) if aligned else DASH
-    mean = f"{summary.mean:.1f}"
-    std = DASH if summary.std is None else f"{summary.std:.1f}"
-    return f"{mean:>5} ±{std:<4}" if aligned else f"{mean} ±{std}"
+        return DASH.rjust(5) if padded else DASH
+    mean, _, std = spread(summary).partition(" ±")
+    return f"{mean:>5} ±{std:<4}" if padded else spread(summary)
 
 
 def _seeds(row: Row) -> str:
     return f"{len(row.by_seed)}/{row.expected}"
 
 
-def _notes(table: Table) -> list[str]:
-    lines = [line for comparison in table.comparisons for line in _comparison_lines(comparison)]
-    lines += [_seed_line(row) for row in table.rows if row.by_seed]
-    lines += [f"missing seeds of {row.method}: {_listed(row.missing)}" for row in table.rows if row.missing]
-    for outlier in table.outliers:
-        distance = abs(outlier.value - outlier.median)
-        side = "above" if outlier.value > outlier.median else "below"
-        lines.append(
-            f"check: {outlier.method}, seed {outlier.seed}: {outlier.column} {outlier.value:.1f} is "
-            f"{distance:.1f} points {side} the median {outlier.median:.1f}"
-        )
-    return lines
+def notes_of(table: Table) -> list[str]:
+    """Paired differences, values by seed, missing seeds, seeds far off."""
+    headline = table.headline
+    lines = [line for comparison in table.comparisons for line in _comparison_lines(headline, comparison)]
+    lines += [_seed_line(headline, row) for row in table.rows if row.by_seed]
+    lines += [f"missing seeds of {row.method}: {listed(row.missing)}" for row in table.rows if row.missing]
+    return lines + [outlier_line(outlier) for outlier in table.outliers]
 
 
-def _comparison_lines(comparison: Comparison) -> list[str]:
+def _comparison_lines(headline: str, comparison: Comparison) -> list[str]:
     method, baseline = comparison.method, comparison.baseline
     gain = comparison.difference
     if gain is None:
-        lines = [f"H, {method} - {baseline}: no seed in common"]
+        lines = [f"{headline}, {method} - {baseline}: no seed in common"]
     else:
-        spread = f"95 % t-interval {_interval(gain, 2)}" if gain.interval else "no interval from one seed"
-        seeds = _listed(comparison.seeds)
-        lines = [f"H, {method} - {baseline}: {gain.mean:+z.2f}, {spread}, paired over seeds {seeds}"]
+        spread = f"95 % t-interval {interval(gain, 2)}" if gain.interval else "no interval from one seed"
+        seeds = listed(comparison.seeds)
+        lines = [f"{headline}, {method} - {baseline}: {gain.mean:+z.2f}, {spread}, paired over seeds {seeds}"]
     if comparison.other_settings:
         lines.append(f"{method} and {baseline} also differ in {'; '.join(comparison.other_settings)}")
     return lines
 
 
-def _seed_line(row: Row) -> str:
-    values = ", ".join(f"{accuracy.H:.1f} (seed {seed})" for seed, accuracy in row.by_seed.items())
-    summary = row.columns["H"]
+def _seed_line(headline: str, row: Row) -> str:
+    values = ", ".join(f"{metrics[headline]:.1f} (seed {seed})" for seed, metrics in row.by_seed.items())
+    summary = row.columns[headline]
     if summary and summary.interval:
-        values += f"; 95 % t-interval of the mean {_interval(summary, 1)}"
-    return f"H, {row.method}: {values}"
-
-
-def _interval(summary: Summary, digits: int) -> str:
-    low, high = summary.interval or (summary.mean, summary.mean)
-    return f"[{low:z.{digits}f}, {high:z.{digits}f}]"
-
-
-def _listed(values: Sequence[int]) -> str:
-    return ", ".join(map(str, values))
-
-
-def _wrapped(line: str) -> str:
-    return textwrap.fill(line, TERMINAL_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+        values += f"; 95 % t-interval of the mean {interval(summary, 1)}"
+    return f"{headline}, {row.method}: {values}"
 
 
 def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str, object]:
@@ -173,7 +168,7 @@ def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str
         "seeds": len(row.by_seed),
         "expected": row.expected,
     }
-    for column in COLUMNS:
+    for column in table.columns:
         summary = row.columns[column]
         if column in GROUPS:
             line[f"{column}_classes"] = _span(table.group_sizes[column], "-")
@@ -181,7 +176,8 @@ def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str
         line[f"{column}_std"] = summary.std if summary else None
     difference = comparison.difference if comparison else None
     line["baseline"] = comparison.baseline if comparison else None
-    line["H_difference"] = difference.mean if difference else None
+    line[f"{table.headline}_difference"] = difference.mean if difference else None
     line["pairs"] = difference.n if difference else 0
-    line["H_difference_low"], line["H_difference_high"] = (difference and difference.interval) or (None, None)
+    low, high = (difference and difference.interval) or (None, None)
+    line[f"{table.headline}_difference_low"], line[f"{table.headline}_difference_high"] = low, high
     return line

@@ -65,12 +65,19 @@ def regularizer_names(text: str) -> tuple[str, ...]:
     Raises:
         ConfigError: a name is unknown or given twice.
     """
+    from cpt_plugin import long_tail_losses
     from cpt_plugin.regularizers import available
 
     if text == NONE:
         return ()
     names, known = tuple(part.strip() for part in text.split(",")), available()
     for name in names:
+        if name in long_tail_losses.available():
+            raise ConfigError(
+                f"--regularizers {text!r}: {name!r} replaces the cross-entropy, which the script computes itself, out "
+                "of reach of a hook; change it there (cpt_plugin.functional has the loss), or use this repository's "
+                "trainers"
+            )
         if name not in known:
             raise ConfigError(f"--regularizers {text!r}: {name!r} is unknown; {hint(name, [*known, NONE])}")
         if names.count(name) > 1:

@@ -23,6 +23,7 @@ from cpt_plugin.cli.settings import assemble
 from cpt_plugin.encoders import open_clip_weights, tokens
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.methods import parse_method
+from cpt_plugin.protocols import BASE_TO_NEW, tasks
 from cpt_plugin.results import record as records
 from tests.helpers.archives import clip_of_shape, write_torchscript
 from tests.helpers.fixtures import make_fixture
@@ -36,7 +37,7 @@ def configured(backbone: str, *opts: str, method: str = "coop", dataset: str = "
     arguments = RunArguments(
         parse_method(method), dataset, 0.5, (1,), 16, backbone, Path("x"), Path("y"), None, True, opts
     )
-    return assemble(parse_method(method), 1, arguments, Path("z"), "base")
+    return assemble(parse_method(method), 1, arguments, Path("z"), tasks(BASE_TO_NEW, dataset)[0], True)
 
 
 @pytest.fixture(scope="module")
@@ -113,7 +114,7 @@ def test_text_prompts_train_on_a_resnet(method: str, world: Path, resnet: Path, 
     record = Experiment(parse_method(method), 1, on(world, tmp_path, method, str(resnet))).execute().record
     assert record.config["INPUT.SIZE"] == [64, 64]
     assert record.backbone.name == str(resnet)
-    assert sum(result.total for result in record.per_class.base) == 16
+    assert sum(result.total for result in record.evaluations["base"].per_class) == 16
     if method != "zeroshot":
         assert all(np.isfinite(list(epoch.values())).all() for epoch in record.history)
 
@@ -184,7 +185,7 @@ def test_an_archive_of_unknown_origin_needs_trust(
     trusted = on(world, tmp_path / "trusted", "zeroshot", str(archive), trust_weights=True)
     record = Experiment(parse_method("zeroshot"), 1, trusted).execute().record
     same = Experiment(parse_method("zeroshot"), 1, on(world, tmp_path / "plain", "zeroshot", str(resnet))).execute()
-    assert record.per_class == same.record.per_class
+    assert record.evaluations == same.record.evaluations
     assert "MODEL.BACKBONE.TRUST" not in record.config, "how a file is read does not change what it holds"
 
 
@@ -245,7 +246,7 @@ def test_the_micro_model_rehearses_real_data_and_says_that_it_means_nothing(
         assert one.config["MODEL.BACKBONE.UNKNOWN_WORDS"] == "zero"
         assert one.config["INPUT.SIZE"] == [32, 32]
         assert "normalize" in one.config["INPUT.TRANSFORMS"]
-        assert sum(result.total for result in [*one.per_class.base, *one.per_class.new]) == 10
+        assert sum(result.total for found in one.evaluations.values() for result in found.per_class) == 10
 
 
 def test_unknown_words_of_the_drawn_world_are_still_refused() -> None:

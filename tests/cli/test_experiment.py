@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from cpt_plugin import locking, toolkit
-from cpt_plugin.cli import experiment as experiment_module
+from cpt_plugin.cli import recording
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.errors import CheckpointError, ClusterError, ConfigError, DataError, RecordError
 from cpt_plugin.locking import only_process
@@ -105,8 +105,8 @@ def test_record_is_complete_and_is_the_one_on_disk(root, finished):
         sum(record.losses[f"loss_{part}"] for part in ("etf", "cc", "rs")), rel=1e-6
     )
     assert 0 < record.timings["train"] < record.timings["total"]
-    assert len(record.cluster_hash) == len(record.config_hash) == len(record.split_hash.base) == 64
-    assert record.split_hash.base != record.split_hash.new
+    assert len(record.cluster_hash) == len(record.config_hash) == len(record.evaluations["base"].split_hash) == 64
+    assert record.evaluations["base"].split_hash != record.evaluations["new"].split_hash
     assert record.config["DATASET.IMBALANCE_TAU"] == 0.1
     assert record.config["CPT.CLUSTER_SIZE"] == 2
     assert {"torch", "numpy"} <= set(record.versions)
@@ -116,10 +116,9 @@ def test_record_is_complete_and_is_the_one_on_disk(root, finished):
 def test_classes_and_accuracies_fit_together(finished):
     _, outcome = finished["maple"]
     record = outcome.record
-    assert [c.name for c in record.per_class.base] == list(BASE)
-    assert [c.name for c in record.per_class.new] == list(NEW)
-    assert all(c.total == TEST_IMAGES for c in (*record.per_class.base, *record.per_class.new))
-    parts = (record.per_class.base, record.per_class.new)
+    parts = [record.evaluations[name].per_class for name in ("base", "new")]
+    assert [[c.name for c in part] for part in parts] == [list(BASE), list(NEW)]
+    assert all(c.total == TEST_IMAGES for part in parts for c in part)
     base, new = (100 * sum(c.correct for c in part) / (TEST_IMAGES * len(part)) for part in parts)
     assert (record.accuracy.base, record.accuracy.new) == pytest.approx((base, new))
     assert pytest.approx(2 * base * new / (base + new) if base + new else 0) == record.accuracy.H
@@ -128,7 +127,7 @@ def test_classes_and_accuracies_fit_together(finished):
 def test_groups_follow_the_training_counts(root, finished):
     experiment, outcome = finished["coop_cpt"]
     assert toolkit.DataManager(experiment.config("base")).class_counts == COUNTS
-    groups, classes = outcome.record.groups, outcome.record.per_class.base
+    groups, classes = outcome.record.groups, outcome.record.evaluations["base"].per_class
     members = {"head": (0, 1), "mid": (2,), "tail": (3,), "many": (0,), "medium": (1,), "few": (2, 3)}
     for name, labels in members.items():
         mean = sum(100 * classes[label].correct / classes[label].total for label in labels) / len(labels)
@@ -141,7 +140,7 @@ def test_groups_follow_the_training_counts(root, finished):
 def test_random_class_order_moves_the_groups_with_it(root, tmp_path, monkeypatch):
     """Class c gets c of 4 test images right, so that every group has an accuracy of its own."""
     monkeypatch.setattr(
-        experiment_module,
+        recording,
         "class_results",
         lambda trainer: [records.ClassResult(n, c, 4) for c, n in enumerate(trainer.dm.dataset.classnames)],
     )

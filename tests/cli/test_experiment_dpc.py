@@ -64,7 +64,9 @@ def test_stage_one_is_a_run_of_its_own(root, finished, method):
     assert not any(key.startswith("TRAINER.DPC") for key in plain.config)
     assert outcome.record.config[HASH] == plain.prompts_hash != ""
     assert outcome.record.prompts_hash not in ("", plain.prompts_hash)
-    assert outcome.record.split_hash == plain.split_hash
+    assert [e.split_hash for e in outcome.record.evaluations.values()] == [
+        e.split_hash for e in plain.evaluations.values()
+    ]
     assert not {"TRAINER.DPC.STAGE_ONE", "TRAINER.DPC.STAGE_ONE_EPOCH"} & set(outcome.record.config)
     again = first.execute()
     assert (again.status, again.record) == ("finished before", plain)
@@ -86,7 +88,7 @@ def test_record_shows_that_the_second_stage_worked(finished, method):
 def test_predictions_of_the_new_classes_are_those_of_stage_one(finished, method):
     experiment, outcome = finished[method]
     first = experiment.first_stage
-    assert outcome.record.per_class.new == records.load(first.record_file).per_class.new
+    assert outcome.record.evaluations["new"].per_class == records.load(first.record_file).evaluations["new"].per_class
     logits = []
     for one in (first, experiment):
         toolkit.set_random_seed(1)
@@ -129,7 +131,7 @@ def test_interrupted_in_either_stage_it_ends_with_the_same_record(root, tmp_path
     assert experiment.first_stage.record_file.is_file() == (step >= 4)
     outcome = experiment.execute()
     assert outcome.status == ("resumed" if step >= 4 else "new")
-    for key in ("accuracy", "per_class", "history", "prompts_hash", "config", "losses"):
+    for key in ("evaluations", "history", "prompts_hash", "config", "losses"):
         assert getattr(outcome.record, key) == getattr(finished["coop_dpc"][1].record, key)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections import Counter
@@ -363,3 +364,13 @@ def test_other_kinds_of_pixels_are_read(tmp_path, mode):
     file = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
     Image.new(mode, (8, 8)).save(file)
     assert read_image(str(file)).mode == "RGB"
+
+
+def test_accents_written_in_two_ways_read_the_same(tmp_path):
+    image_folder(tmp_path / "mine", {"caf\u00e9": 4, "cafe\u0301": 4})
+    refused(tmp_path, "which read the same: rename or merge them")
+
+
+def test_what_is_neither_file_nor_folder_stops(tmp_path):
+    os.mkfifo(image_folder(tmp_path / "mine") / "dog" / "pipe.jpg")
+    refused(tmp_path, r"what is no file: pipe\.jpg")

@@ -38,8 +38,8 @@ def test_the_main_job_on_the_path_of_a_yaml(tmp_path, yaml, capsys):
     assert run(arguments) == 0
     record = load(tmp_path / "out" / "photos" / "coop_cpt" / "tau0.25" / "seed1" / "record.json")
     assert record.dataset == "photos"
-    assert [result.name for result in record.per_class.base] == ["cat", "dog", "eagle"]
-    assert [result.name for result in record.per_class.new] == ["fish", "red barn"]
+    assert [result.name for result in record.evaluations["base"].per_class] == ["cat", "dog", "eagle"]
+    assert [result.name for result in record.evaluations["new"].per_class] == ["fish", "red barn"]
     assert record.realized_tau == 0.25, "4, 2 and 1 images"
     assert record.config["DATASET.TEMPLATE"] == ("a sketch of a {}." if "Folder" in yaml.read_text() else "")
     assert "photos" in capsys.readouterr().out

@@ -63,8 +63,8 @@ def test_base_to_new_with_two_classes_of_one_name(root, tmp_path):
     arguments = tiny_arguments(root, tmp_path, "maple_cpt", "DATASET.NAME", "ImageNet", tau=0.5)
     arguments = dataclasses.replace(arguments, dataset="imagenet", shots=3, epochs=1)
     record = Experiment(parse_method("maple_cpt"), 1, arguments).execute().record
-    assert [(each.name, each.total) for each in record.per_class.new] == [("missile", 2), ("missile", 2)]
-    assert [each.name for each in record.per_class.base] == ["goldfish", "stingray", "scorpion"]
+    assert [(each.name, each.total) for each in record.evaluations["new"].per_class] == [("missile", 2), ("missile", 2)]
+    assert [each.name for each in record.evaluations["base"].per_class] == ["goldfish", "stingray", "scorpion"]
 
 
 def test_clusters_hold_both_classes_of_one_name(root, tmp_path):

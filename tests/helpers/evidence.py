@@ -11,16 +11,19 @@ from cpt_plugin import toolkit
 from cpt_plugin.methods import parse_method
 from cpt_plugin.results.record import RunRecord
 
-LOSSES = {"cpt": ("etf", "cc", "rs"), "npt": ("lc", "mi"), "dapt": ("inter", "intra"), "dpc": ("dpc",)}
+LOSSES = {
+    "cpt": ("etf", "cc", "rs"), "cptb": ("etf", "cc", "rs"), "npt": ("lc", "mi"), "dapt": ("inter", "intra"),
+    "l2anchor": ("l2",), "etfa": ("etfa",), "dpc": ("dpc",),
+}  # fmt: skip
 OWN = {"promptsrc": ("scl_text", "scl_image", "scl_logits")}
 DEGREES = ("lcd_cos", "lcd_fro", "mid_cos", "mid_fro")
 
 
 def expected_losses(method: str) -> set[str]:
-    """Names of the logged losses of all parts of a method."""
+    """Names of the logged losses of all parts of a method; with DPC a long-tail loss acts in the first stage."""
     taken = parse_method(method)
     parts = [*taken.regularizers, *(["dpc"] if taken.dpc else [])]
-    names = [name for part in parts for name in LOSSES[part]]
+    names = [name for part in parts for name in LOSSES.get(part, ())] + ([] if taken.dpc else [*taken.loss])
     return {f"loss_{name}" for name in [*names, *OWN.get(taken.prompt_learner, ())]} | {"loss"}
 
 
@@ -37,10 +40,18 @@ def check_losses(record: RunRecord) -> None:
 
 
 def check_prompts(record: RunRecord, baseline: RunRecord | None, folder: Path) -> None:
-    """The prompts are not the baseline's, and DPC's parallel prompts are not those of stage one."""
-    if baseline is not None:
+    """The prompts are not the baseline's, and DPC's parallel prompts are not those of stage one.
+
+    A method that changes the evaluation alone has the prompts of its baseline, and other results; one that stops
+    early has those of some epoch.
+    """
+    method = parse_method(record.method)
+    if baseline is not None and method.evaluation == method.regularizers:
+        assert record.prompts_hash == baseline.prompts_hash
+        assert record.history == baseline.history
+    elif baseline is not None and method.regularizers != ("stop",):
         assert record.prompts_hash != baseline.prompts_hash
-    if parse_method(record.method).dpc:
+    if method.dpc and not method.evaluation:
         (path,) = folder.glob("*/model.pth.tar-*[0-9]")
         state = toolkit.load_checkpoint(str(path))["state_dict"]
         moved = [

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.long_tail import class_ranks, shot_counts
 from cpt_plugin.results.groups import group_accuracies, worst_class
 from cpt_plugin.results.record import (
-    Accuracy,
     Backbone,
     ClassResult,
-    ClassResults,
+    Evaluation,
     GitState,
     RunRecord,
-    SplitHashes,
 )
 
 
@@ -26,9 +25,16 @@ def make_record(
     new_correct: tuple[int, ...] = (6, 5, 4),
     tau: float = 0.25,
     config: dict[str, Any] | None = None,
+    accuracy: tuple[float, float] | None = None,
+    split_hash: tuple[str, str] | None = None,
+    targets: dict[str, int] | None = None,
     **changes: Any,
 ) -> RunRecord:
-    """Build a valid record of the method ``name``; keyword arguments replace fields."""
+    """Build a valid record of the method ``name``; keyword arguments replace fields.
+
+    accuracy, split_hash: of base and new, whatever the classes give; targets: correct of 10 images of each target of a
+    record of a transfer protocol.
+    """
     learner, *added = name.split("_")
     base = tuple(ClassResult(f"base {index}", hits, 10) for index, hits in enumerate(correct))
     new = tuple(ClassResult(f"new {index}", hits, 10) for index, hits in enumerate(new_correct))
@@ -36,10 +42,26 @@ def make_record(
     counts = shot_counts(len(base), tau)
     full_config = {"SEED": seed, "OUTPUT_DIR": f"output/seed{seed}", "OPTIM.LR": 0.002, "OPTIM.NAME": "sgd"}
     full_config |= {"TRAINER.NAME": name, **(config or {})}
+    dataset = changes.get("dataset", "shapes")
+    hashes = split_hash or (f"base split {seed}", "new split")
+    evaluations = {
+        "base": Evaluation.of(dataset, "base", base, hashes[0]),
+        "new": Evaluation.of(dataset, "new", new, hashes[1]),
+    }
+    if accuracy:
+        for part, value in zip(("base", "new"), accuracy, strict=True):
+            evaluations[part] = dataclasses.replace(evaluations[part], accuracy=value)
+    if changes.get("protocol") == "few_shot_all":
+        evaluations = {"all": Evaluation.of(dataset, "all", base, hashes[0])}
+    if targets:
+        evaluations = {"source": Evaluation.of(dataset, "all", base, hashes[0])}
+        for target, hits in targets.items():
+            evaluations[target] = Evaluation.of(target, "all", (ClassResult("one", hits, 10),), f"{target} split")
     values: dict[str, Any] = {
         "method": name,
         "prompt_learner": learner,
         "regularizers": tuple(added),
+        "variant": "",
         "dataset": "shapes",
         "tau": tau,
         "realized_tau": min(counts) / max(counts),
@@ -49,17 +71,15 @@ def make_record(
         "protocol": "base_to_new",
         "toolkit": "embedded",
         "backbone": Backbone("micro", "ab" * 32),
-        "accuracy": Accuracy.from_classes(base, new),
+        "evaluations": evaluations,
         "groups": group_accuracies(tested, counts, class_ranks(len(base))),
         "worst_class": worst_class([result.name for result in base], tested),
-        "per_class": ClassResults(base, new),
         "losses": {"ce": 0.5} | dict.fromkeys(added, 0.25),
         "history": ({"loss": 0.7}, {"loss": 0.5}),
         "prompts_hash": "cd" * 32,
         "timings": {"train": 12.5},
         "config": full_config,
         "config_hash": config_hash(full_config),
-        "split_hash": SplitHashes(f"base split {seed}", "new split"),
         "cluster_hash": "",
         "versions": {"torch": "2.13.0"},
         "git": GitState("0" * 40, False),

@@ -18,7 +18,7 @@ from cpt_plugin.toolkit.embedded.resume import ResumeFolder
 from tests.helpers.prompt_runs import fingerprint, prepare, prompt_cfg, train
 from tests.reliability.kill_harness import Run, patched, trials_in_training
 
-SHORT = ("CoOp", "MaPLeCPT", "CoCoOp", "PromptSRC", "MaPLeDPC")
+SHORT = ("CoOp", "CoOpCPTB", "MaPLeCPT", "CoCoOp", "PromptSRC", "MaPLeDPC")
 TRAINERS = (*SHORT, "CoOpCPT", "MaPLe", "IVLP", "ShallowVL", "CoOpDPC", "PromptSRCDPC")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.record import (
-    Accuracy,
+    SCHEMA,
     ClassResult,
+    Evaluation,
     load,
     save,
+    to_plain,
 )
 
 
@@ -31,21 +34,24 @@ def test_file_has_the_documented_form(make_record, tmp_path):
     save(make_record(), tmp_path / "record.json")
     text = (tmp_path / "record.json").read_text()
     plain = json.loads(text)
-    assert plain["schema"] == 2
-    assert plain["per_class"]["base"][0] == ["base 0", 9, 10]
-    assert plain["accuracy"] == {"base": 65.0, "new": 50.0, "H": pytest.approx(2 * 65 * 50 / 115)}
+    assert plain["schema"] == SCHEMA == 3
+    base = plain["evaluations"]["base"]
+    assert (base["dataset"], base["classes"], base["accuracy"]) == ("shapes", "base", 65.0)
+    assert base["per_class"][0] == ["base 0", 9, 10]
+    assert list(plain["evaluations"]) == ["base", "new"]
     assert len(text.splitlines()) == len(plain) + 2
 
 
 def test_accuracy_is_over_images_not_over_classes():
-    found = Accuracy.from_classes([ClassResult("a", 1, 1), ClassResult("b", 0, 3)], [])
-    assert found == Accuracy(25.0, 0.0, 0.0)
+    found = Evaluation.of("shapes", "all", [ClassResult("a", 1, 1), ClassResult("b", 0, 3)], "hash")
+    assert found.accuracy == 25.0
+    assert Evaluation.of("shapes", "all", [], "hash").accuracy == 0.0
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (("schema",), 1, "field schema: expected 2, found 1"),
+        (("schema",), 1, "field schema: expected 3, found 1"),
         (("seed",), "1", "field seed: expected a whole number, found '1'"),
         (("seed",), True, "field seed: expected a whole number, found True"),
         (("tau",), 1.5, r"field tau: 1.5 is not in \(0, 1\]"),
@@ -59,11 +65,14 @@ def test_accuracy_is_over_images_not_over_classes():
         (("groups", "head", "classes"), None, "field groups.head.classes: expected a whole number"),
         (("groups",), {}, "field groups: expected head, mid, tail, many, medium, few"),
         (("worst_class", "accuracy"), None, "field worst_class.accuracy"),
-        (("accuracy", "H"), 60.0, "field accuracy.H: is 60.0, but base and new give 56.5"),
-        (("accuracy", "base"), 65.1, "field accuracy.base: is 65.1, but the classes give 65.0"),
-        (("accuracy", "new"), -1, "field accuracy.new: -1.0 is not a percentage"),
-        (("per_class", "base", 0), ["a", 1], r"field per_class.base\[0\]: expected \[name, correct, total\]"),
-        (("per_class", "new", 1), ["a", 3, 2], r"field per_class.new\[1\]: 3 of 2 correct"),
+        (("evaluations", "base", "accuracy"), 65.1, "field evaluations.base.accuracy: is 65.1, but .* give 65.0"),
+        (("evaluations", "new", "accuracy"), -1, "field evaluations.new.accuracy: is -1.0"),
+        (("evaluations", "base", "per_class", 0), ["a", 1], r"base.per_class\[0\]: expected \[name, correct, total\]"),
+        (("evaluations", "new", "per_class", 1), ["a", 3, 2], r"evaluations.new.per_class\[1\]: 3 of 2 correct"),
+        (("evaluations",), {}, "field evaluations: expected base and new, found none"),
+        (("protocol",), "few_shot_all", "field evaluations: expected all, found base, new"),
+        (("protocol",), "cross_dataset", "field evaluations: expected source and targets, found base, new"),
+        (("protocol",), "zero_shot", "field protocol: expected one of base_to_new, "),
         (("config", "SEED"), 7, "field config_hash: is not the hash"),
         (("surprise",), 1, "field surprise: is unknown"),
     ],
@@ -88,7 +97,7 @@ def test_a_missing_field_is_named(make_record, tmp_path_factory, data):
     name = data.draw(st.sampled_from(sorted(plain)))
     del plain[name]
     path = tmp_path_factory.getbasetemp() / "missing.json"
-    path.write_text(json.dumps({"schema": 2, **plain}))
+    path.write_text(json.dumps({"schema": SCHEMA, **plain}))
     with pytest.raises(RecordError, match=f"missing.json: field {name}: is missing"):
         load(path)
 
@@ -122,3 +131,59 @@ def test_a_configuration_that_is_not_json_is_not_saved(make_record, tmp_path, va
     record.config["OUTPUT_DIR"] = value
     with pytest.raises(RecordError, match="not written"):
         save(record, tmp_path / "record.json")
+
+
+# -- other protocols, older schemas --------------------------------------------------------------------------------
+
+V2 = Path(__file__).parent / "data" / "record_v2.json"
+
+
+def test_metrics_of_every_protocol(make_record):
+    base_to_new = make_record().metrics
+    assert base_to_new == {"base": 65.0, "new": 50.0, "H": pytest.approx(2 * 65 * 50 / 115)}
+    assert dataclasses.asdict(make_record().accuracy) == base_to_new
+    assert make_record(protocol="few_shot_all").metrics == {"all": 65.0}
+    for protocol in ("cross_dataset", "domain_generalization"):
+        found = make_record(protocol=protocol, targets={"dtd": 4, "ucf101": 9}).metrics
+        assert found == {"source": 65.0, "dtd": 40.0, "ucf101": 90.0, "mean": 65.0}
+
+
+def test_round_trip_of_every_protocol(make_record, tmp_path):
+    for changes in ({"protocol": "few_shot_all"}, {"protocol": "cross_dataset", "targets": {"shapes:colors:clean": 3}}):
+        record = make_record("coop_cpt", variant="CPT.WEIGHT_CC=0", **changes)
+        save(record, tmp_path / "record.json")
+        found = load(tmp_path / "record.json")
+        assert found == record
+        assert list(found.evaluations) == list(record.evaluations)
+
+
+def test_record_of_schema_2_is_converted():
+    """Written by the version before schema 3: coop_cpt on shapes, 4 shots, 2 epochs."""
+    plain, record = json.loads(V2.read_text()), load(V2)
+    assert plain["schema"] == 2
+    assert (record.method, record.protocol, record.variant) == ("coop_cpt", "base_to_new", "")
+    assert dataclasses.asdict(record.accuracy) == pytest.approx(plain["accuracy"])
+    for part in ("base", "new"):
+        found = record.evaluations[part]
+        assert (found.dataset, found.classes, found.split_hash) == ("shapes", part, plain["split_hash"][part])
+        assert [list(result) for result in found.per_class] == plain["per_class"][part]
+    kept = set(plain) - {"schema", "accuracy", "per_class", "split_hash"}
+    again = json.loads(json.dumps(to_plain(record)))
+    assert {key: again[key] for key in kept} == {key: plain[key] for key in kept}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"accuracy": None}, "field schema: says 2, but accuracy, per_class or split_hash"),
+        ({"split_hash": {"base": "x"}}, "field schema: says 2, but"),
+        ({"accuracy": {"base": 1.0, "new": 2.0}}, "field evaluations.base.accuracy: is 1.0, but the classes give"),
+        ({"seed": "1"}, "field seed: expected a whole number"),
+        ({"evaluations": 3, "surprise": 1}, "field surprise: is unknown"),
+    ],
+)
+def test_a_damaged_record_of_schema_2_is_refused(tmp_path, change, message):
+    path = tmp_path / "record.json"
+    path.write_text(json.dumps(json.loads(V2.read_text()) | change))
+    with pytest.raises(RecordError, match=message):
+        load(path)

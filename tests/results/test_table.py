@@ -13,9 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt_plugin.results.record import Accuracy, save
+from cpt_plugin.results.record import save
 from cpt_plugin.results.summary import build_table
-from cpt_plugin.results.table import TERMINAL_WIDTH, render_csv, render_markdown, render_terminal
+from cpt_plugin.results.table import render_csv, render_markdown, render_terminal
+from cpt_plugin.results.text import TERMINAL_WIDTH
 
 RENDERERS = (render_terminal, render_markdown, render_csv)
 LONGEST = "shallow_vl_dpc_cpt_dapt_npt"
@@ -77,9 +78,9 @@ def test_terminal_table_as_a_whole(records):
         "H, maple: 54.5 (seed 1), 55.2 (seed 2), 55.9 (seed 3); 95 % t-interval of the mean [53.6, 56.9]\n"
         "H, maple_cpt: 55.9 (seed 1), 57.1 (seed 3); 95 % t-interval of the mean [48.5, 64.5]\n"
         "missing seeds of maple_cpt: 2\n"
-        "groups are base classes, by training images: head, mid, tail are thirds by rank; "
-        "many has 10 or more, medium 4\n"
-        "    to 9, few up to 3; in brackets the number of classes; worst is the worst base class\n"
+        "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
+        "many has 10 or\n"
+        "    more, medium 4 to 9, few up to 3; in brackets the number of classes; worst is the worst of them\n"
     )
     assert render_terminal(records) == expected
 
@@ -146,7 +147,7 @@ def test_group_sizes_and_ratios_that_vary_over_seeds_show_their_range(make_recor
 
 
 def test_a_difference_that_rounds_to_nothing_has_no_minus_sign(make_record):
-    runs = [make_record("maple", seed, accuracy=Accuracy.of(65.0, 50.0)) for seed in (1, 2)]
-    runs += [make_record("maple_cpt", seed, accuracy=Accuracy.of(65.0, 49.999)) for seed in (1, 2)]
+    runs = [make_record("maple", seed, accuracy=(65.0, 50.0)) for seed in (1, 2)]
+    runs += [make_record("maple_cpt", seed, accuracy=(65.0, 49.999)) for seed in (1, 2)]
     text = render_terminal(runs)
     assert "H, maple_cpt - maple: +0.00, 95 % t-interval [0.00, 0.00]" in text

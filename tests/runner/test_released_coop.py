@@ -47,6 +47,7 @@ def runs(coop: Released) -> dict[str, Any]:
         "zero": [*words(coop, "zero"), *OFF],
         "none": ["--regularizers", "none", *words(coop, "none"), "DATASET.IMBALANCE_TAU", "0.25"],
         "cpt": [*features, *words(coop, "cpt"), "CPT.CLUSTER_SIZE", "3", "CPT.WEIGHT_ETF", "1"],
+        "balanced": [*features, *words(coop, "balanced"), "CPT.CLUSTER_SIZE", "3", "CPT.WEIGHTING", "balanced"],
     }
     done: dict[str, Any] = {}
     for name, command in commands.items():
@@ -95,6 +96,20 @@ def test_weight_0_is_bit_identical_and_a_weight_is_not(coop):
     assert lines["plain"] == lines["zero"]
     assert len(lines["plain"]) == EPOCHS * 4
     assert "all weights of cpt are 0" in log(coop, "zero")
+
+
+@pytest.mark.usefixtures("runs")
+def test_balanced_weights_are_set_in_the_first_step(coop):
+    text = log(coop, "balanced")
+    found = re.findall(
+        r"balanced weights, step 1 \(epoch 1, batch 1\): gradient norms (\S+) of the main loss, (\S+) of part (\w+), "
+        r"so its weight is (\S+)", text
+    )  # fmt: skip
+    fractions = {part: float(own) * float(weight) / float(main) for main, own, part, weight in found}
+    assert fractions == pytest.approx({"etf": 0.03, "cc": 0.3, "rs": 0.3}, rel=2e-3)
+    first = [re.findall(r" loss (\S+) .* loss_etf (\S+) ", log(coop, name))[0] for name in ("balanced", "cpt")]
+    assert first[0][0] == first[1][0]
+    assert first[0][1] != first[1][1]
 
 
 def test_their_packages_are_imported(coop, runs):
@@ -166,6 +181,7 @@ def test_a_resumed_run_goes_on_with_its_learning_rate(coop):
     [
         (("OPTIM.MAX_EPOC", "3"), 1, "AssertionError: Non-existent key: OPTIM.MAX_EPOC"),
         (("DATASET.IMBALANCE_TAU", "2"), 2, "error: DATASET.IMBALANCE_TAU is 2.0: give the ratio min / max"),
+        (("CPT.WEIGHTING", "equal"), 2, "error: CPT.WEIGHTING must be printed or balanced, got 'equal'"),
         (("CPT.WEIGHT_CC", "-1"), 2, "error: CPT.WEIGHT_CC must be a finite number >= 0, got -1.0"),
     ],
 )

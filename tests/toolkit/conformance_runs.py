@@ -100,9 +100,9 @@ def records(folder: Path) -> Any:
             "status": outcome.status,
             "toolkit": record.toolkit,
             "losses": sorted(record.losses),
-            "hashes": [record.split_hash.base, record.split_hash.new, record.cluster_hash],
+            "hashes": [*(e.split_hash for e in record.evaluations.values()), record.cluster_hash],
             "accuracy": [record.accuracy.base, record.accuracy.new] if method == "zeroshot" else None,
-            "totals": [[c.name, c.total] for c in (*record.per_class.base, *record.per_class.new)],
+            "totals": [[c.name, c.total] for e in record.evaluations.values() for c in e.per_class],
         }
     return out
 

@@ -27,6 +27,8 @@ SAMPLERS = [
     "RandomDomainSampler",
     "SeqDomainSampler",
     "RandomClassSampler",
+    "ClassBalancedSampler",
+    "SquareRootSampler",
 ]
 
 
@@ -76,6 +78,24 @@ def test_class_sampler_repeats_items_of_small_classes():
         "RandomClassSampler", [Item(0), Item(1), Item(1), Item(1)], 0, batch_size=4, n_ins=2
     )
     assert Counter(sampler)[0] == 2
+
+
+@pytest.mark.parametrize(("name", "shares"), [("ClassBalancedSampler", [1, 1, 1]), ("SquareRootSampler", [10, 5, 1])])
+def test_long_tail_samplers_draw_classes_by_a_power_of_their_size(name, shares):
+    source = [Item(0)] * 100 + [Item(2)] * 25 + [Item(5)]
+    drawn = Counter()
+    for epoch in range(200):
+        sampler = build_sampler(name, source, 3)
+        sampler.set_position(epoch)
+        indices = list(sampler)
+        assert len(indices) == len(source)
+        drawn.update(indices)
+    total = sum(drawn.values())
+    for label, share in zip((0, 2, 5), shares, strict=True):
+        found = sum(count for index, count in drawn.items() if source[index].label == label) / total
+        expected = share / sum(shares)
+        assert abs(found - expected) < 5 * (expected * (1 - expected) / total) ** 0.5
+    assert len({drawn[index] > 0 for index in range(len(source))}) == 1, "every item is drawn at some time"
 
 
 @pytest.mark.parametrize(

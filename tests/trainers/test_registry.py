@@ -7,7 +7,8 @@ import pytest
 from cpt_plugin import regularizers, toolkit
 from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.errors import ConfigError
-from trainers import PROMPT_LEARNERS, trainer_name
+from trainers import PROMPT_LEARNERS, register_named, trainer_name
+from trainers._parts import available_parts, parts_of
 from trainers._registry import prompt_learner
 
 
@@ -50,3 +51,22 @@ def test_configuration_has_the_nodes_of_trainers_and_regularizers():
     assert (cfg.CPT.WEIGHT_ETF, cfg.CPT.WEIGHT_CC, cfg.CPT.WEIGHT_RS) == (0.25, 0.15, 0.1)
     cfg.TRAINER.COOP.N_CTX = 1
     assert other.TRAINER.COOP.N_CTX == 16
+
+
+def test_names_of_several_parts_are_registered_on_demand():
+    for name in ("CoOpDPCLACPTBMIX", "IVLPFOCALETFASTOP"):
+        register_named(name)
+        assert toolkit.TRAINER_REGISTRY.get(name).__name__ == name
+    with pytest.raises(ConfigError, match="another order, MaPLeLACPTB"):
+        register_named("MaPLeCPTBLA")
+    register_named("CoOpNONSENSE")
+    with pytest.raises(ConfigError, match="'la' and 'bs' each replace the cross-entropy"):
+        register_named("CoOpLABS")
+
+
+def test_every_part_is_registered_alone():
+    for part in available_parts():
+        own = toolkit.TRAINER_REGISTRY.get(f"CoOpDPC{part.upper()}")
+        assert parts_of(own) == (part,)
+        assert own.reads(f"{part.upper()}.X")
+        assert not toolkit.TRAINER_REGISTRY.get("CoOpDPC").reads(f"{part.upper()}.X")

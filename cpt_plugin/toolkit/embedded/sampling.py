@@ -60,11 +60,15 @@ def build_sampler(
     n_domain: int = 0,
     n_ins: int = 16,
 ) -> EpochSampler:
-    """Builds a sampler by Dassl's name.
+    """Builds a sampler by Dassl's name, or one of this package's for long-tailed data.
 
     ``RandomSampler``, ``SequentialSampler``; ``RandomDomainSampler`` (``n_domain`` random domains in equal
     shares a batch), ``SeqDomainSampler`` (all domains in turn), ``RandomClassSampler`` (``n_ins`` items of
     each of ``batch_size // n_ins`` classes a batch, small classes drawn with replacement).
+
+    Drawn with replacement, as many items an epoch as the source has (Kang et al., ICLR 2020, arXiv 1910.09217,
+    section 3): a class c of n_c items with probability n_c^q / sum of n_k^q, then one of its items;
+    ``ClassBalancedSampler`` (q = 0), ``SquareRootSampler`` (q = 1/2).
 
     Raises:
         ConfigError: unknown name, or a batch size that the data do not allow.
@@ -75,6 +79,8 @@ def build_sampler(
         "RandomDomainSampler": lambda *args: _by_domain(*args, batch_size=batch_size, n_domain=n_domain),
         "SeqDomainSampler": lambda *args: _by_domain(*args, batch_size=batch_size, n_domain=None),
         "RandomClassSampler": lambda *args: _by_class(*args, batch_size=batch_size, n_ins=n_ins),
+        "ClassBalancedSampler": lambda *args: _by_frequency(*args, power=0.0),
+        "SquareRootSampler": lambda *args: _by_frequency(*args, power=0.5),
     }
     if sampler_type not in orders:
         raise ConfigError(f"unknown sampler {sampler_type!r}; choose one of {', '.join(orders)}")
@@ -140,6 +146,13 @@ def _by_class(source: Sequence[Any], seed: int, epoch: int, *, batch_size: int, 
             if not chunks[label]:
                 available.remove(label)
     return order
+
+
+def _by_frequency(source: Sequence[Any], seed: int, epoch: int, *, power: float) -> list[int]:
+    rng, groups = _private_random(seed, epoch), _indices_by(source, "label")
+    labels = sorted(groups)
+    weights = [len(groups[label]) ** power for label in labels]
+    return [rng.choice(groups[label]) for label in rng.choices(labels, weights, k=len(source))]
 
 
 def subsample_classes(*sources: Sequence[Any], subsample: str = "all") -> list[list[Any]]:

@@ -1,0 +1,92 @@
+"""From a trained and tested trainer to the record of its run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from cpt_plugin.cli.repository import ROOT
+from cpt_plugin.cli.settings import identity_of
+from cpt_plugin.config_identity import config_hash
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.protocols import FEW_SHOT_ALL, Task
+from cpt_plugin.results import record as records
+from cpt_plugin.results.groups import group_accuracies, worst_class
+from cpt_plugin.results.provenance import git_state, utc_now, versions
+
+if TYPE_CHECKING:
+    from cpt_plugin.cli.experiment import Experiment
+
+
+def make_record(
+    run: Experiment, trainer: Any, evaluations: dict[str, records.Evaluation], timings: dict[str, float]
+) -> records.RunRecord:
+    """The record of a finished run; ``trainer`` is the one that was trained, or that loaded ``run.trained``'s prompts.
+
+    How the training went is then told as in the record of that run.
+    """
+    from cpt_plugin import toolkit
+    from cpt_plugin.long_tail import class_ranks
+
+    a, cfg, dm = run.arguments, trainer.cfg, trainer.dm
+    per_class = evaluations[run.tasks[0].name].per_class
+    tested = [(c.correct, c.total) for c in per_class]
+    trained = None if run.trained is None else records.load(run.trained.record_file)
+    ranks = class_ranks(dm.num_classes, cfg.DATASET.CLASS_ORDER, run.seed)
+    counts = [n for n in dm.class_counts if n]
+    config = identity_of(run.method, cfg)
+    return records.RunRecord(
+        method=run.method.name,
+        prompt_learner=run.method.prompt_learner,
+        regularizers=run.method.regularizers,
+        variant=run.variant,
+        dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
+        tau=a.tau,
+        realized_tau=min(counts) / max(counts),
+        class_order=cfg.DATASET.CLASS_ORDER,
+        shots=a.shots,
+        seed=run.seed,
+        protocol=a.protocol,
+        toolkit=toolkit.NAME,
+        backbone=records.Backbone(trainer.clip.name, trainer.clip.digest),
+        evaluations=evaluations,
+        groups=group_accuracies(tested, dm.class_counts, ranks),
+        worst_class=worst_class([c.name for c in per_class], tested),
+        losses=last_epoch_means(trainer) if trained is None else trained.losses,
+        history=tuple(getattr(trainer, "history", ())) if trained is None else trained.history,
+        prompts_hash=getattr(trainer, "prompts_hash", ""),
+        timings=timings,
+        config=config,
+        config_hash=config_hash(config),
+        cluster_hash=getattr(trainer, "cluster_hash", ""),
+        versions=versions(),
+        git=git_state(ROOT),
+        device=str(trainer.device),
+        precision=trainer.precision.name,
+        created=utc_now(),
+    )
+
+
+def check_evaluable_on_other_classes(trainer: Any) -> None:
+    """Raise ConfigError, before anything is trained, for contexts that only the classes trained on have."""
+    if getattr(getattr(trainer.model, "prompt_learner", None), "class_specific", False):
+        raise ConfigError(
+            "Class-specific contexts (TRAINER.COOP.CSC True) cannot be evaluated on other classes: set it to False, "
+            f"or train and evaluate all classes (--protocol {FEW_SHOT_ALL})."
+        )
+
+
+def evaluation(task: Task, trainer: Any) -> records.Evaluation:
+    """What a trainer's last evaluation came to."""
+    return records.Evaluation.of(task.dataset, task.classes, class_results(trainer), trainer.dm.split_hash)
+
+
+def class_results(trainer: Any) -> list[records.ClassResult]:
+    """(name, correct, total) a class from the trainer's last evaluation, in label order."""
+    names = trainer.dm.dataset.classnames
+    counts = trainer.evaluator.class_counts()
+    return [records.ClassResult(name, *pair) for name, pair in zip(names, counts, strict=True)]
+
+
+def last_epoch_means(trainer: Any) -> dict[str, float]:
+    """Mean of the loss and its parts over the last training epoch; empty for zero-shot."""
+    return {name: meter.avg for name, meter in trainer.losses.meters.items() if name.startswith("loss")}

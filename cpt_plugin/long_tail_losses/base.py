@@ -1,0 +1,41 @@
+"""What a long-tail loss is, and the registry that holds them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from cpt_plugin.parts import Part, Registry
+
+
+@dataclass
+class LogitBatch:
+    """What a classification loss may read in one training step.
+
+    Attributes:
+        logits: (B, K), scaled cosines.
+        labels: (B,) integers in 0 .. K-1.
+        counts: (K,) training images of each class.
+        scale: the factor between cosines and logits.
+        progress: finished epochs as a fraction of all, in [0, 1).
+    """
+
+    logits: Tensor
+    labels: Tensor
+    counts: Tensor
+    scale: float | Tensor = 1.0
+    progress: float = 0.0
+
+
+class LongTailLoss(Part):
+    """A classification loss that knows how many images each class has; see :class:`~cpt_plugin.parts.Part`."""
+
+    @abstractmethod
+    def compute(self, batch: LogitBatch) -> Tensor:
+        """Return the mean loss of a batch, a scalar."""
+
+
+REGISTRY: Registry[LongTailLoss] = Registry("long-tail loss", __package__)
+register = REGISTRY.register

@@ -1,0 +1,155 @@
+"""What the parts of a method's name have in common: settings from a constructor, and registries filled by file."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from importlib import import_module
+from pkgutil import iter_modules
+from typing import Any, ClassVar, Generic, Self, TypeVar
+
+from cpt_plugin._names import hint
+from cpt_plugin.errors import ConfigError, CPTError
+
+
+class Part(ABC):
+    """One part of a method's name, with its settings.
+
+    The keyword arguments of the constructor are the settings, and their defaults the default configuration:
+    `weight_etf: float = 0.25` is the key `WEIGHT_ETF` of the node `config_node`.
+
+    Attributes:
+        name: the registered name; equals the name of the file.
+        paper: where it comes from.
+        description: one line.
+        config_node: the configuration node that holds its settings; the name in upper case.
+    """
+
+    name: ClassVar[str]
+    paper: ClassVar[str]
+    description: ClassVar[str]
+    config_node: ClassVar[str]
+
+    @classmethod
+    def defaults(cls) -> dict[str, Any]:
+        """Return the settings in upper case with their default values."""
+        parameters = inspect.signature(cls).parameters.values()
+        return {parameter.name.upper(): parameter.default for parameter in parameters}
+
+    @classmethod
+    def from_config(cls, node: Mapping[str, Any]) -> Self:
+        """Build the part from a configuration node; a missing key keeps its default.
+
+        Raises:
+            ConfigError: a key is unknown, or a value has another type than its default.
+        """
+        settings = cls.defaults()
+        for key in node:
+            if key not in settings:
+                raise ConfigError(f"{cls.config_node}.{key} is unknown; {hint(key, settings)}")
+            settings[key] = _typed(f"{cls.config_node}.{key}", node[key], settings[key])
+        return cls(**{key.lower(): value for key, value in settings.items()})
+
+    @property
+    @abstractmethod
+    def active(self) -> bool:
+        """False where the settings make it do nothing; it is then treated as absent."""
+
+    def describe(self) -> list[str]:
+        """Return log lines on what it does in a run."""
+        return []
+
+
+P = TypeVar("P", bound=Part)
+C = TypeVar("C", bound=type[Part])
+_REGISTRIES: list[Registry[Any]] = []
+
+
+class Registry(dict[str, type[P]], Generic[P]):
+    """Classes of one kind of part by name, one file each in the folder of a package.
+
+    kind: what messages call them.
+    package: name of the package whose files hold them; `base` and files that begin with an underscore do not.
+    """
+
+    def __init__(self, kind: str, package: str) -> None:
+        super().__init__()
+        self._kind, self._package = kind, package
+        _REGISTRIES.append(self)
+
+    def register(self, cls: C) -> C:
+        """Enter a class under its `name` (class decorator).
+
+        Raises:
+            ConfigError: name or configuration node is missing, or belongs to another class.
+        """
+        for attribute in ("name", "paper", "description", "config_node"):
+            if not getattr(cls, attribute, ""):
+                raise ConfigError(f"{cls.__module__}.{cls.__qualname__} lacks the attribute {attribute!r}")
+        for parameter in inspect.signature(cls).parameters.values():
+            if parameter.default is parameter.empty:
+                raise ConfigError(f"{self._kind} {cls.name!r}: give setting {parameter.name!r} a default value")
+        for other in (entered for registry in _REGISTRIES for entered in registry.values()):
+            same = (other.__module__, other.__qualname__) == (cls.__module__, cls.__qualname__)
+            if not same and (other.name == cls.name or other.config_node == cls.config_node):
+                raise ConfigError(
+                    f"{self._kind} {cls.name!r} ({cls.__module__}) and {other.name!r} ({other.__module__}) "
+                    f"share their name or their configuration node {cls.config_node!r}; rename one"
+                )
+        self[cls.name] = cls  # type: ignore[assignment]
+        return cls
+
+    def available(self) -> dict[str, type[P]]:
+        """Return every class of the folder by name, in alphabetical order.
+
+        Raises:
+            ConfigError: a file does not define exactly one under the file's name, or cannot be imported.
+        """
+        for module in iter_modules(sys.modules[self._package].__path__):
+            if module.name != "base" and not module.name.startswith("_"):
+                self._load(module.name)
+        return dict(sorted(self.items()))
+
+    def build(self, names: Iterable[str], cfg: Mapping[str, Any]) -> list[P]:
+        """Build the named ones from their nodes in `cfg`, in alphabetical order whatever the order given.
+
+        A node that is missing in `cfg` means all defaults.
+
+        Raises:
+            ConfigError: a name is unknown or given twice, or a setting is wrong.
+        """
+        known = self.available()
+        wanted = list(names)
+        for name in wanted:
+            if name not in known:
+                raise ConfigError(f"unknown {self._kind} {name!r}; {hint(name, known)}")
+            if wanted.count(name) > 1:
+                raise ConfigError(f"{self._kind} {name!r} is given {wanted.count(name)} times; name it once")
+        nodes = {name: known[name].config_node for name in sorted(wanted)}
+        return [known[name].from_config(cfg.get(node, {})) for name, node in nodes.items()]
+
+    def _load(self, stem: str) -> None:
+        try:
+            module = import_module(f"{self._package}.{stem}")
+        except CPTError:
+            raise
+        except Exception as error:
+            raise ConfigError(
+                f"{self._package.rpartition('.')[2]}/{stem}.py cannot be imported: {type(error).__name__}: {error}; "
+                "correct or remove that file"
+            ) from error
+        defined = [name for name, cls in self.items() if cls.__module__ == module.__name__]
+        if defined != [stem]:
+            found = ", ".join(map(repr, defined)) or "none"
+            raise ConfigError(f"{module.__file__} must register one {self._kind}, {stem!r}; found {found}")
+
+
+def _typed(key: str, value: Any, default: Any) -> Any:
+    """Return the value as the type of its default; an integer may stand for a float."""
+    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not type(default):
+        raise ConfigError(f"{key} must be {type(default).__name__}, got {type(value).__name__} {value!r}")
+    return value

@@ -1,0 +1,79 @@
+"""The runs that belong into one figure: those of one table, refused where the table would be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from cpt_plugin.errors import RecordError
+from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.runs import name_of
+from cpt_plugin.results.summary import Table, build_table
+from cpt_plugin.results.text import listed
+
+Place = tuple[str, float, str]
+"""Data set, tau, protocol."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one data set, tau and protocol.
+
+    table: their table; runs: by its rows, in the order of the seeds.
+    """
+
+    table: Table
+    runs: dict[str, tuple[RunRecord, ...]]
+
+    @property
+    def place(self) -> Place:
+        """Data set, tau, protocol."""
+        return self.table.dataset, self.table.tau, self.table.protocol
+
+    @property
+    def title(self) -> str:
+        """What all its figures say above."""
+        return title_of(self.place)
+
+    @property
+    def plain(self) -> dict[str, tuple[RunRecord, ...]]:
+        """The runs of methods as configured, without their variants."""
+        found = {name: runs for name, runs in self.runs.items() if runs and not runs[0].variant}
+        return found or {name: runs for name, runs in self.runs.items() if runs}
+
+    def notes(self, names: Iterable[str] | None = None) -> list[str]:
+        """What a figure of some rows must say: on which seeds they rest, and which are missing."""
+        shown = [row for row in self.table.rows if names is None or row.method in names]
+        seeds = f"seeds {listed(self.table.seeds)}; {self.table.shots} shots; backbone {self.table.backbone.name}"
+        return [seeds, *(f"missing: {row.method}, seeds {listed(row.missing)}" for row in shown if row.missing)]
+
+
+def group_records(
+    records: Iterable[RunRecord], seeds: Sequence[int] = ()
+) -> tuple[list[Group], dict[Place, str]]:
+    """All groups in order, and for those that no table could be made of the reason by place.
+
+    seeds: those expected of every run; by default all that occur in a group.
+    """
+    by_place: dict[Place, list[RunRecord]] = {}
+    for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
+        by_place.setdefault((record.dataset, record.tau, record.protocol), []).append(record)
+    groups, refused = [], {}
+    for place, members in by_place.items():
+        try:
+            table = build_table(members, seeds=seeds)
+        except RecordError as error:
+            refused[place] = str(error)
+            continue
+        runs = {
+            row.method: tuple(sorted((r for r in members if name_of(r) == row.method), key=lambda r: r.seed))
+            for row in table.rows
+        }
+        groups.append(Group(table, runs))
+    return groups, refused
+
+
+def title_of(place: Place) -> str:
+    """A place in words."""
+    dataset, tau, protocol = place
+    return f"{dataset}, tau {tau:g}, {protocol.replace('_', ' ')}"

@@ -1,0 +1,93 @@
+"""What lies below an output folder: records, failed and unfinished runs, features; damaged files are kept apart."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpt_plugin.errors import RecordError
+from cpt_plugin.results import features
+from cpt_plugin.results.features import Features
+from cpt_plugin.results.record import RunRecord, load
+from cpt_plugin.results.store import JOURNAL, Failure, load_all, load_failures, to_lines
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record and the file that holds it."""
+
+    record: RunRecord
+    file: Path
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that a report is made from.
+
+    damaged: files that cannot be read, and why; failures: runs that ended without a record and have none now;
+    unfinished: folders of runs that were begun.
+    """
+
+    folder: Path
+    found: tuple[Found, ...]
+    damaged: tuple[tuple[Path, str], ...]
+    failures: tuple[Failure, ...]
+    unfinished: tuple[Path, ...]
+    features: tuple[Features, ...]
+
+    @property
+    def records(self) -> list[RunRecord]:
+        """The records alone."""
+        return [one.record for one in self.found]
+
+
+def gather(folder: Path) -> Gathered:
+    """Look through a folder at any depth; a record that lies there twice word for word counts once.
+
+    Raises:
+        RecordError: the folder is missing, or nothing of all this is in it.
+    """
+    if not folder.is_dir():
+        raise RecordError(f"{folder}: there is no such folder")
+    found: list[Found] = []
+    damaged: list[tuple[Path, str]] = []
+    seen: set[str] = set()
+    files = [*sorted(folder.rglob("record*.json")), *sorted(folder.rglob("*.jsonl"))]
+    for path in files:
+        if path.name == JOURNAL:
+            continue
+        try:
+            records = [load(path)] if path.suffix == ".json" else load_all([path])
+        except RecordError as error:
+            damaged.append((path, str(error).removeprefix(f"{path}: ")))
+            continue
+        for record in records:
+            line = to_lines([record])
+            if line not in seen:
+                seen.add(line)
+                found.append(Found(record, path))
+    kept: list[Features] = []
+    for path in sorted(folder.rglob(features.FILE)):
+        try:
+            kept.append(features.load(path))
+        except RecordError as error:
+            damaged.append((path, str(error).removeprefix(f"{path}: ")))
+    finished = {_identity(one.record) for one in found}
+    journals = [failure for path in sorted(folder.rglob(JOURNAL)) for failure in load_failures(path.parent)]
+    last = {_identity(failure): failure for failure in journals}
+    failures = tuple(failure for key, failure in last.items() if key not in finished)
+    begun = [path.parent for path in sorted(folder.rglob("run.json"))]
+    unfinished = tuple(place for place in begun if not any(place.glob("record*.json")))
+    if not (found or damaged or failures or unfinished):
+        raise RecordError(f"{folder}: no records and no begun runs there: nothing to report")
+    return Gathered(folder, tuple(sorted(found, key=_order)), tuple(damaged), failures, unfinished, tuple(kept))
+
+
+def _order(one: Found) -> tuple[object, ...]:
+    record = one.record
+    place = record.dataset, -record.tau, record.protocol
+    return *place, record.method, record.variant, record.seed, str(one.file)
+
+
+def _identity(run: RunRecord | Failure) -> tuple[object, ...]:
+    return run.method, run.variant, run.dataset, run.tau, run.seed, run.protocol

@@ -1,0 +1,105 @@
+"""Records in folders and in JSON lines, and the journal of failed runs beside them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cpt_plugin._schema import SchemaError, decode
+from cpt_plugin.atomic import append_line
+from cpt_plugin.errors import RecordError
+from cpt_plugin.results.imported import MARK
+from cpt_plugin.results.record import RunRecord, from_plain, load, to_plain
+
+JOURNAL = "failures.jsonl"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A run that ended without a record: which one, why, and when (UTC, ISO 8601)."""
+
+    method: str
+    variant: str
+    dataset: str
+    tau: float
+    seed: int
+    protocol: str
+    error: str
+    created: str
+
+
+def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> list[RunRecord]:
+    """All records in folders (``record*.json``, at any depth), single record files and ``.jsonl`` files.
+
+    damaged: takes what is wrong with records in folders, which are then passed over.
+
+    Raises:
+        RecordError: a place is missing or a record damaged (file and line named), or imported figures are among them.
+    """
+    found: list[RunRecord] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            found += _from_folder(place, damaged)
+        elif place.suffix == ".jsonl":
+            found += _from_lines(place)
+        else:
+            found.append(load(place))
+    return found
+
+
+def to_lines(records: Iterable[RunRecord]) -> str:
+    """The records as JSON lines, sorted, so that the same records give the same bytes."""
+    return "".join(sorted(json.dumps(to_plain(record), sort_keys=True, allow_nan=False) + "\n" for record in records))
+
+
+def add_failure(folder: Path, failure: Failure) -> None:
+    """Note a failed run in the journal of an output folder; several processes may do so at once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    append_line(folder / JOURNAL, json.dumps(dataclasses.asdict(failure), sort_keys=True))
+
+
+def load_failures(folder: str | Path) -> list[Failure]:
+    """The journal of an output folder, oldest first; lines that a killed process left unfinished are passed over."""
+    path, found = Path(folder) / JOURNAL, []
+    if not path.is_file():
+        return []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        try:
+            found.append(decode(Failure, json.loads(line)))
+        except (ValueError, SchemaError):
+            continue
+    return found
+
+
+def _from_folder(folder: Path, damaged: list[str] | None) -> list[RunRecord]:
+    found = []
+    for path in sorted(folder.rglob("record*.json")):
+        try:
+            found.append(load(path))
+        except RecordError as error:
+            if damaged is None:
+                raise
+            damaged.append(str(error))
+    return found
+
+
+def _from_lines(path: Path) -> list[RunRecord]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    return [_from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
+
+
+def _from_line(line: str, origin: str) -> RunRecord:
+    try:
+        plain: Any = json.loads(line)
+    except ValueError as error:
+        raise RecordError(f"{origin}: is not JSON ({error}): export the records again") from error
+    if isinstance(plain, dict) and MARK in plain:
+        raise RecordError(f"{origin}: figures imported from a log are no records: keep them in a file of their own")
+    return from_plain(plain, origin)

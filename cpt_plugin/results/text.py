@@ -1,0 +1,59 @@
+"""Pieces of text that all tables share: cells, intervals, aligned blocks, Markdown grids."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from cpt_plugin.results.stats import Summary
+from cpt_plugin.results.summary import Outlier
+
+TERMINAL_WIDTH = 110
+DASH = "-"
+
+
+def spread(summary: Summary | None, digits: int = 1) -> str:
+    """``mean ±std``, a dash for what there is not."""
+    if summary is None:
+        return DASH
+    std = DASH if summary.std is None else f"{summary.std:.{digits}f}"
+    return f"{summary.mean:.{digits}f} ±{std}"
+
+
+def interval(summary: Summary, digits: int) -> str:
+    """The 95 % t-interval in brackets; of a single value the value itself."""
+    low, high = summary.interval or (summary.mean, summary.mean)
+    return f"[{low:z.{digits}f}, {high:z.{digits}f}]"
+
+
+def listed(values: Sequence[object]) -> str:
+    """The values with commas."""
+    return ", ".join(map(str, values))
+
+
+def wrapped(line: str) -> str:
+    """A line cut at the terminal's width, what follows indented."""
+    return textwrap.fill(line, TERMINAL_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+
+
+def aligned(grid: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of left-aligned columns under a rule; the first line of the grid is the header."""
+    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
+    return [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]
+
+
+def markdown(grid: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table whose first column is text and whose others are figures."""
+    rule = ["---", *["--:"] * (len(grid[0]) - 1)]
+    return ["| " + " | ".join(cells) + " |" for cells in [grid[0], rule, *grid[1:]]]
+
+
+def outlier_line(outlier: Outlier) -> str:
+    """What to look at when one seed is far off the others."""
+    distance = abs(outlier.value - outlier.median)
+    side = "above" if outlier.value > outlier.median else "below"
+    return (
+        f"check: {outlier.method}, seed {outlier.seed}: {outlier.column} {outlier.value:.1f} is "
+        f"{distance:.1f} points {side} the median {outlier.median:.1f}"
+    )

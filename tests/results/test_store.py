@@ -1,0 +1,88 @@
+"""Records as JSON lines, the journal of failures, and appends by several processes at once (R21)."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import random
+
+import pytest
+
+from cpt_plugin.atomic import append_line
+from cpt_plugin.cli.main import main
+from cpt_plugin.errors import RecordError
+from cpt_plugin.results.record import save
+from cpt_plugin.results.store import JOURNAL, Failure, add_failure, load_all, load_failures, to_lines
+
+PROCESSES, APPENDS = 8, 1250
+
+
+def append_many(path, process, start):
+    draw = random.Random(process)
+    start.wait(60)
+    for number in range(APPENDS):
+        append_line(path, json.dumps([process, number, "x" * draw.choice((0, 10, 5000))]))
+
+
+def test_appends_of_eight_processes_lose_and_tear_nothing(tmp_path):
+    """10,000 lines, many longer than what the system writes at once."""
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(PROCESSES)
+    workers = [context.Process(target=append_many, args=(tmp_path / "lines", n, start)) for n in range(PROCESSES)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    found = [json.loads(line)[:2] for line in (tmp_path / "lines").read_text().splitlines()]
+    assert len(found) == PROCESSES * APPENDS == 10_000
+    for process in range(PROCESSES):
+        assert [number for owner, number in found if owner == process] == list(range(APPENDS)), "in its own order"
+    assert [owner for owner, _ in found] != sorted(owner for owner, _ in found), "the processes did take turns"
+
+
+def test_a_line_that_a_killed_process_left_unfinished_spoils_no_other(tmp_path):
+    failure = Failure("maple", "", "shapes", 0.25, 1, "base_to_new", "killed", "2026-01-01T00:00:00+00:00")
+    (tmp_path / JOURNAL).write_text('{"method": "ma')
+    add_failure(tmp_path, failure)
+    add_failure(tmp_path, failure)
+    assert load_failures(tmp_path) == [failure, failure]
+    assert load_failures(tmp_path / "nowhere") == []
+    with pytest.raises(ValueError, match="one line"):
+        append_line(tmp_path / JOURNAL, "two\nlines")
+
+
+def test_export_holds_every_record_and_reads_back(make_record, tmp_path, capsys):
+    records = [make_record("maple", seed) for seed in (1, 2)]
+    records.append(make_record("coop_cpt", 1, protocol="cross_dataset", targets={"dtd": 4}))
+    for index, record in enumerate(records):
+        save(record, tmp_path / "output" / str(index) / ("record.json" if index else "record-cross_dataset.json"))
+    assert main(["results", "export", str(tmp_path / "output"), "-o", str(tmp_path / "all.jsonl")]) == 0
+    assert "3 records" in capsys.readouterr().out
+    text = (tmp_path / "all.jsonl").read_text()
+    assert sorted(load_all([tmp_path / "all.jsonl"]), key=repr) == sorted(records, key=repr)
+    assert to_lines(reversed(records)) == to_lines(records) == text
+    assert main(["results", "export", str(tmp_path / "output")]) == 0
+    assert capsys.readouterr().out == text
+    assert load_all([tmp_path / "output" / "1" / "record.json"]) == [records[1]]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", r"all.jsonl, line 2: is not JSON"),
+        ('{"schema": 9}', r"all.jsonl, line 2: field schema: expected 3, found 9"),
+        ('{"imported": true, "accuracy": 81.2}', "line 2: figures imported from a log are no records"),
+    ],
+)
+def test_a_line_that_is_no_record_is_named(make_record, tmp_path, line, message):
+    (tmp_path / "all.jsonl").write_text(to_lines([make_record()]) + line + "\n")
+    with pytest.raises(RecordError, match=message):
+        load_all([tmp_path / "all.jsonl"])
+
+
+def test_what_is_not_there_is_named(tmp_path, capsys):
+    assert main(["results", "export", str(tmp_path / "none")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    with pytest.raises(RecordError, match="cannot be read"):
+        load_all([tmp_path / "none.jsonl"])
+    assert main(["results", "exprot"]) == 2

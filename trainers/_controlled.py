@@ -1,0 +1,75 @@
+"""The one mechanism behind CoOpMIX, MaPLeSTOP and every other trainer with controls."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from torch import Tensor
+
+from cpt_plugin.errors import ConfigError
+from trainers import controls
+from trainers.controls import Control
+
+LOG = logging.getLogger("cpt_plugin")
+
+
+class Controlled:
+    """Mixin of trainers with controls; those whose settings make them do nothing are absent."""
+
+    controls: ClassVar[tuple[str, ...]] = ()
+
+    def check_cfg(self, cfg: Any) -> None:
+        """Refuse other values of the keys that a control sets.
+
+        Raises:
+            ConfigError: as in the base class; such a key is named.
+        """
+        super().check_cfg(cfg)  # type: ignore[misc]
+        for name in self.controls:
+            for key, value in controls.available()[name].settings.items():
+                node, _, leaf = key.rpartition(".")
+                if cfg[node][leaf] != value:
+                    raise ConfigError(f"{name} needs {key} {value}, not {cfg[node][leaf]}; set it so, or leave it out")
+
+    def build_model(self) -> None:
+        super().build_model()  # type: ignore[misc]
+        built = controls.build(self.controls, self.cfg)  # type: ignore[attr-defined]
+        self.active_controls: list[Control] = [control for control in built if control.active]
+        for control in self.active_controls:
+            control.model_built(self)
+            for line in control.describe():
+                LOG.info(line)
+
+    def before_train(self) -> None:
+        """Refuse to train for a control of evaluation.
+
+        Raises:
+            ConfigError: naming what to do.
+        """
+        for name in self.controls:
+            if not controls.available()[name].trains:
+                plain = type(self).__name__.replace(name.upper(), "")
+                raise ConfigError(
+                    f"{name} trains nothing: train {plain}, then evaluate its output folder with "
+                    f"{type(self).__name__} (--eval-only --model-dir)."
+                )
+        super().before_train()  # type: ignore[misc]
+
+    def model_inference(self, image: Tensor) -> Tensor:
+        logits = super().model_inference(image)  # type: ignore[misc]
+        for control in self.active_controls:
+            logits = control.adjust(logits, self)
+        return logits
+
+
+def controlled(base: type, names: Sequence[str]) -> type:
+    """Subclass of a trainer with the named controls."""
+    suffix = "".join(name.upper() for name in names)
+    body = {
+        "controls": tuple(names),
+        "__doc__": f"{base.__name__} with {', '.join(names)}.",
+        "__module__": base.__module__,
+    }
+    return type(f"{base.__name__}{suffix}", (Controlled, base), body)

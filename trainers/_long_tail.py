@@ -1,0 +1,53 @@
+"""The one mechanism behind CoOpLA, MaPLeFOCAL and every other trainer with a long-tail loss."""
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from cpt_plugin import long_tail_losses
+from cpt_plugin.long_tail_losses import LogitBatch, LongTailLoss
+
+
+class LongTail:
+    """Mixin that puts a long-tail loss in the place of the cross-entropy; one without effect leaves it alone."""
+
+    long_tail_losses: ClassVar[tuple[str, ...]] = ()
+
+    @cached_property
+    def long_tail_loss(self) -> LongTailLoss | None:
+        """The loss with its settings; None if they make it the cross-entropy."""
+        (loss,) = long_tail_losses.build(self.long_tail_losses, self.cfg)  # type: ignore[attr-defined]
+        return loss if loss.active else None
+
+    @cached_property
+    def _counts(self) -> Tensor:
+        return torch.tensor(self.dm.class_counts, device=self.device)  # type: ignore[attr-defined]
+
+    @property
+    def classification_part(self) -> str:
+        return self.long_tail_loss.name if self.long_tail_loss else super().classification_part  # type: ignore[misc]
+
+    def classification_loss(self, logits: Tensor, label: Tensor) -> Tensor:
+        if self.long_tail_loss is None:
+            return super().classification_loss(logits, label)  # type: ignore[misc]
+        trainer: Any = self
+        progress = trainer.epoch / trainer.max_epoch
+        scale = trainer.model.logit_scale
+        return self.long_tail_loss.compute(LogitBatch(logits, label, self._counts, scale, progress))
+
+
+def with_loss(base: type, names: tuple[str, ...]) -> type:
+    """Subclass of a trainer that minimizes the named loss; a second stage then wants a first one that did so."""
+    suffix = "".join(name.upper() for name in names)
+    body: dict[str, Any] = {
+        "long_tail_losses": names,
+        "__doc__": f"{base.__name__} with {', '.join(names)}.",
+        "__module__": base.__module__,
+    }
+    if first := getattr(base, "first_stage", ""):
+        body["first_stage"] = f"{first}{suffix}"
+    return type(f"{base.__name__}{suffix}", (LongTail, base), body)

@@ -1,0 +1,16 @@
+"""Controls: simple things to compare a method with, as parts of its name.
+
+One file each, found by its name as regularizers are. A control with ``trains = False`` acts in evaluation alone: what
+it evaluates are the prompts of the same method without it.
+"""
+
+from __future__ import annotations
+
+from trainers.controls.base import REGISTRY, Control, register
+
+__all__ = ["REGISTRY", "Control", "available", "build", "register"]
+
+available = REGISTRY.available
+build = REGISTRY.build
+
+available()
