@@ -71,6 +71,7 @@ def check_name(name: str) -> None:
     if file.suffix in SUFFIXES:
         raise DataError(f"weights file {file} does not exist")
     names = named_models()
-    raise ConfigError(
-        f"unknown backbone '{name}'; nearest: '{nearest(name, names)}'; possible: {', '.join(names)}, or {FORMS}"
-    )
+    wrong = "no backbone is given (--backbone, MODEL.BACKBONE.NAME)"
+    if name:
+        wrong = f"unknown backbone '{name}'; nearest: '{nearest(name, names)}'"
+    raise ConfigError(f"{wrong}; possible: {', '.join(names)}, or {FORMS}")

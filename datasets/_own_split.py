@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cpt_plugin.atomic import atomic_write_text
-from cpt_plugin.data.split_file import PARTS
+from cpt_plugin.data.split_file import PARTS, Entry, read_entries
 from cpt_plugin.errors import DataError
-from cpt_plugin.toolkit import Datum, present_items, read_split
+from cpt_plugin.toolkit import Datum, present_items
 from datasets._listing import content_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,10 @@ def read_or_make(dataset: SplitDataset, file: Path, seed: int) -> tuple[list[Dat
         DataError: there are no images, or an official list is damaged or names images that are not there.
     """
     if file.is_file():
-        return read_split(file, dataset.base)
+        entries = read_entries(file)
+        _say_if_outdated(dataset, file, seed, entries)
+        train, val, test = present_items(entries, dataset.base, file)
+        return train, val, test
     parts, how = make(dataset, seed)
     rows = number(parts, dataset.manifest.class_names.names)
     LOG.info(f"{dataset.manifest.registered}: {how}; {', '.join(f'{len(r)} {p}' for p, r in rows.items())}")
@@ -47,6 +50,18 @@ def read_or_make(dataset: SplitDataset, file: Path, seed: int) -> tuple[list[Dat
     except OSError as error:
         LOG.warning(f"{file} cannot be written ({error.strerror}): the split is made anew by every run")
     return train, val, test
+
+
+def _say_if_outdated(dataset: SplitDataset, file: Path, seed: int, entries: list[list[Entry]]) -> None:
+    try:
+        rows = number(make(dataset, seed)[0], dataset.manifest.class_names.names)
+    except DataError:  # without the authors' lists a split that was made by them still serves
+        return
+    if list(rows.values()) != list(entries):
+        LOG.warning(
+            f"{file} is used, but the images and lists that are here now would give another split (was it made before "
+            "all images were unpacked?): to make it anew, remove it"
+        )
 
 
 def make(dataset: SplitDataset, seed: int) -> tuple[list[list[Named]], str]:

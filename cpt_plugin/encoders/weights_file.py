@@ -164,9 +164,13 @@ def _read_pickle(path: Path, device: str) -> State:
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} does not hold a state dict (a mapping of names to tensors)")
+    if not isinstance(content, Mapping) or not all(_is_entry(key, value) for key, value in content.items()):
+        raise CheckpointError(f"{path} does not hold a state dict (a mapping of names to dense tensors)")
     return content
+
+
+def _is_entry(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _short(error: Any) -> str:

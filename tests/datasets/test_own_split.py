@@ -233,3 +233,17 @@ def test_labels_follow_the_published_order_and_strangers_come_last() -> None:
     numbered = number(parts, ["cat", "ant", "unseen", "zebra"])
     assert numbered == {"train": [("1", 2, "zebra"), ("2", 1, "ant")], "val": [("3", 3, "bee")],
                         "test": [("4", 0, "cat")]}  # fmt: skip
+
+
+def test_a_split_made_before_all_images_were_there_is_said_to_be_outdated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixture = make("eurosat", tmp_path)
+    image = next((fixture.folder / "2750").rglob("*.jpg"))
+    image.rename(tmp_path / "later.jpg")
+    partial = lists(fixture, CHECK_COUNTS=False)
+    assert lists(fixture, CHECK_COUNTS=False) == partial
+    assert "would give another split" not in caplog.text
+    (tmp_path / "later.jpg").rename(image)
+    assert lists(fixture, CHECK_COUNTS=False) == partial
+    assert "would give another split" in caplog.text

@@ -118,6 +118,15 @@ def test_trust_does_not_reach_pickles(tmp_path: Path) -> None:
     assert "weights_only" not in str(caught.value), "torch's advice to switch the safety off is not passed on"
 
 
+@pytest.mark.parametrize("content", [{1: torch.zeros(1)}, {"a": torch.eye(2).to_sparse()}, [torch.zeros(1)], {"a": 1}])
+def test_what_is_no_mapping_of_names_to_dense_tensors(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(content, path)
+    for refused in (load_clip, sizes_of):
+        with pytest.raises(CheckpointError, match="does not hold a state dict"):
+            refused(str(path))
+
+
 def test_a_prefix_is_taken_off_only_where_all_names_have_it(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"module.a": torch.zeros(1), "b": torch.zeros(1)}, path)
