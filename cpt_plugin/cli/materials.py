@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cpt_plugin import openai_weights
 from cpt_plugin.backbones import MICRO
-from cpt_plugin.data.instructions import announcement, other_ways, screen
+from cpt_plugin.data.instructions import announcement, get_command, other_ways, screen
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.plan import Piece, obstacle, pieces, weights_piece
 from cpt_plugin.data.progress import say
@@ -52,7 +52,7 @@ class Lacking:
         parts = [f"'{self.dataset}'"] * bool(self.images) + [f"CLIP {self.backbone}"] * bool(self.weights)
         manifest = manifest_of(self.dataset) if self.images else None
         ways = other_ways(manifest, self.pieces, backbone=bool(self.weights))
-        get = f", or: python -m cpt_plugin data get {self.dataset} --root {self.root}" if self.images else ""
+        get = f", or: {get_command(self.dataset, self.root, self.own_split)}" if self.images else ""
         return screen(" and ".join(parts), reason, self.pieces, f"give the same command again{get}", ways)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from cpt_plugin.data.download import Patience, checked, download, vouch
-from cpt_plugin.data.instructions import announcement, other_ways, screen
+from cpt_plugin.data.instructions import announcement, get_command, other_ways, screen
 from cpt_plugin.data.manifest import Manifest
 from cpt_plugin.data.plan import Piece, by_reason, drive_id, hosts, pieces
 from cpt_plugin.data.progress import readable, say
@@ -56,7 +56,7 @@ def _get(manifest: Manifest, root: Path, own_split: bool, keep_archives: bool, p
     left = pieces(manifest, root, own_split)
     if left:
         reason = f"could not be had by the program alone ({'; '.join(troubles) or 'see below'})"
-        again = f"again: python -m cpt_plugin data get {manifest.name} --root {root}"
+        again = f"again: {get_command(manifest.name, root, own_split)}"
         raise DataError(screen(f"'{manifest.name}'", reason, left, again, other_ways(manifest, left, backbone=False)))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from cpt_plugin import openai_weights
 from cpt_plugin._paths import from_home
+from cpt_plugin.data.instructions import get_command
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.doctor.processes import PACKAGE
 from cpt_plugin.doctor.report import FIX, NOTE, OK, Finding
@@ -73,7 +74,7 @@ def data(subject: Subject) -> Iterator[Finding]:
         yield Finding(GROUP, OK, "data", f"in {subject.root}: {', '.join(manifest.name for manifest in whole)}")
     if absent:
         text = f"not in {subject.root}: {', '.join(absent)} (`shapes` needs none; --root or DATA_ROOT looks elsewhere)"
-        yield Finding(GROUP, NOTE, "data", text, get(absent[0], subject.root))
+        yield Finding(GROUP, NOTE, "data", text, get_command(absent[0], subject.root))
 
 
 def incomplete(manifest: Manifest, missing: tuple[str, ...], root: Path) -> Finding:
@@ -84,12 +85,7 @@ def incomplete(manifest: Manifest, missing: tuple[str, ...], root: Path) -> Find
     if manifest.own_split and missing == (split,):
         status = NOTE
         text += ", the published split; one of our own can be made instead (DATASET.SPLIT own)"
-    return Finding(GROUP, status, "data", text, get(manifest.name, root))
-
-
-def get(name: str, root: Path) -> str:
-    """Command that gets a data set."""
-    return shlex.join(["python", "-m", "cpt_plugin", "data", "get", name, "--root", str(root)])
+    return Finding(GROUP, status, "data", text, get_command(manifest.name, root))
 
 
 def weights(subject: Subject) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -266,3 +267,13 @@ def test_a_file_is_no_data_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match="is a file"):
         parse_arguments(["maple_cpt", "shapes", "0.25", "--root", str(tmp_path / "file")])
+
+
+def test_the_command_that_is_named_can_be_pasted(tmp_path):
+    root = tmp_path / "my data"
+    done = ["maple_cpt", "eurosat", "0.25", "--root", str(root), "--no-download", "DATASET.SPLIT", "own"]
+    with pytest.raises(DataError) as caught:
+        parse_arguments([*done, "--backbone", "micro"])
+    command = next(line for line in str(caught.value).splitlines() if line.startswith("then ")).split("or: ")[1]
+    words = ["python", "-m", "cpt_plugin", "data", "get", "eurosat", "--root", str(root), "--own-split"]
+    assert shlex.split(command) == words
