@@ -105,11 +105,17 @@ def _present(manifest: Manifest, folder: Path, split: str) -> set[str]:
     """Files below the image folders, and the other wanted files that are there; hidden ones do not count."""
     found = {path for path in [*filter(None, [split]), *manifest.files] if (folder / path).is_file()}
     for images in manifest.images:
-        for place, folders, files in os.walk(folder / images):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for place, folders, files in os.walk(folder / images, followlinks=True):
+            folders[:] = [n for n in sorted(folders) if not n.startswith(".") and not _leads_back(place, n)]
             below = PurePosixPath(Path(place).relative_to(folder).as_posix())
             found.update(str(below / name) for name in files if not name.startswith("."))
     return found
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    path = os.path.join(place, name)
+    return os.path.islink(path) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path))
 
 
 def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) -> list[_Item] | None:

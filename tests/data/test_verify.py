@@ -315,3 +315,17 @@ def test_a_split_file_that_means_nothing_or_leads_outside_is_damaged(tmp_path, c
     report = verify(MANIFEST, tmp_path)
     assert [(finding.kind, finding.path) for finding in report.findings] == [("damaged", SPLIT)]
     assert not report.pinned
+
+
+def test_classes_behind_links_are_looked_at_and_a_link_to_itself_ends(tmp_path):
+    folder = make_fixture("imagenet_a", tmp_path).folder / "imagenet-a"
+    manifest = manifest_of("imagenet_a")
+    whole = verify(manifest, tmp_path, anew=True).files
+    one = next(path for path in sorted(folder.iterdir()) if path.is_dir())
+    one.rename(tmp_path / one.name)
+    one.symlink_to(tmp_path / one.name)
+    (folder / "back").symlink_to(folder)
+    assert verify(manifest, tmp_path, anew=True).files == whole
+    image = next((tmp_path / one.name).iterdir())
+    image.write_bytes(image.read_bytes()[:20])
+    assert {finding.kind for finding in verify(manifest, tmp_path).findings} == {"damaged"}
