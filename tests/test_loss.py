@@ -75,8 +75,8 @@ def test_follows_the_device_of_the_features() -> None:
 def test_errors_reach_the_caller() -> None:
     with pytest.raises(ConfigError, match="WEIGHT_ETF"):
         CPTLoss(FROZEN, NAMES, weight_etf=-1)
-    with pytest.raises(ClusterError, match="more than once"):
-        CPTLoss(FROZEN, ["same"] * 10)
+    with pytest.raises(ClusterError, match="11 clusters"):
+        CPTLoss(FROZEN, NAMES, num_clusters=11)
     with pytest.raises(FeatureError, match="label 10"):
         CPTLoss(FROZEN, NAMES)(image=IMAGE, text=TEXT, labels=torch.tensor([0, 10, 0, 0]))
 

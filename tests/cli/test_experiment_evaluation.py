@@ -10,7 +10,6 @@ import torch
 
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.cli.run import plan_runs
-from cpt_plugin.cli.settings import assemble
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.results import record as records
 from tests.helpers.tiny_world import tiny_arguments, tiny_experiment, write_world
@@ -47,8 +46,10 @@ def test_the_prompts_are_those_of_the_plain_run(finished):
     assert record.prompts_hash == trained.prompts_hash
     assert (record.losses, record.history) == (trained.losses, trained.history)
     assert record.timings["train"] == trained.timings["train"]
-    assert record.per_class != trained.per_class
-    assert record.split_hash == trained.split_hash
+    mixed, plain = record.evaluations, trained.evaluations
+    assert list(mixed) == list(plain) == ["base", "new"]
+    assert mixed["base"].per_class != plain["base"].per_class
+    assert [part.split_hash for part in mixed.values()] == [part.split_hash for part in plain.values()]
     assert record.config["MIX.FRACTION"] == 0.9
     assert "MIX.FRACTION" not in trained.config
     assert not list(experiment.folder.rglob("*.pth.tar*"))
@@ -114,5 +115,4 @@ def test_settings_of_a_loss_are_read_by_its_methods_only(root, tmp_path):
     wrong = tiny_experiment(root, tmp_path, "coop_cb", "CB.BETA", "1.0")
     with pytest.raises(ConfigError, match=r"CB\.BETA must be in"):
         wrong.check()
-    cfg = assemble(own.method, 1, own.arguments, tmp_path, "base")
-    assert cfg.LA.TAU == 1.0
+    assert own.config().LA.TAU == 1.0

@@ -19,6 +19,7 @@ from cpt_plugin.results.figures.registry import draw
 from cpt_plugin.results.figures.similarity import cluster_order
 from cpt_plugin.results.figures.style import to_bytes
 from cpt_plugin.results.figures.tsne import chosen, embed
+from cpt_plugin.results.report.gather import gather
 from tests.helpers.tiny_world import BASE, NEW, TEST_IMAGES, tiny_experiment, write_world
 
 METHODS = ("zeroshot", "coop", "coop_cpt", "cocoop")
@@ -129,13 +130,17 @@ def test_panels_stand_frozen_plain_cpt_for_each_learner(found):
     assert list(both[1].panels) == ["frozen", "coop", "coop_cpt"]
 
 
+def test_classes_stand_by_cluster_and_then_by_frequency(found):
+    features = dataclasses.replace(found["coop"], clusters=(1, 0, 1, 0), ranks=(2, 3, 0, 1))
+    assert cluster_order(features) == [3, 1, 2, 0]
+
+
 def test_heat_maps_hold_the_cosines_in_the_order_of_clusters(found):
     pytest.importorskip("matplotlib")
     comparison = compare([found[name] for name in ("zeroshot", "coop", "coop_cpt")])
     [drawing] = draw("similarity", comparison)
-    order = cluster_order(found["zeroshot"])
-    clusters = [found["zeroshot"].clusters[k] for k in order]
-    assert clusters == sorted(clusters)
+    order = cluster_order(found["coop_cpt"])
+    assert len({*found["coop_cpt"].clusters}) > len({*found["zeroshot"].clusters}) == 1
     maps = [axes for axes in drawing.figure.axes if axes.images]
     for axes, name in zip(maps, ("zeroshot", "coop", "coop_cpt"), strict=True):
         text = found[name].text
@@ -173,3 +178,11 @@ def test_the_command_draws_from_features_and_names_runs_without_a_checkpoint(roo
     records.save(dataclasses.replace(record, seed=7), output / "gone" / "record.json")
     assert main([*words, "--kind", "similarity"]) == 1
     assert "no features: " in capsys.readouterr().err
+
+
+def test_a_report_takes_kept_features_and_leaves_those_of_no_record(root, output, found, tmp_path):
+    assert {one.method for one in gather(output).features} == {*METHODS}
+    (tmp_path / "run").mkdir()
+    found["coop"].save(tmp_path / "run" / FILE)
+    records.save(records.load(next(output.rglob("coop/*/*/record.json"))), tmp_path / "elsewhere" / "record.json")
+    assert gather(tmp_path).features == ()

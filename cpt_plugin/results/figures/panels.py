@@ -30,6 +30,11 @@ class Comparison:
         return next(iter(self.panels.values()))
 
     @property
+    def clustered(self) -> Features:
+        """Those whose clusters the training used (CPT's); the first ones where there are none."""
+        return next((one for one in self.panels.values() if "_cpt" in one.method), self.any)
+
+    @property
     def title(self) -> str:
         """What figures say above."""
         one = self.any

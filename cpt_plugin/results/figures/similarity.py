@@ -30,7 +30,7 @@ def cluster_order(features: Features) -> list[int]:
 
 
 def _draw(comparison: Comparison) -> Drawing:
-    reference = comparison.any
+    reference = comparison.clustered
     order = cluster_order(reference)
     maps = {name: cosines(one, order) for name, one in comparison.panels.items()}
     classes = len(order)

@@ -25,7 +25,7 @@ class Gathered:
     """All that a report is made from.
 
     damaged: files that cannot be read, and why; failures: runs that ended without a record and have none now;
-    unfinished: folders of runs that were begun.
+    unfinished: folders of runs that were begun; features: those of runs that have a record.
     """
 
     folder: Path
@@ -67,9 +67,11 @@ def gather(folder: Path) -> Gathered:
                 seen.add(line)
                 found.append(Found(record, path))
     kept: list[Features] = []
+    hashes = {(one.file.parent, one.record.prompts_hash) for one in found}
     for path in sorted(folder.rglob(features.FILE)):
         try:
-            kept.append(features.load(path))
+            one = features.load(path)
+            kept += [one] if (path.parent, one.prompts_hash) in hashes else []
         except RecordError as error:
             damaged.append((path, str(error).removeprefix(f"{path}: ")))
     finished = {_identity(one.record) for one in found}
