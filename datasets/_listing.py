@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpt_plugin._names import some
+from cpt_plugin.data import IMAGE_SUFFIXES
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit.embedded.data import Datum
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass
