@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.data.manifest import Manifest, registered_manifest
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit import DatasetBase, Datum, read_split
@@ -65,7 +65,7 @@ class SplitDataset(DatasetBase):
                 "every log and table says so"
             )
         source = self.manifest.source_of(f"{self.manifest.folder}/{self.manifest.split}")
-        if source and source.sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
+        if source and source.sha256 and sha256_of(path) != source.sha256:
             self.split_label = "other split"
             LOG.warning(
                 f"{path} is not the published split (its SHA-256 differs): made by other code in its place, or "

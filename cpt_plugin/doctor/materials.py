@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -12,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpt_plugin import openai_weights
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin._paths import from_home
 from cpt_plugin.data.instructions import get_command
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
@@ -131,12 +131,6 @@ def micro(subject: Subject) -> Finding:
 def existing(path: Path) -> Path:
     """A path, or its nearest parent that is there."""
     return next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 CHECKS = (disk, output, data, weights, micro)

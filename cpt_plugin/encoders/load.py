@@ -16,7 +16,7 @@ from cpt_plugin.encoders._architecture import OPENAI, Architecture
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
 from cpt_plugin.encoders.precision import resolve_precision
 from cpt_plugin.encoders.sizes import ModelSizes
-from cpt_plugin.encoders.weights_file import check_trusted, is_torchscript, read_shapes, read_state, sha256_of
+from cpt_plugin.encoders.weights_file import check_trusted, digest_of, is_torchscript, read_shapes, read_state
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 
 LOG = logging.getLogger("cpt_plugin")
@@ -61,7 +61,7 @@ def load_clip(
         raise ConfigError(f"unknown words can be {' or '.join(UNKNOWN_WORDS)}, not {unknown_words!r}")
     dtype = resolve_precision(precision, device).dtype
     path = _find(name, root, download)
-    digest = sha256_of(path)
+    digest = digest_of(path)
     if digest != openai_weights.SHA256.get(name, digest):
         raise CheckpointError(
             f"{path} is not OpenAI's {name}: SHA-256 is {digest}, expected {openai_weights.SHA256[name]}; "
@@ -102,7 +102,7 @@ def sizes_of(name: str, root: str | Path | None = None, trust: bool = False) -> 
 def _file_sizes(path: Path, name: str, changed: int, size: int, trust: bool) -> ModelSizes:
     """Sizes of the model in a file; its age and length are there so that another file of its name is read again."""
     if is_torchscript(path):
-        digest = sha256_of(path)
+        digest = digest_of(path)
         check_trusted(path, digest, trust)
         for known, sha256 in openai_weights.SHA256.items():
             if digest == sha256:

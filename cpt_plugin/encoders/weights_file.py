@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 import zipfile
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin import openai_weights
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 
 _TOKEN_PARTS = ("token_embedding.rows", "token_embedding.ids", "token_embedding.vocab_size")
@@ -24,15 +24,14 @@ _SHOWN = 300
 State = Mapping[str, Tensor]
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in pieces.
+def digest_of(path: Path) -> str:
+    """SHA-256 (hex) of a weights file.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"weights file {path} cannot be read: {error.strerror or error}") from error
 
@@ -65,7 +64,7 @@ def read_shapes(path: Path) -> State:
         CheckpointError: as :func:`read_state`.
     """
     if path.suffix == ".npz":
-        return _read_npz(path, sha256_of(path))[0]
+        return _read_npz(path, digest_of(path))[0]
     if path.suffix == ".safetensors":
         return _plain_names(_read_safetensors(path, shapes_only=True))
     return _plain_names(_read_pickle(path, "meta"))

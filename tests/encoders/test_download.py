@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cpt_plugin import openai_weights
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.encoders import load_clip
-from cpt_plugin.encoders.weights_file import sha256_of
 from cpt_plugin.errors import CheckpointError, DataError
 from tests.encoders.test_weights_file import state
 from tests.helpers.archives import write_torchscript

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cpt_plugin import openai_weights
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.encoders import load_clip, sizes_of
-from cpt_plugin.encoders.weights_file import is_torchscript, read_shapes, read_state, sha256_of
+from cpt_plugin.encoders.weights_file import is_torchscript, read_shapes, read_state
 from cpt_plugin.errors import CheckpointError, CPTError, DataError
 from tests.helpers.archives import write_torchscript
 from tests.helpers.tiny_clip import random_state
