@@ -11,6 +11,8 @@ from functools import cache
 from cpt_plugin.errors import ConfigError
 
 _BISECTIONS = 64
+_ROUNDING = 1e-9
+"""Percentage points: a spread up to this comes from floating point, not from the runs."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ def t_tails(t: float, degrees: int) -> float:
 
 def p_value(summary: Summary | None) -> float | None:
     """Two-sided p of the t-test that the mean is 0; None without a spread to judge by."""
-    if summary is None or not summary.std:
+    if summary is None or summary.std is None or summary.std <= _ROUNDING:
         return None
     return t_tails(summary.mean / summary.std * math.sqrt(summary.n), summary.n - 1)
 
