@@ -25,6 +25,7 @@ commands:
   reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
   results table|figures|export|import
                                      tables and figures from records, records as JSON lines, others' logs
+  compare A B [FOLDER] [options]     is A better than B over data sets, and what may be claimed
   report FOLDER [-o FILE]            one HTML page about an output folder
   list                               the methods, data sets and embedded worlds there are
   data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
@@ -89,6 +90,12 @@ def _doctor(words: Sequence[str]) -> int:
     return doctor(words, prog=f"{_PROGRAM} doctor")
 
 
+def _compare(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.compare import main as compare
+
+    return compare(words)
+
+
 def _report(words: Sequence[str]) -> int:
     from cpt_plugin.cli.report import main as report_page
 
@@ -105,6 +112,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "reproduce": _reproduce,
     "results": _results,
+    "compare": _compare,
     "report": _report,
     "list": _list,
     "data": _data,

@@ -181,8 +181,8 @@ def _comparison(runs: Runs, all_runs: dict[str, Runs], headline: str) -> Compari
 
 
 def other_settings(record: RunRecord, baseline: RunRecord) -> tuple[str, ...]:
-    """Settings that differ besides the trainer's name and the regularizers' own nodes."""
-    added = {name.upper() for name in record.regularizers}
+    """Settings that differ besides the trainer's name and the nodes of either's regularizers."""
+    added = {name.upper() for name in (*record.regularizers, *baseline.regularizers)}
     own_keys = {key for key in {*record.config, *baseline.config} if key.split(".")[0] in added}
     return tuple(differences(record.config, baseline.config, BY_SEED_KEYS | {"TRAINER.NAME"} | own_keys))
 
