@@ -45,6 +45,25 @@ def test_the_main_job_on_the_path_of_a_yaml(tmp_path, yaml, capsys):
     assert "photos" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("backbone", ["micro", "ViT-B/16"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "nothing.yaml names no data set: set DATASET.NAME to ImageFolder or ImageList"),
+        ('DATASET:\n  FOLDER: "mine"\n', "nothing.yaml names no data set"),
+        ('DATASET:\n  NAME: "ImageFodler"\n', "is 'ImageFodler', which is no data set; nearest: 'ImageFolder'"),
+    ],
+)
+def test_a_yaml_that_names_no_data_set_is_refused_before_the_first_run(tmp_path, capsys, text, message, backbone):
+    (tmp_path / "nothing.yaml").write_text(text)
+    words = ["coop", str(tmp_path / "nothing.yaml"), "0.25", "--output", str(tmp_path / "out"), "--backbone", backbone]
+    missing = []
+    assert run(parse_arguments(words, supply=missing.append)) == 2
+    error = capsys.readouterr().err
+    assert message in error and error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
 def test_train_py_on_all_classes(tmp_path, yaml):
     log = train_log(yaml, tmp_path, tmp_path / "out", "CoOpCPT", "DATASET.NUM_SHOTS", "2")
     assert "* total: 11" in log, "two images of each class, three of the one with nine"
