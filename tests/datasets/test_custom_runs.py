@@ -60,7 +60,8 @@ def test_a_yaml_that_names_no_data_set_is_refused_before_the_first_run(tmp_path,
     missing = []
     assert run(parse_arguments(words, supply=missing.append)) == 2
     error = capsys.readouterr().err
-    assert message in error and error.count("\n") == 1
+    assert message in error
+    assert error.count("\n") == 1
     assert not (tmp_path / "out").exists()
 
 
