@@ -73,5 +73,6 @@ def rows_of(folder: Path, part: str) -> list[Row]:
     if empty or not rows:
         raise DataError(f"{place} has no image in {some(empty)}; add images, or remove the empty folders")
     if others:
-        _LOG.warning(f"{place}: {len(others)} files are no images and are left out: {some(others)}")
+        counted = "1 file is no image and is" if len(others) == 1 else f"{len(others)} files are no images and are"
+        _LOG.warning(f"{place}: {counted} left out: {some(others)}")
     return rows

@@ -10,7 +10,7 @@ from cpt_plugin.cli import run as pipeline
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Outcome
 from cpt_plugin.cli.main import main
-from cpt_plugin.errors import ConfigError, TrainingError
+from cpt_plugin.errors import ConfigError, DataError, TrainingError
 from tests.helpers.records import make_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,11 +144,12 @@ def test_when_every_run_fails_there_is_no_table(tmp_path, capsys):
     assert "0 of 1 runs are finished" in capsys.readouterr().err
 
 
-def test_a_wrong_configuration_is_told_once(tmp_path, capsys):
-    runs = FakeRuns({("coop", seed): ConfigError("unknown key OPTIM.LRR") for seed in (1, 2, 3)})
+@pytest.mark.parametrize("fault", [ConfigError("unknown key OPTIM.LRR"), DataError("labels.csv, line 3: no label")])
+def test_a_wrong_configuration_or_a_fault_of_the_data_is_told_once(tmp_path, capsys, fault):
+    runs = FakeRuns({("coop", seed): fault for seed in (1, 2, 3)})
     assert pipeline.run(arguments(tmp_path, "coop", "shapes", "1"), runs) == 2
     assert runs.asked == [("zeroshot", 1), ("coop", 1)]
-    assert capsys.readouterr().err.count("OPTIM.LRR") == 1
+    assert capsys.readouterr().err == f"error: {fault}\n"
 
 
 def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, capsys):
