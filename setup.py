@@ -35,6 +35,7 @@ setup(
         "open_clip": ["open-clip-torch>=2.24"],
         "gdrive": ["gdown>=5.1"],
         "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],
+        "slurm": ["submitit>=1.5"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",

@@ -26,19 +26,25 @@ class Task:
     runs: list[list[str]]
     attempts: int = 0
 
+    def is_to_repeat(self, answer: list[dict[str, Any]] | str) -> bool:
+        """Whether its last attempt failed, in a way that another one may mend, and another one is left."""
+        failed = isinstance(answer, str) or any("error" in one and not one["final"] for one in answer)
+        return failed and self.attempts < ATTEMPTS
+
+
+Report = Callable[[Task, list[dict[str, Any]] | str, bool], None]
+"""Called, by one thread at a time, with a task and the outcomes of its runs (see ``cli.worker``), or a text saying what
+happened to the worker; and with whether the task will be tried again."""
+
 
 class Pool:
-    """Processes that serve tasks until all are done or have failed twice.
-
-    report: called, by one thread at a time, with a task and the outcomes of its runs (see ``cli.worker``), or a text
-    saying what happened to the worker; and with whether the task will be tried again.
-    """
+    """Processes that serve tasks until all are done or have failed twice."""
 
     def __init__(
         self,
         tasks: Sequence[Task],
         workers: int,
-        report: Callable[[Task, list[dict[str, Any]] | str, bool], None],
+        report: Report,
         log: Path,
         command: Sequence[str] = WORKER,
         folder: Path | None = None,
@@ -89,9 +95,7 @@ class Pool:
             with self._change:
                 if self._stopped:
                     return
-                failed = isinstance(answer, str) or any("error" in one and not one["final"] for one in answer)
-                again = failed and task.attempts < ATTEMPTS
-                if again:
+                if again := task.is_to_repeat(answer):
                     self._waiting.append(task)
                 else:
                     self._open -= 1

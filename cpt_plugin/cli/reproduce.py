@@ -1,4 +1,4 @@
-"""Make a table: plan its runs, do those that are not there in a pool of processes, then render it from the records."""
+"""Make a table: plan its runs, do those that are not there in processes or jobs, then render it from the records."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from cpt_plugin.cli.pool import Pool, Task
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.reproduce_arguments import ReproduceArguments
 from cpt_plugin.cli.settings import identity_of
+from cpt_plugin.cli.slurm import Jobs, Submit, submitter
 from cpt_plugin.config_identity import differences
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT
@@ -45,7 +46,7 @@ def reproduce(args: ReproduceArguments) -> int:
     """Carry out a command; returns its exit status.
 
     0: every run is finished; 1: some failed or cannot run (listed, and the table shows n/expected); 2: the table or an
-    option is wrong; 130: interrupted.
+    option is wrong, or there is no Slurm; 130: interrupted.
     """
     try:
         spec = load_spec(args.table, ROOT)
@@ -58,7 +59,10 @@ def reproduce(args: ReproduceArguments) -> int:
         return 0
     failed: list[str] = []
     try:
-        failed = _sweep([run for run in plan if run.state in (TO_DO, BEGUN)], args)
+        submit = None if args.slurm is None else submitter(args.slurm, args.output / "logs" / "slurm", ROOT)
+        failed = _sweep([run for run in plan if run.state in (TO_DO, BEGUN)], args, submit)
+    except CPTError as error:
+        return report(error)
     except KeyboardInterrupt:
         print("\ninterrupted; given again, the same command does the rest", file=sys.stderr)
         return 130
@@ -194,8 +198,8 @@ def seconds_of(run: Planned, records: Sequence[RunRecord]) -> float | None:
     return None
 
 
-def _sweep(runs: Sequence[Planned], args: ReproduceArguments) -> list[str]:
-    """Do the runs; those of one folder, which share a training, by one worker. Returns what failed."""
+def _sweep(runs: Sequence[Planned], args: ReproduceArguments, submit: Submit | None) -> list[str]:
+    """Do the runs; those of one folder, which share a training, by one worker or job. Returns what failed."""
     by_folder: dict[Path, list[Planned]] = {}
     for run in runs:
         if run.experiment is not None:
@@ -222,7 +226,9 @@ def _sweep(runs: Sequence[Planned], args: ReproduceArguments) -> list[str]:
                 _say(f"[{len(finished)}/{len(runs)}] {name}  ({spent}; about {_span(left)} left)")
 
     tasks = [Task([list(run.words) for run in group]) for group in by_folder.values()]
-    if tasks:
+    if tasks and submit is not None:
+        Jobs(tasks, args.workers, tell, args.output / "logs" / "slurm", submit).run()
+    elif tasks:
         Pool(tasks, args.workers, tell, args.output / "logs" / "workers.log", folder=ROOT).run()
     return failed
 

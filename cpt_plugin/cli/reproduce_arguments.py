@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import Parser, data_root, parse_count, parse_seeds, report, typed_folder
+from cpt_plugin.cli.slurm_arguments import SlurmOptions, add_launcher, parse_launcher
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import find_repository, parse_tau
 from cpt_plugin.results.spec import WORLDS, table_names
@@ -20,13 +21,17 @@ examples:
   bash scripts/reproduce.sh cpt_main --dry-run               what would run, what is there, about how long
   bash scripts/reproduce.sh cross_dataset --seeds 1,2 --taus 0.05,0.01
   bash scripts/reproduce.sh cpt_main --world real --root ~/data
+  bash scripts/reproduce.sh cpt_main --launcher slurm --workers 20 --slurm-time 2:00:00 --slurm-gpus 1
 
 The same command given again does what is left; runs made by scripts/run.sh count as well."""
 
 
 @dataclass(frozen=True)
 class ReproduceArguments:
-    """What one call of `scripts/reproduce.sh` asks for; seeds and taus are empty for the table's own."""
+    """What one call of `scripts/reproduce.sh` asks for; seeds and taus are empty for the table's own.
+
+    slurm: None for processes on this machine.
+    """
 
     table: str
     world: str
@@ -39,6 +44,7 @@ class ReproduceArguments:
     epochs: int | None
     backbone: str | None
     dry_run: bool
+    slurm: SlurmOptions | None
 
 
 def build_parser(prog: str = "scripts/reproduce.sh") -> argparse.ArgumentParser:
@@ -63,6 +69,7 @@ def build_parser(prog: str = "scripts/reproduce.sh") -> argparse.ArgumentParser:
     parser.add_argument("--backbone", metavar="NAME", help="default: micro for shapes, ViT-B/16 otherwise")
     parser.add_argument("--root", metavar="FOLDER", help="image folders (default: $DATA_ROOT, else data)")
     parser.add_argument("--output", metavar="FOLDER", help="records and tables (default: output)")
+    add_launcher(parser)
     return parser
 
 
@@ -90,6 +97,7 @@ def parse_reproduce(argv: Sequence[str], prog: str = "scripts/reproduce.sh") -> 
         epochs=None if given.epochs is None else parse_count("--epochs", given.epochs),
         backbone=given.backbone,
         dry_run=given.dry_run,
+        slurm=parse_launcher(given),
     )
 
 
