@@ -149,7 +149,7 @@ def files(folder):
 def test_a_job_that_dies_is_resumed_and_the_table_is_that_of_local_processes(tmp_path, environment, tables, end, state):
     output = tmp_path / "out put"
     with sweeping(words(tmp_path, "out put", *SLURM), environment) as sweep:
-        job, run = in_training(output, environment, sweep)
+        job, _ = in_training(output, environment, sweep)
         end(job, environment)
         printed, errors = sweep.communicate()
     assert sweep.returncode == 0, errors
