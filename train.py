@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt_plugin._seeds import MAX_SEED
+from cpt_plugin.cli.packages import not_installed
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 
 LOG = logging.getLogger("cpt_plugin")
@@ -179,6 +180,12 @@ def cli(words: Sequence[str] | None = None) -> int:
     except CPTError as error:
         message = str(error) if isinstance(error, DataError) else " ".join(str(error).split())
         print(f"train.py: {message}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        lacking = not_installed(error)
+        if lacking is None:
+            raise
+        print(f"train.py: {lacking}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ntrain.py: interrupted{'' if cfg is None or args.eval_only else _how_to_go_on(cfg)}", file=sys.stderr)
