@@ -18,6 +18,7 @@ from cpt_plugin._names import some
 from cpt_plugin.data._examine import Content, examine
 from cpt_plugin.data._file_list import Row, list_file, read_list, write_list
 from cpt_plugin.data.manifest import Manifest
+from cpt_plugin.data.published import differences
 from cpt_plugin.data.split_file import PARTS, read_entries
 from cpt_plugin.errors import DataError
 
@@ -42,6 +43,7 @@ class Report:
         files: number of files looked at.
         compared: whether they were compared with a list of hashes.
         pinned: whether a list of hashes was written now.
+        refused: why a run would refuse the split, which may agree with its files all the same; "" where it would not.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Report:
     files: int = 0
     compared: bool = False
     pinned: bool = False
+    refused: str = ""
 
 
 class _Item(NamedTuple):
@@ -73,6 +76,8 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
     folder, report = root / manifest.folder, Report()
     split = "" if own_split else manifest.split
     items = _read_split(manifest, folder, split, report)
+    if items is not None:
+        report.refused = _unlike_the_published(manifest, items)
     file = list_file(folder, manifest.name)
     known = None if anew else read_list(file)
     present = _present(manifest, folder, split)
@@ -136,6 +141,12 @@ def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) ->
         for part, entries in zip(PARTS, parts, strict=True)
         for path, label, name in entries
     ]
+
+
+def _unlike_the_published(manifest: Manifest, items: list[_Item]) -> str:
+    names = [name for _, name in sorted({item.label: item.name for item in items}.items())]
+    sizes = Counter(item.part for item in items)
+    return "; ".join(differences(manifest, names, [sizes[part] for part in PARTS]).wrong)
 
 
 def _first_look(
