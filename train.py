@@ -181,6 +181,9 @@ def cli(words: Sequence[str] | None = None) -> int:
         message = str(error) if isinstance(error, DataError) else " ".join(str(error).split())
         print(f"train.py: {message}", file=sys.stderr)
         return 2
+    except PermissionError as error:
+        print(f"train.py: {error.filename} cannot be read or written: permission denied", file=sys.stderr)
+        return 2
     except ModuleNotFoundError as error:
         lacking = not_installed(error)
         if lacking is None:

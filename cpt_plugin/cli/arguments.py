@@ -294,11 +294,13 @@ def _missing(arguments: RunArguments, repository: Path) -> Iterator[Lacking]:
 def data_root(given: str | None, repository: Path) -> Path:
     """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository.
 
-    Raises ConfigError for a file.
+    Raises ConfigError for a file, and for a folder that this process may not read.
     """
     root = typed_folder(given, os.environ.get("DATA_ROOT") or repository / "data")
     if root.exists() and not root.is_dir():
         raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) is a file; give a folder")
+    if root.exists() and not os.access(root, os.R_OK | os.X_OK):
+        raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) cannot be read: permission denied")
     return root
 
 

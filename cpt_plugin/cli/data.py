@@ -13,7 +13,7 @@ from cpt_plugin.data.get import get
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.progress import readable
 from cpt_plugin.data.verify import Report, verify
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.methods import find_repository
 
 _PROGRAM = "python -m cpt_plugin data"
@@ -92,7 +92,10 @@ def _table(root: Path) -> str:
 
 
 def _state(manifest: Manifest, root: Path) -> str:
-    missing = manifest.missing(root)
+    try:
+        missing = manifest.missing(root)
+    except DataError:
+        return "unreadable"
     if not missing:
         return "present"
     return "absent" if len(missing) == len(manifest.wanted) else "incomplete"

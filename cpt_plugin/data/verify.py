@@ -71,9 +71,10 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
         anew: forget the list of hashes of before; what is there now is checked as for the first time.
 
     Raises:
-        DataError: the list of hashes is damaged.
+        DataError: the list of hashes is damaged, or a folder may not be read.
     """
     folder, report = root / manifest.folder, Report()
+    absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
     split = "" if own_split else manifest.split
     items = _read_split(manifest, folder, split, report)
     if items is not None:
@@ -90,7 +91,7 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
         report.compared = not split_is_new
         if report.findings or report.compared:
             return report
-    contents = _first_look(manifest, root, split, present, items, report)
+    contents = _first_look(manifest, folder, absent, split, present, items, report)
     if not report.findings:
         rows = {item.path: item for item in items or []}
         try:
@@ -150,11 +151,16 @@ def _unlike_the_published(manifest: Manifest, items: list[_Item]) -> str:
 
 
 def _first_look(
-    manifest: Manifest, root: Path, split: str, present: set[str], items: list[_Item] | None, report: Report
+    manifest: Manifest,
+    folder: Path,
+    absent: set[str],
+    split: str,
+    present: set[str],
+    items: list[_Item] | None,
+    report: Report,
 ) -> dict[str, Content]:
     """Everything that can be told without knowing the files."""
-    folder, add = root / manifest.folder, report.findings.append
-    absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
+    add = report.findings.append
     for path in [*manifest.images, *manifest.files]:
         if path in absent:
             add(Finding("missing", path, "nothing is there"))
