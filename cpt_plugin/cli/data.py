@@ -14,7 +14,7 @@ from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.progress import readable
 from cpt_plugin.data.verify import Report, verify
 from cpt_plugin.errors import ConfigError, DataError
-from cpt_plugin.methods import find_repository
+from cpt_plugin.methods import find_repository, is_embedded
 
 _PROGRAM = "python -m cpt_plugin data"
 _DESCRIPTION = """\
@@ -46,6 +46,8 @@ def run(words: Sequence[str]) -> int:
         return 0
     if given.name is None:
         raise ConfigError(f"{given.action} needs the name of a data set, e.g. eurosat ({_PROGRAM} list)")
+    if is_embedded(given.name):
+        raise ConfigError(f"{given.name} is drawn by the program: there is nothing to {given.action}")
     manifest = manifest_of(given.name)
     try:
         if given.action == "get":

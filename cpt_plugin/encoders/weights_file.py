@@ -161,7 +161,7 @@ def _read_pickle(path: Path, device: str) -> State:
             content = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:
         raise CheckpointError(
-            f"{path} is damaged (if its download broke off, get it again), or not a plain state dict, and was not loaded "
+            f"{path} is damaged (if a download broke off, get it again), or not a plain state dict, and was not loaded "
             f"({_short(error)}). Own models: torch.save(model.state_dict(), path)"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
