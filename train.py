@@ -118,10 +118,11 @@ def check(args: argparse.Namespace, cfg: Any) -> None:
     """Look at what can be known to be wrong before anything is written.
 
     Raises:
-        ConfigError: no data set, no or an unknown trainer, or nothing to evaluate.
+        ConfigError: no data set, no or an unknown trainer, nothing to evaluate, or a value out of range.
     """
     from cpt_plugin import toolkit
     from cpt_plugin.cli.repository import load_trainers
+    from cpt_plugin.toolkit.embedded.config import validate
 
     if not cfg.DATASET.NAME:
         raise ConfigError("no data set is named: give --dataset-config-file FILE, or DATASET.NAME NAME at the end")
@@ -138,6 +139,10 @@ def check(args: argparse.Namespace, cfg: Any) -> None:
         raise ConfigError(
             f"--eval-only needs the folder of a training of {cfg.TRAINER.NAME}: give --model-dir DIR and --load-epoch N"
         )
+    if args.model_dir and not Path(args.model_dir).is_dir():
+        raise ConfigError(f"--model-dir {args.model_dir}: there is no such folder")
+    validate(cfg)
+    trainer.__new__(trainer).check_cfg(cfg)
 
 
 def run(args: argparse.Namespace, cfg: Any) -> None:
