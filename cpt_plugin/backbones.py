@@ -71,7 +71,7 @@ def check_name(name: str) -> None:
     if file.suffix in SUFFIXES:
         raise DataError(f"weights file {file} does not exist")
     names = named_models()
-    wrong = "no backbone is given (--backbone, MODEL.BACKBONE.NAME)"
+    wrong = "no backbone is named: give --backbone NAME (or MODEL.BACKBONE.NAME)"
     if name:
         wrong = f"unknown backbone '{name}'; nearest: '{nearest(name, names)}'"
     raise ConfigError(f"{wrong}; possible: {', '.join(names)}, or {FORMS}")

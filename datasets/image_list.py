@@ -73,6 +73,9 @@ def read_rows(file: Path, folder: Path) -> list[Row]:
 
 def _check_columns(file: Path, found: Any) -> None:
     unknown = [name for name in found if name not in COLUMNS]
+    other = next((mark for mark in ";\t|" if len(found) == 1 and mark in found[0]), "")
+    if other:
+        raise DataError(f"the columns of {file} are separated by {other!r}, but must be by ',': save it with commas")
     if unknown or "path" not in found or "label" not in found or len(set(found)) < len(found):
         near = f"; did you mean {nearest(str(unknown[0]), COLUMNS)!r}?" if unknown else ""
         raise DataError(

@@ -17,7 +17,7 @@ from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
-from cpt_plugin.data.custom import check_own_files, own_yaml
+from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, own_yaml
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
@@ -68,6 +68,7 @@ examples:
   bash scripts/run.sh coop_cpt eurosat 0.25 --backbone open_clip:ViT-B-16/laion2b_s34b_b88k
   bash scripts/run.sh maple_cpt ~/mydata.yaml 0.25       your own images (docs/custom-data.md)
   bash scripts/run.sh list                               methods, data sets and worlds
+  bash scripts/run.sh data list                          likewise data, doctor, results, report (--help of each)
 
 The same command given again continues where it stopped and skips what is finished."""
 
@@ -188,6 +189,7 @@ def parse_arguments(
         raise ConfigError(
             f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
         )
+    _check_order(given.method, given.dataset, repository)
     method = parse_method(given.method, repository)
     own_file = own_yaml(given.dataset, _called_from(), dataset_names(repository))
     dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
@@ -219,6 +221,17 @@ def parse_arguments(
         if missing.pieces:
             (refuse if missing.offline or not given.download else supply)(missing)
     return arguments
+
+
+def _check_order(method: str, dataset: str, repository: Path) -> None:
+    """Notice a data set in the place of the method, and the other way round; Raises ConfigError then."""
+    try:
+        parse_method(dataset, repository)
+        if not method.endswith(YAML_SUFFIXES):
+            parse_dataset(method, repository)
+    except ConfigError:
+        return
+    raise ConfigError(f"'{method}' is a data set and '{dataset}' a method; the method comes first: {dataset} {method}")
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
@@ -281,11 +294,13 @@ def _missing(arguments: RunArguments, repository: Path) -> Iterator[Lacking]:
 def data_root(given: str | None, repository: Path) -> Path:
     """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository.
 
-    Raises ConfigError for a file.
+    Raises ConfigError for a file, and for a folder that this process may not read.
     """
     root = typed_folder(given, os.environ.get("DATA_ROOT") or repository / "data")
     if root.exists() and not root.is_dir():
         raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) is a file; give a folder")
+    if root.exists() and not os.access(root, os.R_OK | os.X_OK):
+        raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) cannot be read: permission denied")
     return root
 
 

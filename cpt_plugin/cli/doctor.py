@@ -15,7 +15,7 @@ from cpt_plugin.cli.arguments import Parser, data_root, typed_folder
 from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
 from cpt_plugin.doctor.report import NOTE, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, CPTError
 
 _FIRST_TOPICS = ("packages", "torch")
 _TORCH_TOPICS = ("torchvision", "torchvision_repaired", "clip", "faiss", "toolkit", "determinism")
@@ -94,7 +94,8 @@ def diagnose(subject: Subject) -> list[Finding]:
             found = check(subject)
             findings.extend([found] if isinstance(found, Finding) else found or ())
         except Exception as error:
-            text = f"this could not be looked at ({type(error).__name__}: {error}); please report it"
+            please = "" if isinstance(error, CPTError) else "; please report it"
+            text = f"this could not be looked at ({type(error).__name__}: {error}){please}"
             findings.append(Finding("doctor", NOTE, check.__name__, text))
     return findings
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments, report
 from cpt_plugin.cli.materials import Lacking, provide
+from cpt_plugin.cli.packages import not_installed
 from cpt_plugin.cli.reproduce_arguments import parse_reproduce
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
@@ -138,6 +139,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(words[1:])
     except CPTError as error:
         return report(error)
+    except ModuleNotFoundError as error:
+        lacking = not_installed(error)
+        if lacking is None:
+            raise
+        return report(lacking)
     except BrokenPipeError:  # whoever reads has seen enough, e.g. `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

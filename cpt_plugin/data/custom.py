@@ -15,7 +15,7 @@ from cpt_plugin.errors import ConfigError, DataError
 
 IMAGE_FOLDER, IMAGE_LIST = "ImageFolder", "ImageList"
 """``DATASET.NAME`` of the two kinds: a folder a class, or a CSV file of paths and labels."""
-_SUFFIXES = (".yaml", ".yml")
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 def own_yaml(text: str, base: Path, taken: Collection[str]) -> Path | None:
@@ -29,10 +29,10 @@ def own_yaml(text: str, base: Path, taken: Collection[str]) -> Path | None:
     Raises:
         ConfigError: there is no such file, or its name cannot stand for the data set in the output folder.
     """
-    if "/" not in text and not text.endswith(_SUFFIXES):
+    if "/" not in text and not text.endswith(YAML_SUFFIXES):
         return None
     path = resolved(text, base)
-    if path.suffix not in _SUFFIXES or not path.is_file():
+    if path.suffix not in YAML_SUFFIXES or not path.is_file():
         raise ConfigError(f"there is no file {path}: a data set is a name or the path of a .yaml (docs/custom-data.md)")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
         raise ConfigError(f"{path}: results are kept under the file's name; use letters, digits, '-', '_' and '.' only")

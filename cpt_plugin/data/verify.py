@@ -18,6 +18,7 @@ from cpt_plugin._names import some
 from cpt_plugin.data._examine import Content, examine
 from cpt_plugin.data._file_list import Row, list_file, read_list, write_list
 from cpt_plugin.data.manifest import Manifest
+from cpt_plugin.data.published import differences
 from cpt_plugin.data.split_file import PARTS, read_entries
 from cpt_plugin.errors import DataError
 
@@ -42,6 +43,7 @@ class Report:
         files: number of files looked at.
         compared: whether they were compared with a list of hashes.
         pinned: whether a list of hashes was written now.
+        refused: why a run would refuse the split, which may agree with its files all the same; "" where it would not.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Report:
     files: int = 0
     compared: bool = False
     pinned: bool = False
+    refused: str = ""
 
 
 class _Item(NamedTuple):
@@ -68,11 +71,14 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
         anew: forget the list of hashes of before; what is there now is checked as for the first time.
 
     Raises:
-        DataError: the list of hashes is damaged.
+        DataError: the list of hashes is damaged, or a folder may not be read.
     """
     folder, report = root / manifest.folder, Report()
+    absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
     split = "" if own_split else manifest.split
     items = _read_split(manifest, folder, split, report)
+    if items is not None:
+        report.refused = _unlike_the_published(manifest, items)
     file = list_file(folder, manifest.name)
     known = None if anew else read_list(file)
     present = _present(manifest, folder, split)
@@ -85,7 +91,7 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
         report.compared = not split_is_new
         if report.findings or report.compared:
             return report
-    contents = _first_look(manifest, root, split, present, items, report)
+    contents = _first_look(manifest, folder, absent, split, present, items, report)
     if not report.findings:
         rows = {item.path: item for item in items or []}
         try:
@@ -138,12 +144,23 @@ def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) ->
     ]
 
 
+def _unlike_the_published(manifest: Manifest, items: list[_Item]) -> str:
+    names = [name for _, name in sorted({item.label: item.name for item in items}.items())]
+    sizes = Counter(item.part for item in items)
+    return "; ".join(differences(manifest, names, [sizes[part] for part in PARTS]).wrong)
+
+
 def _first_look(
-    manifest: Manifest, root: Path, split: str, present: set[str], items: list[_Item] | None, report: Report
+    manifest: Manifest,
+    folder: Path,
+    absent: set[str],
+    split: str,
+    present: set[str],
+    items: list[_Item] | None,
+    report: Report,
 ) -> dict[str, Content]:
     """Everything that can be told without knowing the files."""
-    folder, add = root / manifest.folder, report.findings.append
-    absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
+    add = report.findings.append
     for path in [*manifest.images, *manifest.files]:
         if path in absent:
             add(Finding("missing", path, "nothing is there"))

@@ -11,6 +11,8 @@ import torch
 from cpt_plugin import openai_weights
 from cpt_plugin._paths import from_home
 from cpt_plugin.backbones import MICRO, check_name, named_models, open_clip_name
+from cpt_plugin.data.plan import by_reason
+from cpt_plugin.data.reach import silent
 from cpt_plugin.encoders import open_clip_weights
 from cpt_plugin.encoders._architecture import OPENAI, Architecture
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
@@ -149,6 +151,9 @@ def _fetch_openai(name: str, root: str | Path | None, download: bool) -> Path:
         raise DataError(openai_weights.instructions(name, "are not there", root))
     from cpt_plugin.data.download import download as fetch
 
+    unanswered = silent([openai_weights.SOURCE])
+    if unanswered:
+        raise DataError(openai_weights.instructions(name, f"could not be downloaded ({by_reason(unanswered)})", root))
     LOG.info(f"Fetching CLIP {name} into {openai_weights.cache_file(name)}")
     try:
         return fetch(openai_weights.address(name), openai_weights.cache_file(name), openai_weights.SHA256[name])

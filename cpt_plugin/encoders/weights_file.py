@@ -20,6 +20,8 @@ from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 _TOKEN_PARTS = ("token_embedding.rows", "token_embedding.ids", "token_embedding.vocab_size")
 _PREFIX = "module."
 """What a model wrapped for several devices puts before its names."""
+_OF_PROMPTS = ("ctx", "prompt")
+"""In names of learned prompts, ours and the released code's, and in none of CLIP's."""
 _SHOWN = 300
 State = Mapping[str, Tensor]
 
@@ -158,13 +160,18 @@ def _read_pickle(path: Path, device: str) -> State:
             content = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:
         raise CheckpointError(
-            f"{path} is damaged, or not a plain state dict, and was not loaded ({_short(error)}). "
-            "Save models with torch.save(model.state_dict(), path)"
+            f"{path} is damaged (if a download broke off, get it again), or not a plain state dict, and was not loaded "
+            f"({_short(error)}). Own models: torch.save(model.state_dict(), path)"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping) or not all(_is_entry(key, value) for key, value in content.items()):
         raise CheckpointError(f"{path} does not hold a state dict (a mapping of names to dense tensors)")
+    if any(mark in key for key in content for mark in _OF_PROMPTS):
+        raise CheckpointError(
+            f"{path} holds learned prompts, not CLIP weights: MODEL.INIT_WEIGHTS FILE starts from them, and they are "
+            "evaluated by train.py --eval-only --model-dir FOLDER"
+        )
     return content
 
 

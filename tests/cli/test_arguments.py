@@ -46,6 +46,8 @@ def check(*words, **environment):
         ("maple_cpt shapes 0.25 --seed 1", "unknown option '--seed'; nearest: '--seeds'"),
         ("maple_cpt shapes 0.25 OPTIM.LR", "OPTIM.LR has no value"),
         ("maple_cpt shapes", "METHOD DATASET TAU"),
+        ("shapes maple_cpt 0.25", "the method comes first: maple_cpt shapes"),
+        ("mine.yaml coop 0.25", "the method comes first: coop mine.yaml"),
     ],
 )
 def test_wrong_words_get_one_line_and_status_2_before_anything_is_installed(words, message):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +11,7 @@ import pytest
 from cpt_plugin.cli import run as pipeline
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Outcome
-from cpt_plugin.cli.main import main
+from cpt_plugin.cli.main import _COMMANDS, main
 from cpt_plugin.errors import ConfigError, DataError, TrainingError
 from tests.helpers.records import make_record
 
@@ -203,6 +205,25 @@ def test_run_sh_helps_and_lists():
             ["bash", str(ROOT / "scripts" / "run.sh"), word], capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
+        assert expected in done.stdout
+
+
+def test_run_sh_passes_every_command_on(tmp_path):
+    script = ROOT / "scripts" / "run.sh"
+    patterns = re.findall(r"(?m)^    ([a-z |]+)\)$", script.read_text())
+    assert {word for pattern in patterns for word in pattern.split(" | ")} == {*_COMMANDS}
+    environment = os.environ | {"PYTHON": sys.executable}
+    for words, expected in (
+        (["data", "list", "--root", str(tmp_path)], "eurosat"),
+        (["results", "--help"], "usage: python -m cpt_plugin results"),
+        (["report", "--help"], "usage: python -m cpt_plugin report"),
+        (["reproduce", "--help"], "bash scripts/reproduce.sh ablation"),
+        (["run", "--help"], "bash scripts/run.sh maple_cpt shapes 0.25"),
+    ):
+        done = subprocess.run(
+            ["bash", str(script), *words], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
         assert expected in done.stdout
 
 

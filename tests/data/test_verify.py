@@ -277,6 +277,18 @@ def test_a_split_that_comes_after_the_images_is_looked_at_for_the_first_time(tmp
     assert {finding.kind for finding in verify(MANIFEST, tmp_path).findings} == {"damaged", "missing"}
 
 
+def test_a_subset_that_a_run_refuses_is_said_to_be_one(tmp_path, capsys):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    sizes = {part: len(entries) for part, entries in json.loads((folder / SPLIT).read_text()).items()}
+    for _ in range(2):
+        assert main(["data", "verify", "eurosat", "--root", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert "but a run refuses the data set, unless with DATASET.CHECK_COUNTS False: 7 class names missing" in said
+        assert f"3 classes, 7 fewer than 10; {sizes['train']} train images" in said
+    published = verification._unlike_the_published(MANIFEST, [])
+    assert "0 classes, 10 fewer than 10" in published
+
+
 def test_a_folder_that_cannot_be_written_is_checked_all_the_same(tmp_path, monkeypatch, capsys):
     def refuse(file, rows):
         raise OSError(30, "Read-only file system", str(file))

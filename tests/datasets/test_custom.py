@@ -272,6 +272,7 @@ def test_links_inside_are_followed_and_those_that_leave_refused(tmp_path):
         (("path", "class"), r"has the columns path, class, but must have path, label .* did you mean 'label'\?"),
         (("path", "label", "splitt"), r"did you mean 'split'\?"),
         (("path",), "has the columns path, but must have"),
+        (("path;label",), r"the columns of .* are separated by ';', but must be by ','"),
         (("path", "label", "label"), "has the columns path, label, label"),
         ((), r"has the columns \(none\)"),
     ],

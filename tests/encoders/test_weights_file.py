@@ -165,3 +165,24 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for name in ("x.pt", "x.safetensors"):
         with pytest.raises(DataError, match="does not exist"):
             sizes_of(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["ctx", "prompt_learner.ctx", "visual_ctx", "compound_prompts_text.0"])
+def test_a_checkpoint_of_prompts_is_recognized(name: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": {name: torch.zeros(2, 4)}, "epoch": 1}, tmp_path / "model.pth.tar-1")
+    for read in (read_shapes, lambda path: read_state(path, sha256_of(path))):
+        with pytest.raises(CheckpointError, match=r"holds learned prompts, not CLIP weights.*MODEL\.INIT_WEIGHTS"):
+            read(tmp_path / "model.pth.tar-1")
+
+
+def test_no_name_of_clip_is_taken_for_one_of_prompts(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "clip.pt")
+    assert read_shapes(tmp_path / "clip.pt").keys() == state().keys()
+
+
+def test_a_download_that_broke_off_is_said_to_be_one(tmp_path: Path) -> None:
+    write_torchscript(tmp_path / "ViT.pt", SMALL, 8)
+    whole = (tmp_path / "ViT.pt").read_bytes()
+    (tmp_path / "ViT.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="broke off"):
+        read_shapes(tmp_path / "ViT.pt")
