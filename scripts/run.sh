@@ -24,7 +24,7 @@ case ${1:-} in
     reproduce)
         exec bash scripts/reproduce.sh "${@:2}"
         ;;
-    results | report)
+    results | report | compare)
         python=$("$python" scripts/bootstrap.py run)
         export CPT_TOOLKIT="${CPT_TOOLKIT:-embedded}"
         exec "$python" -m cpt_plugin "$@"

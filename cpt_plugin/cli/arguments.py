@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from cpt_plugin._names import nearest
-from cpt_plugin._paths import resolved
-from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
+from cpt_plugin.cli.words import Parser, called_from, data_root, parse_count, parse_seeds, report, typed_folder
 from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, own_yaml
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
@@ -33,7 +30,6 @@ from cpt_plugin.methods import (
 )
 from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol, tasks
 
-CALLED_FROM = "CPT_CALLED_FROM"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 _OWNED_KEYS = {
     "SEED": "--seeds",
@@ -105,13 +101,6 @@ class RunArguments:
     def folder(self) -> Path:
         """Where the records and tables of this data set go; colons of a world's name become dashes."""
         return self.output / self.dataset.replace(":", "-")
-
-
-class Parser(argparse.ArgumentParser):
-    """Wrong words raise ConfigError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} ({self.prog} --help)")
 
 
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
@@ -191,7 +180,7 @@ def parse_arguments(
         )
     _check_order(given.method, given.dataset, repository)
     method = parse_method(given.method, repository)
-    own_file = own_yaml(given.dataset, _called_from(), dataset_names(repository))
+    own_file = own_yaml(given.dataset, called_from(), dataset_names(repository))
     dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
     stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
     check_base_to_new(dataset, method.trainer_name, stages)
@@ -234,18 +223,6 @@ def _check_order(method: str, dataset: str, repository: Path) -> None:
     raise ConfigError(f"'{method}' is a data set and '{dataset}' a method; the method comes first: {dataset} {method}")
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from `A,B,...`: whole numbers in [0, 2^32 - 1], none twice; Raises ConfigError otherwise."""
-    words = [word.strip() for word in text.split(",")]
-    wrong = [word for word in words if not re.fullmatch(r"[0-9]+", word) or int(word) > MAX_SEED]
-    if wrong:
-        raise ConfigError(f"--seeds '{text}': '{wrong[0]}' is no whole number in 0..{MAX_SEED}, e.g. 1,2,3")
-    seeds = tuple(int(word) for word in words)
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seeds '{text}' names a seed twice: each may be given once")
-    return seeds
-
-
 def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[str, ...]:
     """Check `[opts] KEY VALUE ...`; values and a method's own keys are checked once the configuration is assembled.
 
@@ -265,13 +242,6 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
     return pairs
 
 
-def parse_count(name: str, text: str) -> int:
-    """A whole number of at least 1; raises ConfigError, naming the option, for anything else."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise ConfigError(f"{name} is '{text}', but must be a whole number of at least 1")
-    return int(text)
-
-
 def _backbone(given: str | None, embedded: bool) -> str:
     """Name of a model, in which the path of a weights file is absolute."""
     name = given or (MICRO if embedded else "ViT-B/16")
@@ -289,35 +259,6 @@ def _missing(arguments: RunArguments, repository: Path) -> Iterator[Lacking]:
     yield lacking(first, arguments.root, arguments.backbone, arguments.opts)
     for name in others:
         yield replace(lacking(parse_dataset(name, repository), arguments.root, MICRO, arguments.opts), weights=())
-
-
-def data_root(given: str | None, repository: Path) -> Path:
-    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository.
-
-    Raises ConfigError for a file, and for a folder that this process may not read.
-    """
-    root = typed_folder(given, os.environ.get("DATA_ROOT") or repository / "data")
-    if root.exists() and not root.is_dir():
-        raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) is a file; give a folder")
-    if root.exists() and not os.access(root, os.R_OK | os.X_OK):
-        raise ConfigError(f"the data folder {root} (--root, DATA_ROOT) cannot be read: permission denied")
-    return root
-
-
-def typed_folder(given: str | None, default: str | Path) -> Path:
-    """Absolute folder; what a person typed counts from where the command was typed."""
-    return resolved(given or default, _called_from())
-
-
-def _called_from() -> Path:
-    return Path(os.environ.get(CALLED_FROM) or Path.cwd())
-
-
-def report(error: CPTError) -> int:
-    """Print an error without a traceback; returns the exit status for wrong input."""
-    message = " ".join(str(error).splitlines()) if isinstance(error, ConfigError) else str(error)
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

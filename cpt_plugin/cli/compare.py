@@ -6,8 +6,8 @@ import argparse
 import re
 from collections.abc import Iterable, Sequence
 
-from cpt_plugin.cli.arguments import Parser, parse_count, parse_seeds, typed_folder
 from cpt_plugin.cli.results import put
+from cpt_plugin.cli.words import Parser, parse_count, parse_seeds, typed_folder
 from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.methods import find_repository, parse_dataset, parse_method, parse_tau

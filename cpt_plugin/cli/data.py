@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cpt_plugin.cli.arguments import Parser, data_root
+from cpt_plugin.cli.words import Parser, data_root
 from cpt_plugin.data.get import get
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.progress import readable

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
-from cpt_plugin.cli.arguments import Parser, data_root, typed_folder
+from cpt_plugin.cli.words import Parser, data_root, typed_folder
 from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
 from cpt_plugin.doctor.report import NOTE, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
-from cpt_plugin.cli.arguments import parse_arguments, report
+from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.materials import Lacking, provide
 from cpt_plugin.cli.packages import not_installed
 from cpt_plugin.cli.reproduce_arguments import parse_reproduce
+from cpt_plugin.cli.words import report
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli import figures
-from cpt_plugin.cli.arguments import Parser, parse_seeds, typed_folder
+from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
 from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.methods import find_repository, parse_tau
 from cpt_plugin.results.record import RunRecord

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cpt_plugin.atomic import atomic_write_text
-from cpt_plugin.cli.arguments import RunArguments, report
+from cpt_plugin.cli.arguments import RunArguments
+from cpt_plugin.cli.words import report
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
 from cpt_plugin.protocols import BASE_TO_NEW

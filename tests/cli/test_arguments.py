@@ -10,7 +10,8 @@ import pytest
 
 from cpt_plugin import openai_weights
 from cpt_plugin.cli import arguments, materials
-from cpt_plugin.cli.arguments import parse_arguments, parse_seeds
+from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.words import parse_seeds
 from cpt_plugin.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -162,13 +163,13 @@ def test_keys_that_are_unknown_or_would_falsify_a_record_are_refused(key, messag
 
 
 def test_weights_file_counts_from_where_the_command_was_typed(tmp_path, monkeypatch):
-    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
     (tmp_path / "own.npz").touch()
     assert parse_arguments(["coop", "shapes", "1", "--backbone", "own.npz"]).backbone == str(tmp_path / "own.npz")
 
 
 def test_open_clip_names(tmp_path, monkeypatch):
-    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
     words = ["coop", "shapes", "1", "--backbone"]
     tag = "open_clip:ViT-B-16/laion2b_s34b_b88k"
     assert parse_arguments([*words, tag]).backbone == tag
@@ -191,7 +192,7 @@ def test_trust_is_given_by_its_own_option():
 
 
 def test_relative_folders_count_from_where_the_command_was_typed(tmp_path, monkeypatch):
-    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
     args = parse_arguments(["coop", "shapes", "1", "--output", "here", "--root", "../there"])
     assert args.output == tmp_path / "here"
     assert args.root == tmp_path.parent / "there"

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cpt_plugin.cli.arguments import CALLED_FROM, parse_arguments
+from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.words import CALLED_FROM
 from cpt_plugin.data.custom import check_own_files, own_yaml
 from cpt_plugin.errors import ConfigError, DataError
 
