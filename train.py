@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt_plugin._seeds import MAX_SEED
+from cpt_plugin.cli.packages import not_installed
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 
 LOG = logging.getLogger("cpt_plugin")
@@ -117,10 +118,11 @@ def check(args: argparse.Namespace, cfg: Any) -> None:
     """Look at what can be known to be wrong before anything is written.
 
     Raises:
-        ConfigError: no data set, no or an unknown trainer, or nothing to evaluate.
+        ConfigError: no data set, no or an unknown trainer, nothing to evaluate, or a value out of range.
     """
     from cpt_plugin import toolkit
     from cpt_plugin.cli.repository import load_trainers
+    from cpt_plugin.toolkit.embedded.config import validate
 
     if not cfg.DATASET.NAME:
         raise ConfigError("no data set is named: give --dataset-config-file FILE, or DATASET.NAME NAME at the end")
@@ -137,6 +139,10 @@ def check(args: argparse.Namespace, cfg: Any) -> None:
         raise ConfigError(
             f"--eval-only needs the folder of a training of {cfg.TRAINER.NAME}: give --model-dir DIR and --load-epoch N"
         )
+    if args.model_dir and not Path(args.model_dir).is_dir():
+        raise ConfigError(f"--model-dir {args.model_dir}: there is no such folder")
+    validate(cfg)
+    trainer.__new__(trainer).check_cfg(cfg)
 
 
 def run(args: argparse.Namespace, cfg: Any) -> None:
@@ -179,6 +185,15 @@ def cli(words: Sequence[str] | None = None) -> int:
     except CPTError as error:
         message = str(error) if isinstance(error, DataError) else " ".join(str(error).split())
         print(f"train.py: {message}", file=sys.stderr)
+        return 2
+    except PermissionError as error:
+        print(f"train.py: {error.filename} cannot be read or written: permission denied", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        lacking = not_installed(error)
+        if lacking is None:
+            raise
+        print(f"train.py: {lacking}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(f"\ntrain.py: interrupted{'' if cfg is None or args.eval_only else _how_to_go_on(cfg)}", file=sys.stderr)

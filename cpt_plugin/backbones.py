@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cpt_plugin import openai_weights
 from cpt_plugin._names import nearest
+from cpt_plugin._paths import from_home
 from cpt_plugin.errors import ConfigError, DataError
 
 MICRO = "micro"
@@ -26,7 +27,7 @@ class OpenClipName:
     @property
     def file(self) -> Path | None:
         """The weights file; None where the weights are a tag."""
-        path = Path(self.weights).expanduser()
+        path = from_home(self.weights)
         return path if path.suffix in SUFFIXES or path.is_file() else None
 
 
@@ -64,12 +65,13 @@ def check_name(name: str) -> None:
     if name in named_models():
         return
     parts = open_clip_name(name)
-    file = Path(name).expanduser() if parts is None else parts.file
+    file = from_home(name) if parts is None else parts.file
     if file is None or file.is_file():
         return
     if file.suffix in SUFFIXES:
         raise DataError(f"weights file {file} does not exist")
     names = named_models()
-    raise ConfigError(
-        f"unknown backbone '{name}'; nearest: '{nearest(name, names)}'; possible: {', '.join(names)}, or {FORMS}"
-    )
+    wrong = "no backbone is named: give --backbone NAME (or MODEL.BACKBONE.NAME)"
+    if name:
+        wrong = f"unknown backbone '{name}'; nearest: '{nearest(name, names)}'"
+    raise ConfigError(f"{wrong}; possible: {', '.join(names)}, or {FORMS}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cpt_plugin._paths import from_home
+
 CACHE = Path("~/.cache/clip")
 SOURCE = "https://openaipublic.azureedge.net/clip/models"
 
@@ -41,14 +43,14 @@ def file_name(name: str) -> str:
 
 def cache_file(name: str) -> Path:
     """Where OpenAI's own loader keeps a model."""
-    return CACHE.expanduser() / file_name(name)
+    return from_home(CACHE) / file_name(name)
 
 
 def places(name: str, root: str | Path | None = None) -> list[Path]:
     """Where a model's file is looked for: ``root`` itself if it is a file, or in the folder ``root``; the cache."""
     if root is None:
         return [cache_file(name)]
-    given = Path(root).expanduser()
+    given = from_home(root)
     return [given if given.is_file() else given / file_name(name), cache_file(name)]
 
 

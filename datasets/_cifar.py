@@ -94,7 +94,10 @@ def ensure_images(folder: Path, names: list[str]) -> Path:
             if not target.is_dir():  # else another process was quicker
                 raise
     except OSError as error:
-        raise DataError(f"cannot write {error.filename or target}: {error.strerror}") from error
+        raise DataError(
+            f"cannot write {error.filename or target}: {error.strerror}; copy {folder} to a data folder that can be "
+            "written (--root, DATA_ROOT)"
+        ) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return target

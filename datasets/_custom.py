@@ -7,14 +7,17 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+from unicodedata import normalize
 
 from PIL import Image
 
 from cpt_plugin._names import some
+from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import DatasetBase, present_items
+from cpt_plugin.toolkit.embedded.loader import refuse_deep
 from datasets._few_shot import few_shot
-from datasets._own_split import PARTS, divide, number
+from datasets._own_split import divide, number
 
 _NEEDED = ("train", "test")
 
@@ -90,7 +93,7 @@ def check_names(rows: Iterable[Row], source: Path) -> None:
     """Raise DataError for fewer than two classes, or two that CLIP would read as the same words."""
     spelled: dict[str, str] = {}
     for name in sorted({row.classname for row in rows}):
-        first = spelled.setdefault(" ".join(name.replace("_", " ").split()).casefold(), name)
+        first = spelled.setdefault(" ".join(normalize("NFC", name).replace("_", " ").split()).casefold(), name)
         if first != name:
             raise DataError(
                 f"{source} has the classes {first!r} and {name!r}, which read the same: rename or merge them"
@@ -100,7 +103,7 @@ def check_names(rows: Iterable[Row], source: Path) -> None:
 
 
 def check_files(folder: Path, rows: Sequence[Row]) -> None:
-    """Look at every image: does it lie in the folder, links followed, and does it begin as an image.
+    """Look at every image: does it lie in the folder, links followed, and does it begin as an image of 8 bits.
 
     Raises:
         DataError: with how many do not, and the first three.
@@ -118,7 +121,8 @@ def check_files(folder: Path, rows: Sequence[Row]) -> None:
             outside.append(f"{row.path} -> {real}")
             continue
         try:
-            Image.open(real).close()
+            with Image.open(real) as image:
+                refuse_deep(image)
         except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             unreadable.append(f"{row.path} ({' '.join(str(error).split())})")
     if outside:

@@ -16,17 +16,13 @@ from cpt_plugin.toolkit import DatasetBase
 from datasets._check import check_published
 from datasets._few_shot import few_shot
 from datasets._listing import list_classes
+from datasets._root import data_root
 
 IMAGENET = "imagenet"
 _LOG = logging.getLogger("cpt_plugin")
 
 Classes = Mapping[str, tuple[int, str]]
 """Class folder -> label and name."""
-
-
-def data_root(cfg: Any) -> Path:
-    """The data folder, absolute."""
-    return Path(cfg.DATASET.ROOT).expanduser().absolute()
 
 
 def class_table(root: Path, folder: str) -> dict[str, str]:

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpt_plugin._names import some
+from cpt_plugin.data import IMAGE_SUFFIXES
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit.embedded.data import Datum
-
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp"})
 
 
 @dataclass
@@ -27,9 +26,9 @@ def content_of(folder: Path) -> FolderContent:
     """Image files (by the end of their names), folders and other files of a folder; links are followed.
 
     Raises:
-        DataError: the folder cannot be read.
+        DataError: the folder cannot be read, or holds what is neither file nor folder.
     """
-    found = FolderContent()
+    found, odd = FolderContent(), []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
@@ -37,6 +36,8 @@ def content_of(folder: Path) -> FolderContent:
                     continue
                 if entry.is_dir():
                     found.folders.append(entry.name)
+                elif not entry.is_file():
+                    odd.append(entry.name)
                 elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
                     found.images.append(entry.name)
                 else:
@@ -45,6 +46,10 @@ def content_of(folder: Path) -> FolderContent:
         raise DataError(
             f"cannot read the folder {folder}: {error.strerror}; check the data folder (DATASET.ROOT, --root)"
         ) from error
+    if odd:
+        raise DataError(
+            f"{folder} holds links that lead nowhere, or what is no file: {some(sorted(odd))}; restore or remove them"
+        )
     for names in (found.images, found.folders, found.others):
         names.sort()
     return found

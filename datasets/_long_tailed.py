@@ -13,9 +13,8 @@ from cpt_plugin.results.groups import LONG_TAILED_BANDS
 from cpt_plugin.toolkit import DatasetBase, present_items, subsample_classes
 from cpt_plugin.toolkit.embedded.data import Datum
 from datasets._check import check_published
-from datasets._imagenet import data_root
+from datasets._root import data_root
 
-PARTS = ("train", "val", "test")
 ClassOf = Callable[[str], "tuple[int, str] | None"]
 """Class folder -> label and name; None for a folder of no class."""
 

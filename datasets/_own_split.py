@@ -4,26 +4,25 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import random
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.data.split_file import PARTS, Entry, read_entries
 from cpt_plugin.errors import DataError
-from cpt_plugin.toolkit import Datum, present_items, read_split
+from cpt_plugin.toolkit import Datum, present_items
+from datasets._listing import content_of
 
 if TYPE_CHECKING:
     from datasets._split import SplitDataset
 
 LOG = logging.getLogger("cpt_plugin")
-PARTS = ("train", "val", "test")
 SHARES = (0.5, 0.2)
 """Train and val of each class where nobody divided the images; the rest is test. CoOp's shares."""
 TRAIN_SHARE = 0.8
 """Of what the data set's authors gave for training; the rest is val. CoOp's share."""
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png"})
 
 Named = tuple[str, str]
 """Path below the folder that the split's paths are relative to, and class name."""
@@ -38,7 +37,10 @@ def read_or_make(dataset: SplitDataset, file: Path, seed: int) -> tuple[list[Dat
         DataError: there are no images, or an official list is damaged or names images that are not there.
     """
     if file.is_file():
-        return read_split(file, dataset.base)
+        entries = read_entries(file)
+        _say_if_outdated(dataset, file, seed, entries)
+        train, val, test = present_items(entries, dataset.base, file)
+        return train, val, test
     parts, how = make(dataset, seed)
     rows = number(parts, dataset.manifest.class_names.names)
     LOG.info(f"{dataset.manifest.registered}: {how}; {', '.join(f'{len(r)} {p}' for p, r in rows.items())}")
@@ -48,6 +50,18 @@ def read_or_make(dataset: SplitDataset, file: Path, seed: int) -> tuple[list[Dat
     except OSError as error:
         LOG.warning(f"{file} cannot be written ({error.strerror}): the split is made anew by every run")
     return train, val, test
+
+
+def _say_if_outdated(dataset: SplitDataset, file: Path, seed: int, entries: list[list[Entry]]) -> None:
+    try:
+        rows = number(make(dataset, seed)[0], dataset.manifest.class_names.names)
+    except DataError:  # without the authors' lists a split that was made by them still serves
+        return
+    if list(rows.values()) != list(entries):
+        LOG.warning(
+            f"{file} is used, but the images and lists that are here now would give another split (was it made before "
+            "all images were unpacked?): to make it anew, remove it"
+        )
 
 
 def make(dataset: SplitDataset, seed: int) -> tuple[list[list[Named]], str]:
@@ -99,14 +113,16 @@ def number(parts: Sequence[Sequence[Named]], order: Sequence[str]) -> dict[str, 
 def images_below(
     folder: Path, class_of: Callable[[PurePosixPath], str], ignored: Collection[str] = ()
 ) -> list[Named]:
-    """All images below a folder, with their class names; hidden files and ignored folders are left out."""
-    found = []
-    for place, folders, files in os.walk(folder):
-        folders[:] = [name for name in folders if name not in ignored and not name.startswith(".")]
-        below = PurePosixPath(Path(place).relative_to(folder).as_posix())
-        for name in files:
-            if Path(name).suffix.lower() in IMAGE_SUFFIXES and not name.startswith("."):
-                found.append((str(below / name), class_of(below / name)))
+    """All images below a folder, with their class names; hidden files and ignored folders are left out.
+
+    Raises:
+        DataError: a folder cannot be read, so that its images would be silently left out.
+    """
+    found, waiting = [], [PurePosixPath()]
+    for below in waiting:
+        content = content_of(folder / below)
+        waiting += [below / name for name in content.folders if name not in ignored]
+        found += [(str(below / name), class_of(below / name)) for name in content.images]
     return found
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.data.manifest import Manifest, registered_manifest
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit import DatasetBase, Datum, read_split
@@ -15,6 +15,7 @@ from datasets import _own_split
 from datasets._check import check_published
 from datasets._few_shot import few_shot
 from datasets._own_split import Named
+from datasets._root import data_root
 
 LOG = logging.getLogger("cpt_plugin")
 Parts = tuple[list[Datum], list[Datum], list[Datum]]
@@ -43,7 +44,7 @@ class SplitDataset(DatasetBase):
 
     def __init__(self, cfg: Any) -> None:
         self.manifest = manifest_for(type(self).__name__)
-        root = Path(cfg.DATASET.ROOT).expanduser().absolute()
+        root = data_root(cfg)
         self.folder, self.base = root / self.manifest.folder, root / self.manifest.base
         self.dataset_dir = str(self.folder)
         own = cfg.DATASET.SPLIT == "own"
@@ -64,7 +65,7 @@ class SplitDataset(DatasetBase):
                 "every log and table says so"
             )
         source = self.manifest.source_of(f"{self.manifest.folder}/{self.manifest.split}")
-        if source and source.sha256 and hashlib.sha256(path.read_bytes()).hexdigest() != source.sha256:
+        if source and source.sha256 and sha256_of(path) != source.sha256:
             self.split_label = "other split"
             LOG.warning(
                 f"{path} is not the published split (its SHA-256 differs): made by other code in its place, or "

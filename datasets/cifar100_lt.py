@@ -11,9 +11,9 @@ from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase, subsample_classes
 from cpt_plugin.toolkit.embedded.data import Datum
 from datasets._check import check_published
 from datasets._cifar import check_images, class_names, ensure_images
-from datasets._imagenet import data_root
 from datasets._listing import list_classes
 from datasets._long_tailed import refuse_few_shots
+from datasets._root import data_root
 
 
 @DATASET_REGISTRY.register()

@@ -8,12 +8,12 @@ from typing import Any
 
 from cpt_plugin._names import some
 from cpt_plugin.data.custom import located
+from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from datasets._custom import CustomDataset, Row
-from datasets._imagenet import data_root
 from datasets._listing import content_of
-from datasets._own_split import PARTS
+from datasets._root import data_root
 
 _LOG = logging.getLogger("cpt_plugin")
 
@@ -73,5 +73,6 @@ def rows_of(folder: Path, part: str) -> list[Row]:
     if empty or not rows:
         raise DataError(f"{place} has no image in {some(empty)}; add images, or remove the empty folders")
     if others:
-        _LOG.warning(f"{place}: {len(others)} files are no images and are left out: {some(others)}")
+        counted = "1 file is no image and is" if len(others) == 1 else f"{len(others)} files are no images and are"
+        _LOG.warning(f"{place}: {counted} left out: {some(others)}")
     return rows

@@ -10,11 +10,11 @@ from typing import Any
 
 from cpt_plugin._names import nearest, some
 from cpt_plugin.data.custom import located
+from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from datasets._custom import CustomDataset, Row
-from datasets._imagenet import data_root
-from datasets._own_split import PARTS
+from datasets._root import data_root
 
 _LOG = logging.getLogger("cpt_plugin")
 COLUMNS = ("path", "label", "split")
@@ -73,6 +73,9 @@ def read_rows(file: Path, folder: Path) -> list[Row]:
 
 def _check_columns(file: Path, found: Any) -> None:
     unknown = [name for name in found if name not in COLUMNS]
+    other = next((mark for mark in ";\t|" if len(found) == 1 and mark in found[0]), "")
+    if other:
+        raise DataError(f"the columns of {file} are separated by {other!r}, but must be by ',': save it with commas")
     if unknown or "path" not in found or "label" not in found or len(set(found)) < len(found):
         near = f"; did you mean {nearest(str(unknown[0]), COLUMNS)!r}?" if unknown else ""
         raise DataError(

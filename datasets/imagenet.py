@@ -9,8 +9,9 @@ from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase
 from datasets._check import check_published
 from datasets._few_shot import few_shot
-from datasets._imagenet import IMAGENET, class_table, data_root, numbered
+from datasets._imagenet import IMAGENET, class_table, numbered
 from datasets._listing import list_classes
+from datasets._root import data_root
 
 _LOG = logging.getLogger("cpt_plugin")
 

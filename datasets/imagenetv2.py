@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from cpt_plugin.data.imagenet import imagenet_classes
 from cpt_plugin.toolkit import DATASET_REGISTRY
-from datasets._imagenet import Classes, ImageNetVariant
+from datasets._imagenet import Classes, ImageNetVariant, numbered
 
 
 @DATASET_REGISTRY.register()
 class ImageNetV2(ImageNetVariant):
-    """The matched-frequency images; test only. Its folders are called by label, 0 to 999, not by WordNet id."""
+    """The matched-frequency images; test only. Its folders are called by ImageNet's labels, 0 to 999."""
 
     manifest_name = "imagenetv2"
 
     def classes(self, table: Mapping[str, str]) -> Classes:
-        return {str(label): (label, name) for label, name in enumerate(table.values())}
+        folders = {wordnet_id: str(label) for label, wordnet_id in enumerate(imagenet_classes())}
+        return {folders[wordnet_id]: known for wordnet_id, known in numbered(table, table).items()}

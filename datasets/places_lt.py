@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 from cpt_plugin.data.manifest import manifest_of
+from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from cpt_plugin.toolkit.embedded.data import Datum
-from datasets._long_tailed import PARTS, LongTailed, read_lists
+from datasets._long_tailed import LongTailed, read_lists
 
 
 @DATASET_REGISTRY.register()

@@ -9,6 +9,7 @@ from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase, Datum
 from cpt_plugin.worlds import parse_world
 from datasets._few_shot import few_shot
+from datasets._root import data_root
 from datasets.shapes_world.store import content_hash, ensure_world, read_split
 
 
@@ -28,7 +29,7 @@ class Shapes(DatasetBase):
         if cfg.DATASET.SPLIT != "published":
             raise ConfigError(f"DATASET.SPLIT {cfg.DATASET.SPLIT}: this world has one split, so leave it at published")
         self.world = parse_world(cfg.DATASET.WORLD)
-        self.dataset_dir = str(ensure_world(Path(cfg.DATASET.ROOT).expanduser().absolute(), self.world))
+        self.dataset_dir = str(ensure_world(data_root(cfg), self.world))
         folder = Path(self.dataset_dir)
         self.content_hash = content_hash(folder)
         train, val, test = (

@@ -1,6 +1,6 @@
 """Your own prompt learner on Dassl, or where Dassl is absent on the embedded engine; CPT comes by the line marked HOOK.
 
-PYTHONPATH=. python examples/own_trainer.py [WEIGHT of the ETF term: 0.25] [OUTPUT: output/own_trainer] [DATA: data]
+PYTHONPATH=. .venv/bin/python examples/own_trainer.py [WEIGHT of ETF: 0.25] [OUTPUT: output/own_trainer] [DATA: data]
 """
 
 import sys

@@ -114,8 +114,8 @@ class Venv:
         return stamp if isinstance(stamp, dict) else None
 
     def usable(self) -> bool:
-        """Whether there is a Python of its own in the folder: without pyvenv.cfg it would be the system's."""
-        return (self.folder / "pyvenv.cfg").is_file() and self.python.exists()
+        """Whether there is a Python of its own that can be started: without pyvenv.cfg it would be the system's."""
+        return os.path.isfile(self.folder / "pyvenv.cfg") and os.access(self.python, os.X_OK)
 
     def ready(self) -> bool:
         """Whether the last installation was completed, for the pins and the Python of today."""
@@ -309,7 +309,7 @@ def main(argv: list[str]) -> int:
         say(f"error: {error}")
         return 1
     except OSError as error:
-        say(f"error: the environment cannot be set up: {error}")
+        say(f"error: the environment cannot be set up: {error}. See the permissions of .venv, or remove it")
         return 1
     except KeyboardInterrupt:
         say("interrupted: given again, the same command goes on")

@@ -16,6 +16,7 @@ from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.encoders import FrozenCLIP, ModelSizes, load_clip, resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
+from cpt_plugin.toolkit.embedded.logs import FILE_ONLY
 from trainers._degrees import EpochFeatures
 from trainers._feature_cache import CachedImages
 from trainers._frozen import FrozenFeatures
@@ -163,7 +164,7 @@ class PromptTrainer(Profiled, CLIPTrainer):
         """Log the degrees of neural collapse of the epoch."""
         degrees = self.epoch_features.degrees()
         shown = " ".join(f"{name} {value:.4f}" for name, value in degrees.items())
-        LOG.info(f"neural collapse in epoch {self.epoch + 1}/{self.max_epoch} (NPT, our reconstruction): {shown}")
+        LOG.info(f"degrees of neural collapse, epoch {self.epoch + 1}/{self.max_epoch}: {shown}", extra=FILE_ONLY)
         for name, value in degrees.items():
             self.write_scalar(f"train/{name}", value, (self.epoch + 1) * self.num_batches - 1)
         super().after_epoch()

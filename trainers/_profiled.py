@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from cpt_plugin.encoders import ImageEncoder, TextEncoder
 from cpt_plugin.profiling import CudaClock, HostClock, Profile
+from cpt_plugin.toolkit.embedded.logs import FILE_ONLY
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -45,6 +46,8 @@ class TimedLoader:
 class Profiled:
     """Mixin of trainers that logs, after every epoch or the rest of one that was resumed, where its time went.
 
+    The line goes to log.txt only.
+
     ``data``: waiting for the loader, making the step's batch of what it gives, and bringing it to the device.
     ``image``, ``text``: forward passes of all encoders that are, or are in, modules among the trainer's attributes.
     ``regularizer``: forward only. ``backward``: gradients of everything. ``update``: clearing and checking gradients,
@@ -67,7 +70,8 @@ class Profiled:
             super().run_epoch()  # type: ignore[misc]
         LOG.info(
             f"profile of epoch {self.epoch + 1}/{self.max_epoch}: {self.profile.total:.1f} s in {loader.given} steps: "
-            f"{self.profile}"
+            f"{self.profile}",
+            extra=FILE_ONLY,
         )
 
     @contextmanager

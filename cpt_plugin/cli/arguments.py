@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NoReturn
 
 from cpt_plugin._names import nearest
-from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
-from cpt_plugin.data.custom import check_own_files, own_yaml
+from cpt_plugin.cli.words import Parser, called_from, data_root, parse_count, parse_seeds, report, typed_folder
+from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, own_yaml
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import (
@@ -32,7 +30,6 @@ from cpt_plugin.methods import (
 )
 from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol, tasks
 
-CALLED_FROM = "CPT_CALLED_FROM"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 _OWNED_KEYS = {
     "SEED": "--seeds",
@@ -67,6 +64,7 @@ examples:
   bash scripts/run.sh coop_cpt eurosat 0.25 --backbone open_clip:ViT-B-16/laion2b_s34b_b88k
   bash scripts/run.sh maple_cpt ~/mydata.yaml 0.25       your own images (docs/custom-data.md)
   bash scripts/run.sh list                               methods, data sets and worlds
+  bash scripts/run.sh data list                          likewise data, doctor, results, report (--help of each)
 
 The same command given again continues where it stopped and skips what is finished."""
 
@@ -103,13 +101,6 @@ class RunArguments:
     def folder(self) -> Path:
         """Where the records and tables of this data set go; colons of a world's name become dashes."""
         return self.output / self.dataset.replace(":", "-")
-
-
-class Parser(argparse.ArgumentParser):
-    """Wrong words raise ConfigError."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} ({self.prog} --help)")
 
 
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
@@ -187,8 +178,9 @@ def parse_arguments(
         raise ConfigError(
             f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
         )
+    _check_order(given.method, given.dataset, repository)
     method = parse_method(given.method, repository)
-    own_file = own_yaml(given.dataset, _called_from(), dataset_names(repository))
+    own_file = own_yaml(given.dataset, called_from(), dataset_names(repository))
     dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
     stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
     check_base_to_new(dataset, method.trainer_name, stages)
@@ -214,24 +206,21 @@ def parse_arguments(
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
     check_own_files(own_file or repository / "configs" / "datasets" / f"{dataset}.yaml", arguments.root)
     check_name(arguments.backbone)
-    offline = "MODEL.BACKBONE.DOWNLOAD False" in " ".join(arguments.opts)
     for missing in _missing(arguments, repository):
         if missing.pieces:
-            refused = not given.download or (offline and missing.weights)
-            (refuse if refused else supply)(missing)
+            (refuse if missing.offline or not given.download else supply)(missing)
     return arguments
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from `A,B,...`: whole numbers in [0, 2^32 - 1], none twice; Raises ConfigError otherwise."""
-    words = [word.strip() for word in text.split(",")]
-    wrong = [word for word in words if not re.fullmatch(r"[0-9]+", word) or int(word) > MAX_SEED]
-    if wrong:
-        raise ConfigError(f"--seeds '{text}': '{wrong[0]}' is no whole number in 0..{MAX_SEED}, e.g. 1,2,3")
-    seeds = tuple(int(word) for word in words)
-    if len(set(seeds)) < len(seeds):
-        raise ConfigError(f"--seeds '{text}' names a seed twice: each may be given once")
-    return seeds
+def _check_order(method: str, dataset: str, repository: Path) -> None:
+    """Notice a data set in the place of the method, and the other way round; Raises ConfigError then."""
+    try:
+        parse_method(dataset, repository)
+        if not method.endswith(YAML_SUFFIXES):
+            parse_dataset(method, repository)
+    except ConfigError:
+        return
+    raise ConfigError(f"'{method}' is a data set and '{dataset}' a method; the method comes first: {dataset} {method}")
 
 
 def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[str, ...]:
@@ -253,13 +242,6 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
     return pairs
 
 
-def parse_count(name: str, text: str) -> int:
-    """A whole number of at least 1; raises ConfigError, naming the option, for anything else."""
-    if not re.fullmatch(r"[0-9]{1,9}", text) or int(text) < 1:
-        raise ConfigError(f"{name} is '{text}', but must be a whole number of at least 1")
-    return int(text)
-
-
 def _backbone(given: str | None, embedded: bool) -> str:
     """Name of a model, in which the path of a weights file is absolute."""
     name = given or (MICRO if embedded else "ViT-B/16")
@@ -277,27 +259,6 @@ def _missing(arguments: RunArguments, repository: Path) -> Iterator[Lacking]:
     yield lacking(first, arguments.root, arguments.backbone, arguments.opts)
     for name in others:
         yield replace(lacking(parse_dataset(name, repository), arguments.root, MICRO, arguments.opts), weights=())
-
-
-def data_root(given: str | None, repository: Path) -> Path:
-    """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository."""
-    return typed_folder(given, os.environ.get("DATA_ROOT") or repository / "data")
-
-
-def typed_folder(given: str | None, default: str | Path) -> Path:
-    """Absolute folder; what a person typed counts from where the command was typed."""
-    return (_called_from() / Path(given or default).expanduser()).resolve()
-
-
-def _called_from() -> Path:
-    return Path(os.environ.get(CALLED_FROM) or Path.cwd())
-
-
-def report(error: CPTError) -> int:
-    """Print an error without a traceback; returns the exit status for wrong input."""
-    message = " ".join(str(error).splitlines()) if isinstance(error, ConfigError) else str(error)
-    print(f"error: {message}", file=sys.stderr)
-    return 2
 
 
 def main(argv: Sequence[str] | None = None) -> int:

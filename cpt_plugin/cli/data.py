@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from cpt_plugin.cli.arguments import Parser, data_root
+from cpt_plugin.cli.words import Parser, data_root
 from cpt_plugin.data.get import get
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.progress import readable
 from cpt_plugin.data.verify import Report, verify
-from cpt_plugin.errors import ConfigError
-from cpt_plugin.methods import find_repository
+from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.methods import find_repository, is_embedded
 
 _PROGRAM = "python -m cpt_plugin data"
 _DESCRIPTION = """\
@@ -46,6 +46,8 @@ def run(words: Sequence[str]) -> int:
         return 0
     if given.name is None:
         raise ConfigError(f"{given.action} needs the name of a data set, e.g. eurosat ({_PROGRAM} list)")
+    if is_embedded(given.name):
+        raise ConfigError(f"{given.name} is drawn by the program: there is nothing to {given.action}")
     manifest = manifest_of(given.name)
     try:
         if given.action == "get":
@@ -92,7 +94,10 @@ def _table(root: Path) -> str:
 
 
 def _state(manifest: Manifest, root: Path) -> str:
-    missing = manifest.missing(root)
+    try:
+        missing = manifest.missing(root)
+    except DataError:
+        return "unreadable"
     if not missing:
         return "present"
     return "absent" if len(missing) == len(manifest.wanted) else "incomplete"
@@ -126,11 +131,13 @@ def _say(report: Report, manifest: Manifest, root: Path) -> int:
         print(f"note: and {len(report.notes) - _MOST_LINES} more of these")
     kinds = Counter(finding.kind for finding in report.findings)
     counts = ", ".join(f"{count} {kind}" for kind, count in sorted(kinds.items()))
-    compared = "checked for the first time" if report.pinned else "compared with the hashes of the first time"
+    compared = "compared with the hashes of the first time" if report.compared else "checked for the first time"
     if report.findings:
         print(f"'{manifest.name}': {counts} ({report.files} files looked at)")
         return 1
-    print(f"'{manifest.name}': {report.files} files {compared}, nothing wrong")
+    print(f"'{manifest.name}': {report.files} files {compared}, nothing wrong with them")
+    if report.refused:
+        print(f"but a run refuses the data set, unless with DATASET.CHECK_COUNTS False: {report.refused}")
     if report.pinned:
         print(f"their hashes are written down in {folder}: from now on any change is found")
     return 0

@@ -10,13 +10,12 @@ import shutil
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
-from typing import NoReturn
 
-from cpt_plugin.cli.arguments import typed_folder
+from cpt_plugin.cli.words import Parser, data_root, typed_folder
 from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
 from cpt_plugin.doctor.report import NOTE, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, CPTError
 
 _FIRST_TOPICS = ("packages", "torch")
 _TORCH_TOPICS = ("torchvision", "torchvision_repaired", "clip", "faiss", "toolkit", "determinism")
@@ -26,14 +25,9 @@ _CHECKS: tuple[_Check, ...] = (*packages.CHECKS, *toolkits.CHECKS, *machine.CHEC
 _CHECKS_WITHOUT_PYTHON: tuple[_Check, ...] = (packages.python, *materials.CHECKS)
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} ({self.prog} --help)")
-
-
 def build_parser(prog: str) -> argparse.ArgumentParser:
     """The parser of the command's options."""
-    parser = _Parser(
+    parser = Parser(
         prog=prog,
         description="Look at Python, its packages, the machine, data and weights; say what is wrong and how to mend\n"
         "it. Nothing is changed. Lines begin with ok, note (hinders no run) or FIX.",
@@ -84,7 +78,7 @@ def look(given: argparse.Namespace) -> Subject:
     finally:
         _say("")
     return Subject(
-        root=typed_folder(given.root, os.environ.get("DATA_ROOT") or ROOT / "data"),
+        root=data_root(given.root, ROOT),
         output=typed_folder(given.output, ROOT / "output"),
         python=python,
         answers=answers,
@@ -100,7 +94,8 @@ def diagnose(subject: Subject) -> list[Finding]:
             found = check(subject)
             findings.extend([found] if isinstance(found, Finding) else found or ())
         except Exception as error:
-            text = f"this could not be looked at ({type(error).__name__}: {error}); please report it"
+            please = "" if isinstance(error, CPTError) else "; please report it"
+            text = f"this could not be looked at ({type(error).__name__}: {error}){please}"
             findings.append(Finding("doctor", NOTE, check.__name__, text))
     return findings
 

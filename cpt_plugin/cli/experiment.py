@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 import time
@@ -14,9 +13,10 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
+from cpt_plugin.cli.identity import check_identity
 from cpt_plugin.cli.recording import check_evaluable_on_other_classes, evaluation, make_record
 from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
-from cpt_plugin.config_identity import NEUTRAL_KEYS, differences, variant_name
+from cpt_plugin.config_identity import NEUTRAL_KEYS, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.locking import only_process
 from cpt_plugin.methods import ZEROSHOT, Method
@@ -125,7 +125,8 @@ class Experiment:
             with only_process(self.folder):
                 status, record = self._execute()
         except OSError as error:
-            raise DataError(f"{error.filename or self.folder}: {error.strerror or error}") from error
+            place = f"{error.filename or self.folder}: {error.strerror or error}"
+            raise DataError(f"{place}; results go below --output {self.arguments.output}") from error
         return Outcome(record, status, time.monotonic() - started)
 
     def config(self, name: str = "") -> Any:
@@ -152,14 +153,15 @@ class Experiment:
     def _execute(self) -> tuple[str, records.RunRecord]:
         from cpt_plugin import toolkit
 
-        if not self.record_file.is_file():
-            self._set_damaged_models_aside()
-        cfg = self.config()
-        split_hash = toolkit.DataManager(cfg).split_hash
+        with run_log():
+            if not self.record_file.is_file():
+                self._set_damaged_models_aside()
+            cfg = self.config()
+            split_hash = toolkit.DataManager(cfg).split_hash
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
         if self.trained is not None:
             identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
-        self._check_identity(identity)
+        check_identity(self._identity_file, identity)
         if self.record_file.is_file():
             return "finished before", self._finished()
         atomic_write_json(self._identity_file, identity)
@@ -173,13 +175,26 @@ class Experiment:
         return ("resumed" if cfg.RESUME else "new"), record
 
     def _finished(self) -> records.RunRecord:
-        """The record in the folder, which must be of this protocol's evaluations."""
+        """The record in the folder, which must be of this protocol's evaluations, on the images that are there now.
+
+        Those trained on were compared before.
+        """
+        from cpt_plugin import toolkit
+
         record = records.load(self.record_file)
         wanted = {task.name for task in self.tasks}
         if changed := sorted(wanted ^ record.evaluations.keys()):
             raise ConfigError(
                 f"{self.record_file} holds other evaluations than {self.arguments.protocol} has now "
                 f"({', '.join(changed)}): delete that file, and the trained prompts are evaluated again"
+            )
+        with run_log():
+            now = {task.name: toolkit.DataManager(self.config(task.name)).split_hash for task in self.tasks[1:]}
+        if changed := [name for name, split_hash in now.items() if record.evaluations[name].split_hash != split_hash]:
+            raise ConfigError(
+                f"{self.record_file} is of other images than there are now: those of {', '.join(changed)} or their "
+                "division changed since. Give another --output, or delete that file, and the trained prompts are "
+                "evaluated again"
             )
         return record
 
@@ -218,27 +233,6 @@ class Experiment:
     @property
     def _identity_file(self) -> Path:
         return self.folder / "run.json"
-
-    def _check_identity(self, mine: dict[str, Any]) -> None:
-        """Compare this run with the one in its folder, if there is one."""
-        path = self._identity_file
-        if not path.is_file():
-            return
-        try:
-            theirs = json.loads(path.read_text(encoding="utf-8"))
-            changed = [
-                f"{key}: {theirs[key]!r} there, {mine[key]!r} now"
-                for key in mine
-                if key != "config" and theirs[key] != mine[key]
-            ]
-            changed += differences(theirs["config"], mine["config"])
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ConfigError(f"{path} is damaged ({error!r}): delete the folder {self.folder} to run anew.") from error
-        if changed:
-            raise ConfigError(
-                f"{self.folder} holds a run with other settings (there != now): {'; '.join(changed)}. "
-                "Give another --output, or delete that folder."
-            )
 
     def _train_and_test(self, cfg: Any) -> records.RunRecord:
         """Train (or resume) and test the classes trained on, test the others with the same prompts."""
@@ -298,11 +292,14 @@ def final_epoch(cfg: Any) -> int | None:
 
 
 @contextmanager
-def run_log(folder: Path) -> Iterator[None]:
-    """Send the log to ``folder/log.txt`` for the length of a run; to the console too unless a bar is shown there."""
+def run_log(folder: Path | None = None) -> Iterator[None]:
+    """Send the log to ``folder/log.txt`` for the length of a run; to the console too unless a bar is shown there.
+
+    Without a folder, before a run, only warnings are shown.
+    """
     from cpt_plugin import toolkit
 
-    handle = toolkit.setup_logger(str(folder), quiet=sys.stderr.isatty())
+    handle = toolkit.setup_logger(str(folder or ""), quiet=folder is None or sys.stderr.isatty())
     try:
         yield
     finally:

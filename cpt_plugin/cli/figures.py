@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write
-from cpt_plugin.cli.arguments import Parser, parse_seeds, typed_folder
+from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
 from cpt_plugin.errors import ConfigError, CPTError, RecordError
 from cpt_plugin.methods import find_repository
 from cpt_plugin.results.features import Features

@@ -7,9 +7,11 @@ import sys
 from collections.abc import Callable, Sequence
 
 from cpt_plugin._names import nearest
-from cpt_plugin.cli.arguments import parse_arguments, report
+from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.materials import Lacking, provide
+from cpt_plugin.cli.packages import not_installed
 from cpt_plugin.cli.reproduce_arguments import parse_reproduce
+from cpt_plugin.cli.words import report
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 
@@ -25,6 +27,7 @@ commands:
   reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
   results table|figures|export|import
                                      tables and figures from records, records as JSON lines, others' logs
+  compare A B [FOLDER] [options]     is A better than B over data sets, and what may be claimed
   report FOLDER [-o FILE]            one HTML page about an output folder
   list                               the methods, data sets and embedded worlds there are
   data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
@@ -89,6 +92,12 @@ def _doctor(words: Sequence[str]) -> int:
     return doctor(words, prog=f"{_PROGRAM} doctor")
 
 
+def _compare(words: Sequence[str]) -> int:
+    from cpt_plugin.cli.compare import main as compare
+
+    return compare(words)
+
+
 def _report(words: Sequence[str]) -> int:
     from cpt_plugin.cli.report import main as report_page
 
@@ -105,6 +114,7 @@ _COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
     "run": _run,
     "reproduce": _reproduce,
     "results": _results,
+    "compare": _compare,
     "report": _report,
     "list": _list,
     "data": _data,
@@ -130,6 +140,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(words[1:])
     except CPTError as error:
         return report(error)
+    except ModuleNotFoundError as error:
+        lacking = not_installed(error)
+        if lacking is None:
+            raise
+        return report(lacking)
     except BrokenPipeError:  # whoever reads has seen enough, e.g. `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

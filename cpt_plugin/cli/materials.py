@@ -12,7 +12,7 @@ from pathlib import Path
 
 from cpt_plugin import openai_weights
 from cpt_plugin.backbones import MICRO
-from cpt_plugin.data.instructions import announcement, other_ways, screen
+from cpt_plugin.data.instructions import announcement, get_command, other_ways, screen
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.plan import Piece, obstacle, pieces, weights_piece
 from cpt_plugin.data.progress import say
@@ -31,6 +31,7 @@ class Lacking:
         images: pieces of the data set.
         weights: pieces of the model.
         own_split: the published split file is not wanted.
+        offline: the command forbids to download the weights.
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class Lacking:
     images: tuple[Piece, ...] = ()
     weights: tuple[Piece, ...] = ()
     own_split: bool = False
+    offline: bool = False
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -50,7 +52,7 @@ class Lacking:
         parts = [f"'{self.dataset}'"] * bool(self.images) + [f"CLIP {self.backbone}"] * bool(self.weights)
         manifest = manifest_of(self.dataset) if self.images else None
         ways = other_ways(manifest, self.pieces, backbone=bool(self.weights))
-        get = f", or: python -m cpt_plugin data get {self.dataset} --root {self.root}" if self.images else ""
+        get = f", or: {get_command(self.dataset, self.root, self.own_split)}" if self.images else ""
         return screen(" and ".join(parts), reason, self.pieces, f"give the same command again{get}", ways)
 
 
@@ -60,14 +62,15 @@ Supply = Callable[[Lacking], None]
 def lacking(dataset: str, root: Path, backbone: str, options: Sequence[str] = ()) -> Lacking:
     """What of a data set's files and a model's weights is not on this machine.
 
-    ``options`` are the command's ``KEY VALUE`` pairs: DATASET.SPLIT and MODEL.BACKBONE.PATH count.
+    ``options`` are the command's ``KEY VALUE`` pairs: DATASET.SPLIT and MODEL.BACKBONE's PATH and DOWNLOAD count.
     """
     values = dict(zip(options[::2], options[1::2], strict=True))
     own_split = values.get("DATASET.SPLIT") == "own"
     manifest = _manifest(dataset)
     images = tuple(pieces(manifest, root, own_split)) if manifest else ()
     weights = missing_weights(backbone, values.get("MODEL.BACKBONE.PATH"))
-    return Lacking(dataset, backbone, root, images, (weights_piece(*weights),) if weights else (), own_split)
+    offline = weights is not None and values.get("MODEL.BACKBONE.DOWNLOAD") == "False"
+    return Lacking(dataset, backbone, root, images, (weights_piece(*weights),) if weights else (), own_split, offline)
 
 
 def missing_weights(name: str, root: str | None = None) -> tuple[Path, str, str] | None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write_text
-from cpt_plugin.cli.arguments import Parser, parse_seeds, typed_folder
+from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
 from cpt_plugin.methods import find_repository
 from cpt_plugin.results.grid import Grid
 from cpt_plugin.results.spec import WORLDS

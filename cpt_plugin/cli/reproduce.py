@@ -11,13 +11,14 @@ from statistics import fmean
 from typing import Any
 
 from cpt_plugin.atomic import atomic_write_text
-from cpt_plugin.cli.arguments import parse_arguments, report
+from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.cli.pool import Pool, Task
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.reproduce_arguments import ReproduceArguments
 from cpt_plugin.cli.settings import identity_of
 from cpt_plugin.cli.slurm import Jobs, Submit, submitter
+from cpt_plugin.cli.words import report
 from cpt_plugin.config_identity import differences
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT

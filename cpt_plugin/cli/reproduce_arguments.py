@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin._names import nearest
-from cpt_plugin.cli.arguments import Parser, data_root, parse_count, parse_seeds, report, typed_folder
 from cpt_plugin.cli.slurm_arguments import SlurmOptions, add_launcher, parse_launcher
+from cpt_plugin.cli.words import Parser, data_root, parse_count, parse_seeds, report, typed_folder
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.methods import find_repository, parse_tau
 from cpt_plugin.results.spec import WORLDS, table_names

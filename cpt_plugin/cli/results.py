@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli import figures
-from cpt_plugin.cli.arguments import Parser, parse_seeds, typed_folder
+from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
 from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.methods import find_repository, parse_tau
 from cpt_plugin.results.record import RunRecord
@@ -62,14 +62,14 @@ def _table(given: argparse.Namespace) -> int:
 
     place = typed_folder(given.what, given.what)
     if given.what not in table_names(find_repository()) and (place.is_dir() or place.suffix in (".jsonl", ".json")):
-        _put(_single_tables(store.load_all([place]), given.format), given.output)
+        put(_single_tables(store.load_all([place]), given.format), given.output)
         return 0
     spec = spec_of(given.what, given.taus)
     places = [typed_folder(word, word) for word in given.records or [find_repository() / "output"]]
     seeds = parse_seeds(given.seeds) if given.seeds else ()
     failures = [failure for place in places if place.is_dir() for failure in store.load_failures(place)]
     filled = grid.build_grid(spec, given.world, store.load_all(places), seeds, failures)
-    _put(render.RENDERERS[given.format](filled), given.output)
+    put(render.RENDERERS[given.format](filled), given.output)
     return 0
 
 
@@ -95,7 +95,7 @@ def _export(given: argparse.Namespace) -> int:
     if not folder.exists():
         raise RecordError(f"{folder}: there is no such folder")
     records = store.load_all([folder])
-    _put(store.to_lines(records), given.output)
+    put(store.to_lines(records), given.output)
     if given.output:
         print(f"{len(records)} records: {given.output}")
     return 0
@@ -109,11 +109,12 @@ def _import(given: argparse.Namespace) -> int:
     if own:
         print(f"{own} logs are of this package's own runs, which have records: passed over")
     if given.output:
-        _put(imported.to_lines(runs), given.output)
+        put(imported.to_lines(runs), given.output)
     return 0
 
 
-def _put(text: str, output: str | None) -> None:
+def put(text: str, output: str | None) -> None:
+    """Write to a file, whose folder is made when missing, or to standard output."""
     if output is None:
         sys.stdout.write(text)
         return

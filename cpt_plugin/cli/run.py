@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from cpt_plugin.atomic import atomic_write_text
-from cpt_plugin.cli.arguments import RunArguments, report
-from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.cli.arguments import RunArguments
+from cpt_plugin.cli.words import report
+from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
 from cpt_plugin.protocols import BASE_TO_NEW
 
@@ -39,7 +40,8 @@ class MakeRun(Protocol):
 def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[], object] = lambda: None) -> int:
     """Carry out a command; returns its exit status. What is missing comes from `supply`, once the settings make sense.
 
-    0: every run finished; 1: some failed (the table shows n/expected); 2: the configuration is wrong;
+    0: every run finished; 1: some failed (the table shows n/expected); 2: the configuration, the data or the output
+    folder are at fault, which ends the command at the first run that meets it;
     130: interrupted. `make_run` replaces the real experiment.
     """
     plan, make_run = plan_runs(args), make_run or _experiment()
@@ -104,7 +106,7 @@ def _experiment() -> MakeRun:
 def _execute(
     plan: Sequence[tuple[Method, int]], args: RunArguments, make_run: MakeRun
 ) -> tuple[list[RunRecord], int]:
-    """Records of the finished runs and the exit status so far; a wrong configuration ends the loop."""
+    """Records of the finished runs and the exit status so far; what no other run would do without ends the loop."""
     records: list[RunRecord] = []
     status = 0
     for position, (method, seed) in enumerate(plan, start=1):
@@ -114,7 +116,7 @@ def _execute(
             going_on = " (going on with the unfinished run)" if one.is_begun else ""
             _say(f"{place} {method.name} {args.dataset} tau {args.tau:g} seed {seed} ...{going_on}")
             outcome = one.execute()
-        except ConfigError as error:
+        except (ConfigError, DataError) as error:
             return records, report(error)
         except CPTError as error:
             report(error)
@@ -147,7 +149,7 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
     if args.only_tries_out:
-        _say(f"ACCURACIES MEAN NOTHING here: the {args.backbone} model knows neither real images nor their names\n")
+        _say(f"{table.REHEARSAL}\n")
     _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")
 
 

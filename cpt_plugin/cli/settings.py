@@ -6,10 +6,12 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from cpt_plugin._names import nearest
 from cpt_plugin.backbones import MICRO
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
+from cpt_plugin.errors import ConfigError
 from cpt_plugin.methods import DPC, EMBEDDED_WORLD, Method, is_embedded
 from cpt_plugin.protocols import TRANSFER, Task
 
@@ -27,7 +29,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
     pairs give them; the micro model sees real images as it sees those of the drawn world.
 
     Raises:
-        ConfigError: an unknown key, or a value of a wrong type.
+        ConfigError: an unknown key, a value of a wrong type, or a yaml that names no data set there is.
         CPTError: the backbone's weights are no use, as far as names and shapes tell.
     """
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
@@ -36,8 +38,11 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
     dataset, _, world = task.dataset.partition(":")
     if arguments.only_tries_out:
         merge_file(cfg, config_file("datasets", EMBEDDED_WORLD))
+        cfg.DATASET.NAME = ""
     own_file = arguments.dataset_file if task.dataset == arguments.dataset else None
-    merge_file(cfg, own_file or config_file("datasets", dataset))
+    dataset_file = own_file or config_file("datasets", dataset)
+    merge_file(cfg, dataset_file)
+    _check_named(cfg, dataset_file)
     for folder_name in _trainer_folders(method):
         for path in _trainer_files(folder_name, arguments):
             merge_file(cfg, path)
@@ -109,6 +114,21 @@ def check_settings(method: Method, cfg: Any) -> None:
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
     """The flat configuration that decides a run's result: keys that the method reads, paths and talk left out."""
     return {key: value for key, value in hashed_part(cfg).items() if reads(method, key)}
+
+
+def _check_named(cfg: Any, dataset_file: Path) -> None:
+    from cpt_plugin.toolkit import DATASET_REGISTRY
+
+    name, known = cfg.DATASET.NAME, DATASET_REGISTRY.registered_names()
+    if not name:
+        raise ConfigError(
+            f"{dataset_file} names no data set: set DATASET.NAME to ImageFolder or ImageList (docs/custom-data.md)"
+        )
+    if name not in known:
+        raise ConfigError(
+            f"DATASET.NAME of {dataset_file} is {name!r}, which is no data set; nearest: {nearest(name, known)!r}; "
+            "for images of your own it is ImageFolder or ImageList (docs/custom-data.md)"
+        )
 
 
 def _sizes(cfg: Any) -> Any:

@@ -6,7 +6,7 @@ import argparse
 import re
 from dataclasses import dataclass
 
-from cpt_plugin.cli.arguments import parse_count
+from cpt_plugin.cli.words import parse_count
 from cpt_plugin.errors import ConfigError
 
 LOCAL, SLURM = "local", "slurm"

@@ -13,10 +13,10 @@ from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
+from cpt_plugin.data import IMAGE_SUFFIXES
 from cpt_plugin.data.progress import Progress
 from cpt_plugin.errors import DataError
 
-IMAGES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm")
 _CHUNK = 1 << 20
 _BATCH = 4096
 
@@ -49,7 +49,7 @@ def _look(folder: Path, decode: bool, path: str) -> Content:
     try:
         with open(folder / path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
-            if decode and path.lower().endswith(IMAGES):
+            if decode and path.lower().endswith(IMAGE_SUFFIXES):
                 data = file.read()
                 return Content(len(data), hashlib.sha256(data).hexdigest(), _undecodable(data))
             digest = hashlib.sha256()

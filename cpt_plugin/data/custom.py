@@ -5,15 +5,17 @@ The engine reads the yaml; here only what can be known to be wrong before anythi
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from pathlib import Path
 
+from cpt_plugin._paths import from_home, resolved
 from cpt_plugin.errors import ConfigError, DataError
 
 IMAGE_FOLDER, IMAGE_LIST = "ImageFolder", "ImageList"
 """``DATASET.NAME`` of the two kinds: a folder a class, or a CSV file of paths and labels."""
-_SUFFIXES = (".yaml", ".yml")
+YAML_SUFFIXES = (".yaml", ".yml")
 
 
 def own_yaml(text: str, base: Path, taken: Collection[str]) -> Path | None:
@@ -27,10 +29,10 @@ def own_yaml(text: str, base: Path, taken: Collection[str]) -> Path | None:
     Raises:
         ConfigError: there is no such file, or its name cannot stand for the data set in the output folder.
     """
-    if "/" not in text and not text.endswith(_SUFFIXES):
+    if "/" not in text and not text.endswith(YAML_SUFFIXES):
         return None
-    path = (base / Path(text).expanduser()).resolve()
-    if path.suffix not in _SUFFIXES or not path.is_file():
+    path = resolved(text, base)
+    if path.suffix not in YAML_SUFFIXES or not path.is_file():
         raise ConfigError(f"there is no file {path}: a data set is a name or the path of a .yaml (docs/custom-data.md)")
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
         raise ConfigError(f"{path}: results are kept under the file's name; use letters, digits, '-', '_' and '.' only")
@@ -50,12 +52,16 @@ def check_own_files(yaml: Path, root: Path) -> None:
         root: the data folder, which relative paths count from.
 
     Raises:
+        ConfigError: the yaml cannot be read.
         DataError: a folder or list does not exist.
     """
-    text = yaml.read_text(encoding="utf-8") if yaml.is_file() else ""
+    try:
+        text = yaml.read_text(encoding="utf-8") if yaml.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{yaml} cannot be read ({error}): it must be a yaml in UTF-8") from error
     if _value(text, "NAME") not in (IMAGE_FOLDER, IMAGE_LIST):
         return
-    for key, there in (("FOLDER", Path.is_dir), ("LIST", Path.is_file)):
+    for key, there in (("FOLDER", os.path.isdir), ("LIST", os.path.isfile)):
         value = _value(text, key)
         if value and not there(path := located(value, root)):
             kind = "folder" if key == "FOLDER" else "file"
@@ -67,7 +73,7 @@ def check_own_files(yaml: Path, root: Path) -> None:
 
 def located(value: str, root: Path) -> Path:
     """Absolute path of what a configuration names, relative to the data folder unless it is absolute."""
-    return (root / Path(value).expanduser()).absolute()
+    return (root / from_home(value)).absolute()
 
 
 def _value(text: str, key: str) -> str:

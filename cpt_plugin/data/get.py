@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from cpt_plugin.data.download import Patience, checked, download, vouch
-from cpt_plugin.data.instructions import announcement, other_ways, screen
+from cpt_plugin.data.instructions import announcement, get_command, other_ways, screen
 from cpt_plugin.data.manifest import Manifest
 from cpt_plugin.data.plan import Piece, by_reason, drive_id, hosts, pieces
 from cpt_plugin.data.progress import readable, say
@@ -31,33 +32,38 @@ def get(
     Raises:
         DataError: something is still missing; the text says what, and how to get it by hand.
     """
-    if not pieces(manifest, root, own_split):
-        return
-    try:
-        with only_process(root / manifest.folder, f"get-{manifest.name}"):
-            _get(manifest, root, own_split, keep_archives, patience)
-    except OSError as error:
-        raise DataError(f"{root / manifest.folder} cannot be written: {error}; see --root") from error
-
-
-def _get(manifest: Manifest, root: Path, own_split: bool, keep_archives: bool, patience: Patience) -> None:
-    wanted = [piece for piece in pieces(manifest, root, own_split) if piece.automatic]
+    wanted = pieces(manifest, root, own_split)
     unanswered = silent(hosts(wanted))
-    ready = [piece for piece in wanted if piece.here or urlsplit(piece.address).hostname not in unanswered]
     troubles = [by_reason(unanswered)] if unanswered else []
-    if ready:
-        say("\n".join([f"'{manifest.name}' (licence: {manifest.licence}):", *announcement(ready)]))
+    if any(_can_come(piece, unanswered) for piece in wanted):
+        try:
+            with only_process(root / manifest.folder, f"get-{manifest.name}"):
+                ready = [piece for piece in pieces(manifest, root, own_split) if _can_come(piece, unanswered)]
+                say("\n".join([f"'{manifest.name}' (licence: {manifest.licence}):", *announcement(ready)]))
+                troubles += _fetch_all(ready, keep_archives, patience)
+        except OSError as error:
+            raise DataError(f"{root / manifest.folder} cannot be written: {error}; see --root") from error
+    left = pieces(manifest, root, own_split)
+    if left:
+        reason = f"could not be had by the program alone ({'; '.join(troubles) or 'see below'})"
+        again = f"again: {get_command(manifest.name, root, own_split)}"
+        raise DataError(screen(f"'{manifest.name}'", reason, left, again, other_ways(manifest, left, backbone=False)))
+
+
+def _can_come(piece: Piece, unanswered: Collection[str]) -> bool:
+    return piece.automatic and (piece.here or urlsplit(piece.address).hostname not in unanswered)
+
+
+def _fetch_all(ready: list[Piece], keep_archives: bool, patience: Patience) -> list[str]:
+    """Get these pieces; returns what failed, which was said."""
+    troubles = []
     for piece in ready:
         try:
             fetch(piece, keep_archives, patience)
         except DataError as error:
             say(f"  {error}")
             troubles.append(f"{piece.file.name}: see above")
-    left = pieces(manifest, root, own_split)
-    if left:
-        reason = f"could not be had by the program alone ({'; '.join(troubles) or 'see below'})"
-        again = f"again: python -m cpt_plugin data get {manifest.name} --root {root}"
-        raise DataError(screen(f"'{manifest.name}'", reason, left, again, other_ways(manifest, left, backbone=False)))
+    return troubles
 
 
 def fetch(piece: Piece, keep_archives: bool = False, patience: Patience = Patience()) -> None:  # noqa: B008 (frozen)

@@ -74,6 +74,12 @@ def other_ways(manifest: Manifest | None, wanted: Sequence[Piece], backbone: boo
     return ways
 
 
+def get_command(name: str, root: Path, own_split: bool = False) -> str:
+    """What a person types to get a data set."""
+    words = ["python", "-m", "cpt_plugin", "data", "get", name, "--root", str(root)]
+    return shlex.join([*words, *["--own-split"] * own_split])
+
+
 def announcement(wanted: Iterable[Piece]) -> list[str]:
     """What is about to be fetched, with sizes, one line each."""
     lines = []

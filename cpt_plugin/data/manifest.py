@@ -125,8 +125,15 @@ class Manifest:
         return next((source for source, each in given if path == each or path.startswith(f"{each}/")), None)
 
     def missing(self, root: Path) -> tuple[str, ...]:
-        """What of :attr:`wanted` is not below ``root``; an empty folder, or one half moved in, counts as missing."""
-        return tuple(path for path in self.wanted if not _present(root, path))
+        """What of :attr:`wanted` is not below ``root``; an empty folder, or one half moved in, counts as missing.
+
+        Raises:
+            DataError: a folder on the way may not be read.
+        """
+        try:
+            return tuple(path for path in self.wanted if not _present(root, path))
+        except OSError as error:
+            raise DataError(f"{error.filename} cannot be read: {error.strerror}; see the permissions") from error
 
 
 def manifest_names() -> list[str]:

@@ -30,7 +30,14 @@ _CHUNK = 1 << 20
 _DEPTH = 3
 _BREADTH = 1000
 _END_OF_TAR = 1024
-_BROKEN = (zipfile.BadZipFile, tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile, NotImplementedError)
+_BROKEN: tuple[type[Exception], ...] = (
+    *(zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, zlib.error),
+    *(EOFError, KeyError, NotImplementedError),
+)
+with contextlib.suppress(ImportError):  # not every Python has it
+    from lzma import LZMAError
+
+    _BROKEN += (LZMAError,)
 
 
 def is_archive(name: str) -> bool:

@@ -7,7 +7,6 @@ any changed byte is found.
 
 from __future__ import annotations
 
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -19,8 +18,10 @@ from cpt_plugin._names import some
 from cpt_plugin.data._examine import Content, examine
 from cpt_plugin.data._file_list import Row, list_file, read_list, write_list
 from cpt_plugin.data.manifest import Manifest
+from cpt_plugin.data.published import differences
+from cpt_plugin.data.split_file import PARTS, read_entries
+from cpt_plugin.errors import DataError
 
-PARTS = ("train", "val", "test")
 _ONE_CLASS = 0.9
 
 
@@ -40,13 +41,17 @@ class Report:
         findings: what is wrong.
         notes: what a person may want to know.
         files: number of files looked at.
+        compared: whether they were compared with a list of hashes.
         pinned: whether a list of hashes was written now.
+        refused: why a run would refuse the split, which may agree with its files all the same; "" where it would not.
     """
 
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     files: int = 0
+    compared: bool = False
     pinned: bool = False
+    refused: str = ""
 
 
 class _Item(NamedTuple):
@@ -66,22 +71,34 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
         anew: forget the list of hashes of before; what is there now is checked as for the first time.
 
     Raises:
-        DataError: the list of hashes is damaged.
+        DataError: the list of hashes is damaged, or a folder may not be read.
     """
     folder, report = root / manifest.folder, Report()
+    absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
     split = "" if own_split else manifest.split
     items = _read_split(manifest, folder, split, report)
+    if items is not None:
+        report.refused = _unlike_the_published(manifest, items)
     file = list_file(folder, manifest.name)
     known = None if anew else read_list(file)
     present = _present(manifest, folder, split)
     if known is not None:
-        _compare(folder, known, present, items, report)
-        return report
-    contents = _first_look(manifest, root, split, present, items, report)
+        split_is_new = items is not None and not any(row.part for row in known)  # it was verified without one
+        if split_is_new:
+            _compare(folder, known, present - {split}, None, report)
+        else:
+            _compare(folder, known, present, items, report)
+        report.compared = not split_is_new
+        if report.findings or report.compared:
+            return report
+    contents = _first_look(manifest, folder, absent, split, present, items, report)
     if not report.findings:
         rows = {item.path: item for item in items or []}
-        write_list(file, (_row(path, contents[path], rows.get(path)) for path in sorted(contents)))
-        report.pinned = True
+        try:
+            write_list(file, (_row(path, contents[path], rows.get(path)) for path in sorted(contents)))
+            report.pinned = True
+        except OSError as error:
+            report.notes.append(f"{folder} cannot be written ({error.strerror}): the next check is a first one too")
     return report
 
 
@@ -94,38 +111,56 @@ def _present(manifest: Manifest, folder: Path, split: str) -> set[str]:
     """Files below the image folders, and the other wanted files that are there; hidden ones do not count."""
     found = {path for path in [*filter(None, [split]), *manifest.files] if (folder / path).is_file()}
     for images in manifest.images:
-        for place, folders, files in os.walk(folder / images):
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for place, folders, files in os.walk(folder / images, followlinks=True):
+            folders[:] = [n for n in sorted(folders) if not n.startswith(".") and not _leads_back(place, n)]
             below = PurePosixPath(Path(place).relative_to(folder).as_posix())
             found.update(str(below / name) for name in files if not name.startswith("."))
     return found
+
+
+def _leads_back(place: str, name: str) -> bool:
+    """Whether a folder is a link to one that it lies in."""
+    path = os.path.join(place, name)
+    return os.path.islink(path) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path))
 
 
 def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) -> list[_Item] | None:
     """Entries of the split file, paths below the data set's folder; None where there is none that can be read."""
     if not split:
         return None
-    try:
-        content = json.loads((folder / split).read_text(encoding="utf-8"))
-        below = PurePosixPath(manifest.base).relative_to(manifest.folder)
-        return [
-            _Item(str(below / str(path)), part, int(label), str(name))
-            for part in PARTS
-            for path, label, name in content[part]
-        ]
-    except FileNotFoundError:
+    if not (folder / split).exists():
         report.findings.append(Finding("missing", split, "the split file"))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        report.findings.append(Finding("damaged", split, f"the split file cannot be read: {error!r}"))
-    return None
+        return None
+    try:
+        parts = read_entries(folder / split)
+    except DataError as error:
+        report.findings.append(Finding("damaged", split, str(error)))
+        return None
+    below = PurePosixPath(manifest.base).relative_to(manifest.folder)
+    return [
+        _Item(str(below / path), part, label, name)
+        for part, entries in zip(PARTS, parts, strict=True)
+        for path, label, name in entries
+    ]
+
+
+def _unlike_the_published(manifest: Manifest, items: list[_Item]) -> str:
+    names = [name for _, name in sorted({item.label: item.name for item in items}.items())]
+    sizes = Counter(item.part for item in items)
+    return "; ".join(differences(manifest, names, [sizes[part] for part in PARTS]).wrong)
 
 
 def _first_look(
-    manifest: Manifest, root: Path, split: str, present: set[str], items: list[_Item] | None, report: Report
+    manifest: Manifest,
+    folder: Path,
+    absent: set[str],
+    split: str,
+    present: set[str],
+    items: list[_Item] | None,
+    report: Report,
 ) -> dict[str, Content]:
     """Everything that can be told without knowing the files."""
-    folder, add = root / manifest.folder, report.findings.append
-    absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
+    add = report.findings.append
     for path in [*manifest.images, *manifest.files]:
         if path in absent:
             add(Finding("missing", path, "nothing is there"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shlex
@@ -12,6 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from cpt_plugin import openai_weights
+from cpt_plugin._hashing import sha256_of
+from cpt_plugin._paths import from_home
+from cpt_plugin.data.instructions import get_command
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.doctor.processes import PACKAGE
 from cpt_plugin.doctor.report import FIX, NOTE, OK, Finding
@@ -26,7 +28,7 @@ _SCARCE, _FULL = 5 * _GIB, _GIB
 
 def disk(subject: Subject) -> Iterator[Finding]:
     """Free space where the repository, the data, the output and CLIP's cache are; one finding a file system."""
-    cache = openai_weights.CACHE.expanduser()
+    cache = from_home(openai_weights.CACHE)
     places = {"repository": ROOT, "data": subject.root, "output": subject.output, "CLIP cache": cache}
     together: dict[int, list[str]] = {}
     for name, folder in places.items():
@@ -72,7 +74,7 @@ def data(subject: Subject) -> Iterator[Finding]:
         yield Finding(GROUP, OK, "data", f"in {subject.root}: {', '.join(manifest.name for manifest in whole)}")
     if absent:
         text = f"not in {subject.root}: {', '.join(absent)} (`shapes` needs none; --root or DATA_ROOT looks elsewhere)"
-        yield Finding(GROUP, NOTE, "data", text, get(absent[0], subject.root))
+        yield Finding(GROUP, NOTE, "data", text, get_command(absent[0], subject.root))
 
 
 def incomplete(manifest: Manifest, missing: tuple[str, ...], root: Path) -> Finding:
@@ -83,12 +85,7 @@ def incomplete(manifest: Manifest, missing: tuple[str, ...], root: Path) -> Find
     if manifest.own_split and missing == (split,):
         status = NOTE
         text += ", the published split; one of our own can be made instead (DATASET.SPLIT own)"
-    return Finding(GROUP, status, "data", text, get(manifest.name, root))
-
-
-def get(name: str, root: Path) -> str:
-    """Command that gets a data set."""
-    return shlex.join(["python", "-m", "cpt_plugin", "data", "get", name, "--root", str(root)])
+    return Finding(GROUP, status, "data", text, get_command(manifest.name, root))
 
 
 def weights(subject: Subject) -> Iterator[Finding]:
@@ -134,12 +131,6 @@ def micro(subject: Subject) -> Finding:
 def existing(path: Path) -> Path:
     """A path, or its nearest parent that is there."""
     return next(folder for folder in (path, *path.parents) if os.path.lexists(folder))
-
-
-def sha256_of(file: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 CHECKS = (disk, output, data, weights, micro)

@@ -78,16 +78,16 @@ def torchvision(package: Path) -> dict[str, Any]:
 
 def torchvision_repaired(package: Path) -> dict[str, Any]:
     """Whether torchvision can be imported after cpt_plugin's repair."""
-    compat = _compat(package)
-    compat.prepare_torchvision()
+    repair = _repair(package)
+    repair.prepare_torchvision()
     import torchvision.transforms  # noqa: F401
 
-    return {"fixes": list(compat.applied_fixes())}
+    return {"fixes": list(repair.APPLIED)}
 
 
 def clip(package: Path) -> dict[str, Any]:
     """Whether `import clip` works once torchvision does."""
-    _compat(package).prepare_torchvision()
+    _repair(package).prepare_torchvision()
     import clip
 
     return {"file": clip.__file__, "is_openais": hasattr(clip, "load") and hasattr(clip, "tokenize")}
@@ -217,10 +217,9 @@ def _gpu(properties: Any) -> dict[str, Any]:
     }
 
 
-def _compat(package: Path) -> Any:
-    """cpt_plugin's repairs, without the rest of the package."""
-    path = package / "toolkit" / "compat.py"
-    spec = importlib.util.spec_from_file_location("cpt_plugin_compat", str(path))
+def _repair(package: Path) -> Any:
+    """cpt_plugin's repair of torchvision, without the rest of the package, which this Python may not have."""
+    spec = importlib.util.spec_from_file_location("cpt_plugin_repair", str(package / "_torchvision.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)

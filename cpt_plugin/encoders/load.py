@@ -9,13 +9,16 @@ from pathlib import Path
 import torch
 
 from cpt_plugin import openai_weights
+from cpt_plugin._paths import from_home
 from cpt_plugin.backbones import MICRO, check_name, named_models, open_clip_name
+from cpt_plugin.data.plan import by_reason
+from cpt_plugin.data.reach import silent
 from cpt_plugin.encoders import open_clip_weights
 from cpt_plugin.encoders._architecture import OPENAI, Architecture
 from cpt_plugin.encoders.frozen import FrozenCLIP, freeze_clip
 from cpt_plugin.encoders.precision import resolve_precision
 from cpt_plugin.encoders.sizes import ModelSizes
-from cpt_plugin.encoders.weights_file import check_trusted, is_torchscript, read_shapes, read_state, sha256_of
+from cpt_plugin.encoders.weights_file import check_trusted, digest_of, is_torchscript, read_shapes, read_state
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 
 LOG = logging.getLogger("cpt_plugin")
@@ -60,7 +63,7 @@ def load_clip(
         raise ConfigError(f"unknown words can be {' or '.join(UNKNOWN_WORDS)}, not {unknown_words!r}")
     dtype = resolve_precision(precision, device).dtype
     path = _find(name, root, download)
-    digest = sha256_of(path)
+    digest = digest_of(path)
     if digest != openai_weights.SHA256.get(name, digest):
         raise CheckpointError(
             f"{path} is not OpenAI's {name}: SHA-256 is {digest}, expected {openai_weights.SHA256[name]}; "
@@ -101,7 +104,7 @@ def sizes_of(name: str, root: str | Path | None = None, trust: bool = False) -> 
 def _file_sizes(path: Path, name: str, changed: int, size: int, trust: bool) -> ModelSizes:
     """Sizes of the model in a file; its age and length are there so that another file of its name is read again."""
     if is_torchscript(path):
-        digest = sha256_of(path)
+        digest = digest_of(path)
         check_trusted(path, digest, trust)
         for known, sha256 in openai_weights.SHA256.items():
             if digest == sha256:
@@ -140,7 +143,7 @@ def _find(name: str, root: str | Path | None, download: bool) -> Path:
     parts = open_clip_name(name)
     if parts is not None:
         return open_clip_weights.find(parts, root, download)
-    return Path(name).expanduser()
+    return from_home(name)
 
 
 def _fetch_openai(name: str, root: str | Path | None, download: bool) -> Path:
@@ -148,6 +151,9 @@ def _fetch_openai(name: str, root: str | Path | None, download: bool) -> Path:
         raise DataError(openai_weights.instructions(name, "are not there", root))
     from cpt_plugin.data.download import download as fetch
 
+    unanswered = silent([openai_weights.SOURCE])
+    if unanswered:
+        raise DataError(openai_weights.instructions(name, f"could not be downloaded ({by_reason(unanswered)})", root))
     LOG.info(f"Fetching CLIP {name} into {openai_weights.cache_file(name)}")
     try:
         return fetch(openai_weights.address(name), openai_weights.cache_file(name), openai_weights.SHA256[name])

@@ -62,7 +62,8 @@ def check_vocabulary(texts: Iterable[str], clip: FrozenCLIP) -> None:
     )
     raise ConfigError(
         f"model {clip.name} does not know the words {', '.join(unknown)}; "
-        f"nearest known words: {', '.join(hints) or 'none'}. Rename the classes or use a full CLIP model"
+        f"nearest known words: {', '.join(hints) or 'none'}. Rename the classes or use a full CLIP model "
+        "(only to try out a set-up: MODEL.BACKBONE.UNKNOWN_WORDS zero)"
     )
 
 

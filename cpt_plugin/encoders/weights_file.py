@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import warnings
 import zipfile
@@ -15,24 +14,26 @@ import torch
 from torch import Tensor
 
 from cpt_plugin import openai_weights
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 
 _TOKEN_PARTS = ("token_embedding.rows", "token_embedding.ids", "token_embedding.vocab_size")
 _PREFIX = "module."
 """What a model wrapped for several devices puts before its names."""
+_OF_PROMPTS = ("ctx", "prompt")
+"""In names of learned prompts, ours and the released code's, and in none of CLIP's."""
 _SHOWN = 300
 State = Mapping[str, Tensor]
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 (hex) of a file, read in pieces.
+def digest_of(path: Path) -> str:
+    """SHA-256 (hex) of a weights file.
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256_of(path)
     except OSError as error:
         raise DataError(f"weights file {path} cannot be read: {error.strerror or error}") from error
 
@@ -65,7 +66,7 @@ def read_shapes(path: Path) -> State:
         CheckpointError: as :func:`read_state`.
     """
     if path.suffix == ".npz":
-        return _read_npz(path, sha256_of(path))[0]
+        return _read_npz(path, digest_of(path))[0]
     if path.suffix == ".safetensors":
         return _plain_names(_read_safetensors(path, shapes_only=True))
     return _plain_names(_read_pickle(path, "meta"))
@@ -159,14 +160,23 @@ def _read_pickle(path: Path, device: str) -> State:
             content = torch.load(path, map_location=device, weights_only=True, mmap=mapped)
     except Exception as error:
         raise CheckpointError(
-            f"{path} is damaged, or not a plain state dict, and was not loaded ({_short(error)}). "
-            "Save models with torch.save(model.state_dict(), path)"
+            f"{path} is damaged (if a download broke off, get it again), or not a plain state dict, and was not loaded "
+            f"({_short(error)}). Own models: torch.save(model.state_dict(), path)"
         ) from error
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
-    if not isinstance(content, Mapping) or not all(isinstance(value, Tensor) for value in content.values()):
-        raise CheckpointError(f"{path} does not hold a state dict (a mapping of names to tensors)")
+    if not isinstance(content, Mapping) or not all(_is_entry(key, value) for key, value in content.items()):
+        raise CheckpointError(f"{path} does not hold a state dict (a mapping of names to dense tensors)")
+    if any(mark in key for key in content for mark in _OF_PROMPTS):
+        raise CheckpointError(
+            f"{path} holds learned prompts, not CLIP weights: MODEL.INIT_WEIGHTS FILE starts from them, and they are "
+            "evaluated by train.py --eval-only --model-dir FOLDER"
+        )
     return content
+
+
+def _is_entry(key: Any, value: Any) -> bool:
+    return isinstance(key, str) and isinstance(value, Tensor) and value.layout == torch.strided
 
 
 def _short(error: Any) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from cpt_plugin.results.grid import Block, Cell, Grid
 from cpt_plugin.results.published import Published, sources
 from cpt_plugin.results.spec import Column
-from cpt_plugin.results.text import DASH, TERMINAL_WIDTH, aligned, interval, listed, markdown, spread, wrapped
+from cpt_plugin.results.text import DASH, aligned, fitting, interval, listed, markdown, spread, wrapped
 
 Mark = Callable[[str, int], str]
 PUBLISHED = "published"
@@ -23,7 +23,7 @@ def render_terminal(grid: Grid) -> str:
     blocks = [[wrapped(grid.title), wrapped(grid.subtitle)]]
     for block in grid.blocks:
         lines = _lines(grid, block, lambda text, rank: text + {1: " **", 2: " *"}.get(rank, ""))
-        for part in _fitting(lines):
+        for part in fitting(lines):
             heading = [block.heading] if block.heading else []
             blocks.append([*heading, *aligned(part)])
     notes = [*differences(grid), *grid.notes, *legend(grid, "** best, * second best of the complete cells")]
@@ -96,19 +96,6 @@ def published_text(figure: Published | None) -> str:
     if figure is None:
         return ""
     return f"{figure.value:.2f}{_COMPUTED * figure.computed}{_UNVERIFIED * (not figure.verified)}"
-
-
-def _fitting(lines: list[list[str]]) -> list[list[list[str]]]:
-    """The columns in parts that fit the terminal, each behind the labels."""
-    columns = [list(column) for column in zip(*lines, strict=True)]
-    widths = [max(map(len, column)) for column in columns]
-    parts: list[list[int]] = [[]]
-    for index in range(1, len(columns)):
-        used = widths[0] + sum(widths[i] + 2 for i in parts[-1])
-        if parts[-1] and used + widths[index] + 2 > TERMINAL_WIDTH:
-            parts.append([])
-        parts[-1].append(index)
-    return [[[line[0], *(line[index] for index in part)] for line in lines] for part in parts]
 
 
 def differences(grid: Grid) -> list[str]:

@@ -48,7 +48,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The headline of a method minus that of its baseline over the seeds both have; other settings that differ."""
+    """The headline of a method minus that of its baseline over the seeds both have; other settings that differ.
+
+    There is none with a baseline that has no row.
+    """
 
     method: str
     baseline: str
@@ -173,7 +176,9 @@ def _comparison(runs: Runs, all_runs: dict[str, Runs], headline: str) -> Compari
     if record is None or not (record.regularizers or record.variant):
         return None
     baseline = baseline_of(record)
-    others = all_runs[baseline].by_seed if baseline in all_runs else {}
+    if baseline not in all_runs:
+        return None
+    others = all_runs[baseline].by_seed
     seeds = tuple(seed for seed in runs.by_seed if seed in others)
     gains = [runs.by_seed[seed].metrics[headline] - others[seed].metrics[headline] for seed in seeds]
     changed = other_settings(record, others[seeds[0]]) if seeds else ()
@@ -181,8 +186,8 @@ def _comparison(runs: Runs, all_runs: dict[str, Runs], headline: str) -> Compari
 
 
 def other_settings(record: RunRecord, baseline: RunRecord) -> tuple[str, ...]:
-    """Settings that differ besides the trainer's name and the regularizers' own nodes."""
-    added = {name.upper() for name in record.regularizers}
+    """Settings that differ besides the trainer's name and the nodes of either's regularizers."""
+    added = {name.upper() for name in (*record.regularizers, *baseline.regularizers)}
     own_keys = {key for key in {*record.config, *baseline.config} if key.split(".")[0] in added}
     return tuple(differences(record.config, baseline.config, BY_SEED_KEYS | {"TRAINER.NAME"} | own_keys))
 

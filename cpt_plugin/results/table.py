@@ -6,7 +6,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from cpt_plugin.methods import EMBEDDED_WORLD
+from cpt_plugin.backbones import MICRO
+from cpt_plugin.methods import EMBEDDED_WORLD, is_embedded
 from cpt_plugin.results.groups import FEW_SHOT_BANDS, GROUPS
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.stats import Summary
@@ -29,6 +30,7 @@ LEGEND = (
     f"{FEW_SHOT_BANDS}; "
     "in brackets the number of classes; worst is the worst of them"
 )
+REHEARSAL = f"ACCURACIES MEAN NOTHING here: the {MICRO} model knows neither real images nor their names"
 
 
 def render_terminal(
@@ -76,14 +78,19 @@ def render_csv(records: Iterable[RunRecord], methods: Sequence[str] = (), seeds:
 
 
 def title_of(table: Table) -> list[str]:
-    """Two lines: what was measured, and with what."""
+    """Two lines: what was measured, and with what; a third one where it is no measurement."""
     realized = _span([f"{tau:.4g}" for tau in table.realized_taus], " to ")
     return [
         f"{table.dataset}, tau {table.tau:g} (realized {realized}), {table.shots} shots, "
         f"classes ranked by {table.class_order}, {table.protocol.replace('_', ' ')}",
         f"toolkit {table.toolkit}, backbone {table.backbone.name}, torch {', '.join(table.torch_versions)}, "
         f"on {', '.join(table.devices)}; accuracy in %, mean ±std over seeds {listed(table.seeds)}",
+        *_warnings(table),
     ]
+
+
+def _warnings(table: Table) -> list[str]:
+    return [REHEARSAL] if table.backbone.name == MICRO and not is_embedded(table.dataset) else []
 
 
 def _accuracy_blocks(table: Table) -> list[list[str]]:
@@ -180,4 +187,5 @@ def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str
     line["pairs"] = difference.n if difference else 0
     low, high = (difference and difference.interval) or (None, None)
     line[f"{table.headline}_difference_low"], line[f"{table.headline}_difference_high"] = low, high
+    line["note"] = "; ".join(_warnings(table))
     return line

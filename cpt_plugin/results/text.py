@@ -21,7 +21,7 @@ def spread(summary: Summary | None, digits: int = 1) -> str:
 
 
 def interval(summary: Summary, digits: int) -> str:
-    """The 95 % t-interval in brackets; of a single value the value itself."""
+    """The t-interval in brackets; of a single value the value itself."""
     low, high = summary.interval or (summary.mean, summary.mean)
     return f"[{low:z.{digits}f}, {high:z.{digits}f}]"
 
@@ -41,6 +41,19 @@ def aligned(grid: Sequence[Sequence[str]]) -> list[str]:
     widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
     lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
     return [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]
+
+
+def fitting(lines: Sequence[Sequence[str]]) -> list[list[list[str]]]:
+    """The columns in parts that fit the terminal, each behind the labels."""
+    columns = [list(column) for column in zip(*lines, strict=True)]
+    widths = [max(map(len, column)) for column in columns]
+    parts: list[list[int]] = [[]]
+    for index in range(1, len(columns)):
+        used = widths[0] + sum(widths[i] + 2 for i in parts[-1])
+        if parts[-1] and used + widths[index] + 2 > TERMINAL_WIDTH:
+            parts.append([])
+        parts[-1].append(index)
+    return [[[line[0], *(line[index] for index in part)] for line in lines] for part in parts]
 
 
 def markdown(grid: Sequence[Sequence[str]]) -> list[str]:

@@ -12,6 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.errors import DataError
 from cpt_plugin.worlds import DATASET_NAME, World
 from datasets.shapes_world.class_sets import class_set
@@ -97,8 +98,8 @@ def check_manifest(folder: Path, world: World) -> dict[str, Any]:
         expected = {
             "world": world.name,
             "drawing_version": DRAWING_VERSION,
-            "split_sha256": _sha256(folder / SPLIT_FILE),
-            "sums_sha256": _sha256(folder / SUMS_FILE),
+            "split_sha256": sha256_of(folder / SPLIT_FILE),
+            "sums_sha256": sha256_of(folder / SUMS_FILE),
             "pixels_sha256": str(manifest["pixels_sha256"]),
         }
         wrong = [key for key, value in expected.items() if manifest.get(key) != value]
@@ -115,15 +116,11 @@ def _check_images(folder: Path, sums_sha256: str) -> None:
     for line in (folder / SUMS_FILE).read_text().splitlines():
         wanted, _, name = line.partition("  ")
         try:
-            found = _sha256(folder / name)
+            found = sha256_of(folder / name)
         except OSError as error:
             raise DataError(f"cannot read the image {folder / name} ({error}): {_remedy(folder)}") from error
         if found != wanted:
             raise DataError(f"the image {folder / name} is not the one that was drawn: {_remedy(folder)}")
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _remedy(folder: Path) -> str:
@@ -151,7 +148,7 @@ def _draw(draft: Path, world: World) -> None:
     for part, per_class in IMAGES_PER_CLASS.items():
         split[part] = _draw_part(draft, world, part, per_class, digest)
     paths = sorted(path for rows in split.values() for path, _, _ in rows)
-    (draft / SUMS_FILE).write_text("".join(f"{_sha256(draft / path)}  {path}\n" for path in paths))
+    (draft / SUMS_FILE).write_text("".join(f"{sha256_of(draft / path)}  {path}\n" for path in paths))
     (draft / SPLIT_FILE).write_text(json.dumps(split))
     manifest = {
         "world": world.name,
@@ -159,8 +156,8 @@ def _draw(draft: Path, world: World) -> None:
         "images_per_class": IMAGES_PER_CLASS,
         "classes": [spec.name for spec in class_set(world.class_set)],
         "pixels_sha256": digest.hexdigest(),
-        "split_sha256": _sha256(draft / SPLIT_FILE),
-        "sums_sha256": _sha256(draft / SUMS_FILE),
+        "split_sha256": sha256_of(draft / SPLIT_FILE),
+        "sums_sha256": sha256_of(draft / SUMS_FILE),
     }
     (draft / MANIFEST_FILE).write_text(json.dumps(manifest, indent=1) + "\n")
 

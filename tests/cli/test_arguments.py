@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,8 @@ import pytest
 
 from cpt_plugin import openai_weights
 from cpt_plugin.cli import arguments, materials
-from cpt_plugin.cli.arguments import parse_arguments, parse_seeds
+from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.words import parse_seeds
 from cpt_plugin.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -45,6 +47,8 @@ def check(*words, **environment):
         ("maple_cpt shapes 0.25 --seed 1", "unknown option '--seed'; nearest: '--seeds'"),
         ("maple_cpt shapes 0.25 OPTIM.LR", "OPTIM.LR has no value"),
         ("maple_cpt shapes", "METHOD DATASET TAU"),
+        ("shapes maple_cpt 0.25", "the method comes first: maple_cpt shapes"),
+        ("mine.yaml coop 0.25", "the method comes first: coop mine.yaml"),
     ],
 )
 def test_wrong_words_get_one_line_and_status_2_before_anything_is_installed(words, message):
@@ -159,13 +163,13 @@ def test_keys_that_are_unknown_or_would_falsify_a_record_are_refused(key, messag
 
 
 def test_weights_file_counts_from_where_the_command_was_typed(tmp_path, monkeypatch):
-    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
     (tmp_path / "own.npz").touch()
     assert parse_arguments(["coop", "shapes", "1", "--backbone", "own.npz"]).backbone == str(tmp_path / "own.npz")
 
 
 def test_open_clip_names(tmp_path, monkeypatch):
-    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
     words = ["coop", "shapes", "1", "--backbone"]
     tag = "open_clip:ViT-B-16/laion2b_s34b_b88k"
     assert parse_arguments([*words, tag]).backbone == tag
@@ -188,7 +192,7 @@ def test_trust_is_given_by_its_own_option():
 
 
 def test_relative_folders_count_from_where_the_command_was_typed(tmp_path, monkeypatch):
-    monkeypatch.setenv(arguments.CALLED_FROM, str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
     args = parse_arguments(["coop", "shapes", "1", "--output", "here", "--root", "../there"])
     assert args.output == tmp_path / "here"
     assert args.root == tmp_path.parent / "there"
@@ -249,3 +253,30 @@ def test_every_data_set_with_a_configuration_has_a_manifest():
     from cpt_plugin.methods import dataset_names
 
     assert set(dataset_names(ROOT)[1:]) <= set(manifest_names())
+
+
+@pytest.mark.parametrize("text", ["~nobody-of-this-name/x", "x" * 5000, "\0", "circle"])
+@pytest.mark.parametrize("option", ["--root", "--output", "--backbone"])
+def test_paths_that_cannot_be_are_errors_of_ours(tmp_path, monkeypatch, option, text):
+    (tmp_path / "circle").symlink_to("circle")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CPT_CALLED_FROM", str(tmp_path))
+    words = ["maple_cpt", "eurosat", "0.25", "--no-download", "--backbone", "micro", option, text]
+    with pytest.raises((ConfigError, DataError)):
+        parse_arguments(words)
+
+
+def test_a_file_is_no_data_folder(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match="is a file"):
+        parse_arguments(["maple_cpt", "shapes", "0.25", "--root", str(tmp_path / "file")])
+
+
+def test_the_command_that_is_named_can_be_pasted(tmp_path):
+    root = tmp_path / "my data"
+    done = ["maple_cpt", "eurosat", "0.25", "--root", str(root), "--no-download", "DATASET.SPLIT", "own"]
+    with pytest.raises(DataError) as caught:
+        parse_arguments([*done, "--backbone", "micro"])
+    command = next(line for line in str(caught.value).splitlines() if line.startswith("then ")).split("or: ")[1]
+    words = ["python", "-m", "cpt_plugin", "data", "get", "eurosat", "--root", str(root), "--own-split"]
+    assert shlex.split(command) == words

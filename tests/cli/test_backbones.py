@@ -239,6 +239,9 @@ def test_the_micro_model_rehearses_real_data_and_says_that_it_means_nothing(
     assert sum("ACCURACIES MEAN NOTHING" in message for message in heard) == 1
     last = capsys.readouterr().out.rstrip().splitlines()[-3:]
     assert last[0].startswith("ACCURACIES MEAN NOTHING here: the micro model"), "at the end too"
+    tables = [path for path in (tmp_path / "output" / "eurosat" / "tables").iterdir()]
+    assert {path.suffix for path in tables} == {".md", ".csv"}
+    assert all("ACCURACIES MEAN NOTHING here" in path.read_text() for path in tables)
     found = [records.load(path) for path in (tmp_path / "output").rglob("record.json")]
     assert {one.method for one in found} == {"zeroshot", "maple", "maple_cpt"}
     for one in found:

@@ -317,7 +317,7 @@ def test_second_process_on_the_same_run_waits_and_finds_it_finished(finished, tm
 def test_folder_that_cannot_be_written_is_named(root, tmp_path):
     (tmp_path / "file").write_text("")
     experiment = tiny_experiment(root, tmp_path / "file", "maple")
-    with pytest.raises(DataError, match="file"):
+    with pytest.raises(DataError, match=f"Not a directory; results go below --output {tmp_path}/file$"):
         experiment.execute()
 
 
@@ -398,8 +398,27 @@ def test_changed_images_are_refused(tmp_path, finished):
     assert same.execute().status == "finished before", "the data may move"
     extra = moved / TinyWorld.dataset_dir / "test"
     (extra / "0_99.png").write_bytes((extra / "0_00.png").read_bytes())
-    with pytest.raises(ConfigError, match=r"split_hash: '[0-9a-f]{64}' there, '[0-9a-f]{64}' now"):
+    with pytest.raises(ConfigError, match=r"the images or their division changed since\. Give another --output, or"):
         same.execute()
+
+
+def test_changed_images_of_the_new_classes_are_refused_and_evaluated_again(tmp_path, finished, no_step):
+    """The training images are the same, so that the prompts can stay."""
+    moved = write_world(tmp_path / "data")
+    experiment = with_opts(copy_run(finished["maple"][0], tmp_path / "output"), root=moved)
+    before = experiment.execute()
+    assert before.status == "finished before"
+    extra = moved / TinyWorld.dataset_dir / "test"
+    (extra / "5_99.png").write_bytes((extra / "5_00.png").read_bytes())
+    with pytest.raises(ConfigError, match=r"record\.json is of other images .*: those of new or their division"):
+        experiment.execute()
+    experiment.record_file.unlink()
+    after = experiment.execute().record.evaluations
+    assert sum(c.total for c in after["new"].per_class) == 1 + sum(
+        c.total for c in before.record.evaluations["new"].per_class
+    )
+    assert after["base"] == before.record.evaluations["base"]
+    assert experiment.execute().status == "finished before"
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"toolkit": "", "split_hash": 1, "config": []}', "\xff"])
@@ -491,6 +510,7 @@ def test_unreadable_image_is_named_and_the_run_goes_on_when_it_is_back(tmp_path,
     [
         ("coop_cpt", ("CPT.WEIGHT_ETF", "-1"), r"CPT\.WEIGHT_ETF must be a finite number"),
         ("coop", ("OPTIM.LR", "-1"), r"OPTIM\.LR must be at least 0"),
+        ("coop", ("OPTIM.NAME", "sdg"), r"OPTIM\.NAME must be one of adam, .*, sgd, not 'sdg'"),
         ("coop", ("TRAINER.COOP.N_CTX", "3", "TRAINER.COOP.CTX_INIT", "a photo"), "N_CTX is 3"),
         ("coop_dpc", ("TRAINER.DPC.TOP_K", "1"), r"TRAINER\.DPC\.TOP_K must be at least 2"),
     ],

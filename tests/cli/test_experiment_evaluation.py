@@ -72,7 +72,7 @@ def test_another_fraction_needs_another_folder(copy):
 def test_prompts_that_were_trained_again_are_noticed(copy):
     path = copy.trained.record_file
     records.save(dataclasses.replace(records.load(path), prompts_hash="1" * 64), path)
-    with pytest.raises(ConfigError, match="prompts_hash"):
+    with pytest.raises(ConfigError, match="the prompts that it evaluates changed since"):
         copy.execute()
 
 

@@ -204,8 +204,8 @@ def test_a_damaged_image_in_the_archive_is_named(world, root, tmp_path, capsys):
 
 
 def test_a_folder_that_cannot_be_made_is_named(world, tmp_path, capsys):
-    (tmp_path / "file").touch()
-    assert get(tmp_path / "file") == 2
+    (tmp_path / "eurosat").touch()
+    assert get(tmp_path) == 2
     assert "cannot be written" in capsys.readouterr().err
 
 
@@ -278,8 +278,16 @@ def test_dead_sources_are_named_as_dead_with_what_works_instead(world, root, cap
     assert "dead source" in capsys.readouterr().out
 
 
+def test_without_a_network_no_trace_is_left(world, root, monkeypatch, capsys):
+    monkeypatch.setattr(getting, "silent", lambda addresses: {"127.0.0.1": "name not found"})
+    assert get(root) == 2
+    assert "name not found: 127.0.0.1" in capsys.readouterr().err
+    assert not root.exists() or not any(root.iterdir())
+
+
 def test_imagenet_is_got_by_hand(tmp_path, capsys):
     assert main(["data", "get", "imagenet", "--root", str(tmp_path)]) == 2
+    assert not any(tmp_path.iterdir())
     assert "by hand, to " in " ".join(capsys.readouterr().err.split()), "however long the path is"
 
 
@@ -303,6 +311,7 @@ def test_list_tells_present_incomplete_and_absent(tmp_path, capsys):
         ("lsit", "invalid choice"),
         ("get", "needs the name"),
         ("get eurosatt", "nearest: 'eurosat'"),
+        ("get shapes", "shapes is drawn by the program: there is nothing to get"),
         ("list eurosat", "list takes"),
         ("verify eurosat --rot x", "--rot"),
     ],

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +11,8 @@ import pytest
 from cpt_plugin.cli import run as pipeline
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Outcome
-from cpt_plugin.cli.main import main
-from cpt_plugin.errors import ConfigError, TrainingError
+from cpt_plugin.cli.main import _COMMANDS, main
+from cpt_plugin.errors import ConfigError, DataError, TrainingError
 from tests.helpers.records import make_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -144,11 +146,12 @@ def test_when_every_run_fails_there_is_no_table(tmp_path, capsys):
     assert "0 of 1 runs are finished" in capsys.readouterr().err
 
 
-def test_a_wrong_configuration_is_told_once(tmp_path, capsys):
-    runs = FakeRuns({("coop", seed): ConfigError("unknown key OPTIM.LRR") for seed in (1, 2, 3)})
+@pytest.mark.parametrize("fault", [ConfigError("unknown key OPTIM.LRR"), DataError("labels.csv, line 3: no label")])
+def test_a_wrong_configuration_or_a_fault_of_the_data_is_told_once(tmp_path, capsys, fault):
+    runs = FakeRuns({("coop", seed): fault for seed in (1, 2, 3)})
     assert pipeline.run(arguments(tmp_path, "coop", "shapes", "1"), runs) == 2
     assert runs.asked == [("zeroshot", 1), ("coop", 1)]
-    assert capsys.readouterr().err.count("OPTIM.LRR") == 1
+    assert capsys.readouterr().err == f"error: {fault}\n"
 
 
 def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, capsys):
@@ -202,6 +205,25 @@ def test_run_sh_helps_and_lists():
             ["bash", str(ROOT / "scripts" / "run.sh"), word], capture_output=True, text=True, check=False
         )
         assert (done.returncode, done.stderr) == (0, "")
+        assert expected in done.stdout
+
+
+def test_run_sh_passes_every_command_on(tmp_path):
+    script = ROOT / "scripts" / "run.sh"
+    patterns = re.findall(r"(?m)^    ([a-z |]+)\)$", script.read_text())
+    assert {word for pattern in patterns for word in pattern.split(" | ")} == {*_COMMANDS}
+    environment = os.environ | {"PYTHON": sys.executable}
+    for words, expected in (
+        (["data", "list", "--root", str(tmp_path)], "eurosat"),
+        (["results", "--help"], "usage: python -m cpt_plugin results"),
+        (["report", "--help"], "usage: python -m cpt_plugin report"),
+        (["reproduce", "--help"], "bash scripts/reproduce.sh ablation"),
+        (["run", "--help"], "bash scripts/run.sh maple_cpt shapes 0.25"),
+    ):
+        done = subprocess.run(
+            ["bash", str(script), *words], capture_output=True, text=True, check=False, env=environment
+        )
+        assert done.returncode == 0, done.stderr
         assert expected in done.stdout
 
 

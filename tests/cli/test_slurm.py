@@ -219,7 +219,7 @@ def test_without_submitit_or_slurm_one_line_says_what_to_do(tmp_path, capsys, mo
 
 
 def test_submitit_makes_the_job_that_was_asked_for(tmp_path, monkeypatch):
-    """Through submitit, with an `sbatch` that runs the script at once; the run's name is wrong, so it ends soon."""
+    """Through submitit, with an `sbatch` that runs the script at once; the run has a wrong name and ends soon."""
     pytest.importorskip("submitit", reason="submitit is not installed: pip install 'submitit>=1.5'")
     from cpt_plugin.cli.repository import ROOT
 

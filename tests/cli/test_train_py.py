@@ -278,6 +278,24 @@ def test_log_is_closed_after_an_error(root, tmp_path):
     assert not logging.getLogger("cpt_plugin").handlers
 
 
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["DATASET.IMBALANCE_TAU", "2"], r"DATASET\.IMBALANCE_TAU must be in \(0, 1\]"),
+        (["DATASET.SUBSAMPLE_CLASSES", "bsae"], r"DATASET\.SUBSAMPLE_CLASSES must be .*base"),
+        (["TRAINER.COOP.CTX_INIT", "a photo"], r"has 2 words: set N_CTX 2"),
+    ],
+)
+def test_wrong_values_are_told_before_anything_is_written(root, tmp_path, options, message):
+    given = command.parser().parse_args([*words(root, tmp_path / "out"), *options])
+    with pytest.raises(ConfigError, match=message):
+        command.main(given)
+    given = command.parser().parse_args(["--model-dir", str(tmp_path / "x"), *words(root, tmp_path / "out")])
+    with pytest.raises(ConfigError, match="there is no such folder"):
+        command.main(given)
+    assert not (tmp_path / "out").exists()
+
+
 def test_wrong_keys_are_named(root, tmp_path):
     given = [*words(root, tmp_path), "OPTIM.LRR", "1"]
     with pytest.raises(ConfigError, match=r"OPTIM\.LRR.*OPTIM\.LR'"):

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cpt_plugin.cli.arguments import CALLED_FROM, parse_arguments
+from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.words import CALLED_FROM
 from cpt_plugin.data.custom import check_own_files, own_yaml
 from cpt_plugin.errors import ConfigError, DataError
 
@@ -80,3 +81,15 @@ def test_other_yamls_pass(tmp_path):
 def test_the_example_is_a_folder_below_the_data_folder(tmp_path):
     with pytest.raises(DataError, match=r"there is no folder .*mydata"):
         parse_arguments(["coop", str(ROOT / "examples" / "mydata.yaml"), "0.5", "--root", str(tmp_path)])
+
+
+def test_a_yaml_that_is_no_text_is_an_error_of_ours(tmp_path):
+    (tmp_path / "mine.yaml").write_bytes(b'DATASET:\n  NAME: "\xff"\n')
+    with pytest.raises(ConfigError, match=r"mine\.yaml cannot be read"):
+        check_own_files(tmp_path / "mine.yaml", tmp_path)
+
+
+def test_a_home_folder_of_nobody_is_a_folder_that_is_not_there(tmp_path):
+    (tmp_path / "mine.yaml").write_text("DATASET:\n  NAME: ImageFolder\n  FOLDER: ~nobody-of-this-name/x\n")
+    with pytest.raises(DataError, match="there is no folder"):
+        check_own_files(tmp_path / "mine.yaml", tmp_path)

@@ -239,3 +239,26 @@ def test_a_killed_unpacking_is_never_taken_for_whole(tmp_path):
     assert cut >= 1
     unpack(archive, folder, ["2750"])
     assert len(content(folder / "2750")) == 2000
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_damage_inside_a_zip_of_any_packing_is_an_error_of_ours(tmp_path, method):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as archive:
+        archive.writestr("a.bin", bytes(range(256)) * 20)
+    data = bytearray((tmp_path / "a.zip").read_bytes())
+    end = data.index(b"PK\x01\x02")
+    for position in range(35, end, 7):
+        (tmp_path / "a.zip").write_bytes(data[:position] + bytes([data[position] ^ 0xFF]) + data[position + 1 :])
+        with pytest.raises(DataError):
+            unpack(tmp_path / "a.zip", tmp_path / "out")
+        assert nothing_in(tmp_path / "out")
+
+
+def test_a_link_to_a_file_that_the_tar_does_not_hold_is_an_error_of_ours(tmp_path):
+    with tarfile.open(tmp_path / "a.tar", "w") as archive:
+        member = tarfile.TarInfo("link.jpg")
+        member.type, member.linkname = tarfile.LNKTYPE, "nothing.jpg"
+        archive.addfile(member)
+    with pytest.raises(DataError, match="damaged"):
+        unpack(tmp_path / "a.tar", tmp_path / "out")
+    assert nothing_in(tmp_path / "out")

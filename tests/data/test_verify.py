@@ -258,3 +258,86 @@ def test_the_majority_decides_which_entry_contradicts(tmp_path):
     assert "holds 'a'" in found[0].detail
 
 
+
+
+def test_a_split_that_comes_after_the_images_is_looked_at_for_the_first_time(tmp_path):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    content = (folder / SPLIT).read_bytes()
+    (folder / SPLIT).unlink()
+    assert verify(MANIFEST, tmp_path, own_split=True).pinned
+
+    (folder / SPLIT).write_bytes(content)
+    change_split(folder, lambda split: split["train"].append(split["test"][0]))
+    assert {finding.kind for finding in verify(MANIFEST, tmp_path).findings} == {"mislabelled"}
+    (folder / SPLIT).write_bytes(content)
+    report = verify(MANIFEST, tmp_path)
+    assert (report.findings, report.pinned) == ([], True)
+
+    change_split(folder, lambda split: split["train"].pop())
+    assert {finding.kind for finding in verify(MANIFEST, tmp_path).findings} == {"damaged", "missing"}
+
+
+def test_a_subset_that_a_run_refuses_is_said_to_be_one(tmp_path, capsys):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    sizes = {part: len(entries) for part, entries in json.loads((folder / SPLIT).read_text()).items()}
+    for _ in range(2):
+        assert main(["data", "verify", "eurosat", "--root", str(tmp_path)]) == 0
+        said = capsys.readouterr().out
+        assert "but a run refuses the data set, unless with DATASET.CHECK_COUNTS False: 7 class names missing" in said
+        assert f"3 classes, 7 fewer than 10; {sizes['train']} train images" in said
+    published = verification._unlike_the_published(MANIFEST, [])
+    assert "0 classes, 10 fewer than 10" in published
+
+
+def test_a_folder_that_cannot_be_written_is_checked_all_the_same(tmp_path, monkeypatch, capsys):
+    def refuse(file, rows):
+        raise OSError(30, "Read-only file system", str(file))
+
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    monkeypatch.setattr(verification, "write_list", refuse)
+    assert main(["data", "verify", "eurosat", "--root", str(tmp_path)]) == 0
+    said = capsys.readouterr().out
+    assert f"{folder} cannot be written (Read-only file system)" in said
+    assert "checked for the first time, nothing wrong" in said
+    assert not list_file(folder, "eurosat").exists()
+
+
+def test_a_changed_image_is_found_although_the_split_is_new(tmp_path):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    (folder / SPLIT).rename(tmp_path / SPLIT)
+    verify(MANIFEST, tmp_path, own_split=True)
+    (tmp_path / SPLIT).rename(folder / SPLIT)
+    image = next((folder / "2750").rglob("*.jpg"))
+    image.write_bytes(image.read_bytes() + b"x")
+    report = verify(MANIFEST, tmp_path)
+    assert [(finding.kind, finding.path) for finding in report.findings] == [
+        ("damaged", str(image.relative_to(folder)))
+    ]
+    assert not report.pinned
+
+
+@pytest.mark.parametrize(
+    "content", ["[]", "[" * 100_000, '{"train": 5}', '{"train": [["/etc/hosts", 0, "a"]], "val": [], "test": []}',
+                '{"train": [["../../x.jpg", 0, "a"]], "val": [], "test": []}',
+                '{"train": [["x.jpg", 1e999, "a"]], "val": [], "test": []}'],
+)  # fmt: skip
+def test_a_split_file_that_means_nothing_or_leads_outside_is_damaged(tmp_path, content):
+    folder = make_fixture("eurosat", tmp_path, CLASSES).folder
+    (folder / SPLIT).write_text(content)
+    report = verify(MANIFEST, tmp_path)
+    assert [(finding.kind, finding.path) for finding in report.findings] == [("damaged", SPLIT)]
+    assert not report.pinned
+
+
+def test_classes_behind_links_are_looked_at_and_a_link_to_itself_ends(tmp_path):
+    folder = make_fixture("imagenet_a", tmp_path).folder / "imagenet-a"
+    manifest = manifest_of("imagenet_a")
+    whole = verify(manifest, tmp_path, anew=True).files
+    one = next(path for path in sorted(folder.iterdir()) if path.is_dir())
+    one.rename(tmp_path / one.name)
+    one.symlink_to(tmp_path / one.name)
+    (folder / "back").symlink_to(folder)
+    assert verify(manifest, tmp_path, anew=True).files == whole
+    image = next((tmp_path / one.name).iterdir())
+    image.write_bytes(image.read_bytes()[:20])
+    assert {finding.kind for finding in verify(manifest, tmp_path).findings} == {"damaged"}

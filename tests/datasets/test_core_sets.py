@@ -14,10 +14,11 @@ import pytest
 
 pytest.importorskip("torch", reason="the toolkit needs torch")
 
-from cpt_plugin.data.manifest import manifest_of
+from cpt_plugin.data.manifest import ClassNames, Counts, manifest_of
 from cpt_plugin.errors import DataError
 from cpt_plugin.long_tail import shot_counts
-from cpt_plugin.toolkit import DataManager
+from cpt_plugin.toolkit import DataManager, Datum
+from datasets._check import check_published
 from tests.helpers.fixtures import Fixture, make_fixture
 from tests.helpers.fixtures.loading import CORE_SETS, WITH_SPLIT_FILE, build, config, rows
 
@@ -206,3 +207,14 @@ def test_unverified_figures_warn_once(
 def test_a_deliberate_subset_says_so(made: dict[str, Fixture]) -> None:
     with pytest.raises(DataError, match=r"5 classes, 5 fewer than 10.*CHECK_COUNTS False"):
         build(made["eurosat"], CHECK_COUNTS=True)
+
+
+def test_a_missing_second_class_of_one_name_is_counted() -> None:
+    manifest = dataclasses.replace(
+        manifest_of("dtd"),
+        counts=Counts(classes=3, verified=True),
+        class_names=ClassNames(names=("missile", "tench", "missile"), verified=True),
+    )
+    items = [Datum.of_present_file("x.jpg", label, name) for label, name in enumerate(("missile", "tench"))]
+    with pytest.raises(DataError, match="2 classes, 1 fewer than 3"):
+        check_published(manifest, (items, [], []), sizes=False)

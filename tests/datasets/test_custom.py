@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from cpt_plugin import toolkit
 from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.encoders import dataset_template
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit.embedded.config import validate
+from cpt_plugin.toolkit.embedded.loader import read_image
 from datasets._custom import Row, split_of
 from tests.helpers.fixtures.custom import COUNTS, image_folder, image_list, write_list
 
@@ -268,6 +272,7 @@ def test_links_inside_are_followed_and_those_that_leave_refused(tmp_path):
         (("path", "class"), r"has the columns path, class, but must have path, label .* did you mean 'label'\?"),
         (("path", "label", "splitt"), r"did you mean 'split'\?"),
         (("path",), "has the columns path, but must have"),
+        (("path;label",), r"the columns of .* are separated by ';', but must be by ','"),
         (("path", "label", "label"), "has the columns path, label, label"),
         ((), r"has the columns \(none\)"),
     ],
@@ -343,3 +348,30 @@ def test_a_template_without_meaning_is_refused(template):
     cfg.DATASET.TEMPLATE = template
     with pytest.raises(ConfigError, match=r"DATASET\.TEMPLATE must be a sentence with \{\} once"):
         validate(cfg)
+
+
+@BOTH
+def test_gray_values_of_16_bits_are_refused_because_they_would_turn_white(tmp_path, kind):
+    make(tmp_path, kind)
+    image = next(path for path in sorted((tmp_path / "mine").rglob("*")) if path.suffix in (".jpg", ".png"))
+    Image.fromarray(np.full((8, 8), 40_000, np.uint16)).save(image, "PNG")
+    refused(tmp_path, r"more than 8 bits \(Pillow's mode I;16\)", kind)
+    with pytest.raises(DataError, match="more than 8 bits"):
+        read_image(str(image))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "YCbCr"])
+def test_other_kinds_of_pixels_are_read(tmp_path, mode):
+    file = tmp_path / ("x.tif" if mode in ("CMYK", "YCbCr") else "x.png")
+    Image.new(mode, (8, 8)).save(file)
+    assert read_image(str(file)).mode == "RGB"
+
+
+def test_accents_written_in_two_ways_read_the_same(tmp_path):
+    image_folder(tmp_path / "mine", {"caf\u00e9": 4, "cafe\u0301": 4})
+    refused(tmp_path, "which read the same: rename or merge them")
+
+
+def test_what_is_neither_file_nor_folder_stops(tmp_path):
+    os.mkfifo(image_folder(tmp_path / "mine") / "dog" / "pipe.jpg")
+    refused(tmp_path, r"what is no file: pipe\.jpg")

@@ -29,6 +29,8 @@ def yaml(tmp_path, request):
 
 
 def test_the_main_job_on_the_path_of_a_yaml(tmp_path, yaml, capsys):
+    is_folder = "Folder" in yaml.read_text()
+    (tmp_path / "mine" / ("cat" if is_folder else "") / "notes.txt").touch()
     arguments = parse_arguments([
         "coop_cpt", str(yaml), "0.25", "--root", str(tmp_path), "--output", str(tmp_path / "out"), "--seeds", "1",
         "--epochs", "1", "--shots", "4", "--no-baseline", "--backbone", str(weights(tmp_path)),
@@ -42,7 +44,34 @@ def test_the_main_job_on_the_path_of_a_yaml(tmp_path, yaml, capsys):
     assert [result.name for result in record.evaluations["new"].per_class] == ["fish", "red barn"]
     assert record.realized_tau == 0.25, "4, 2 and 1 images"
     assert record.config["DATASET.TEMPLATE"] == ("a sketch of a {}." if "Folder" in yaml.read_text() else "")
-    assert "photos" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "photos" in printed.out
+    assert printed.err == ""
+    left_out = f"warning: {tmp_path}/mine: 1 file is no image and is left out: cat/notes.txt\n"
+    log = (tmp_path / "out" / "photos" / "coop_cpt" / "tau0.25" / "seed1" / "log.txt").read_text()
+    assert printed.out.count(left_out) == log.count(left_out) == is_folder, "once a command"
+    assert "profile of epoch 1/1" in log
+    assert "profile of epoch" not in printed.out
+
+
+@pytest.mark.parametrize("backbone", ["micro", "ViT-B/16"])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "nothing.yaml names no data set: set DATASET.NAME to ImageFolder or ImageList"),
+        ('DATASET:\n  FOLDER: "mine"\n', "nothing.yaml names no data set"),
+        ('DATASET:\n  NAME: "ImageFodler"\n', "is 'ImageFodler', which is no data set; nearest: 'ImageFolder'"),
+    ],
+)
+def test_a_yaml_that_names_no_data_set_is_refused_before_the_first_run(tmp_path, capsys, text, message, backbone):
+    (tmp_path / "nothing.yaml").write_text(text)
+    words = ["coop", str(tmp_path / "nothing.yaml"), "0.25", "--output", str(tmp_path / "out"), "--backbone", backbone]
+    missing = []
+    assert run(parse_arguments(words, supply=missing.append)) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_train_py_on_all_classes(tmp_path, yaml):

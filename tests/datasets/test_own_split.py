@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shutil
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -67,14 +69,14 @@ def test_the_same_on_every_machine_and_another_with_another_seed(tmp_path: Path,
     first = make(name, tmp_path / "a")
     reference = lists(first)
     shutil.copytree(first.root, tmp_path / "b", ignore=shutil.ignore_patterns("split_own*"))
-    walk = _own_split.os.walk
+    scandir = os.scandir
 
+    @contextmanager
     def backwards(folder: Path) -> Any:
-        for place, folders, files in walk(folder):
-            folders.sort(reverse=True)
-            yield place, folders, sorted(files, reverse=True)
+        with scandir(folder) as entries:
+            yield iter(sorted(entries, key=lambda entry: entry.name, reverse=True))
 
-    monkeypatch.setattr(_own_split.os, "walk", backwards)
+    monkeypatch.setattr(os, "scandir", backwards)
     second = Fixture(name, tmp_path / "b", tmp_path / "b" / first.folder.name, first.names, first.rows)
     assert lists(second) == reference
     assert lists(second, SPLIT_SEED=2)[0] != reference[0]
@@ -171,6 +173,9 @@ def test_an_image_that_an_official_list_names_must_be_there(tmp_path: Path) -> N
 def test_no_images_at_all(tmp_path: Path) -> None:
     fixture = make("eurosat", tmp_path)
     shutil.rmtree(fixture.folder / "2750")
+    with pytest.raises(DataError, match=r"cannot read the folder .*2750: No such file"):
+        lists(fixture)
+    (fixture.folder / "2750").mkdir()
     with pytest.raises(DataError, match="no images"):
         lists(fixture)
 
@@ -178,6 +183,23 @@ def test_no_images_at_all(tmp_path: Path) -> None:
 def test_aircraft_needs_none(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="come with its images"):
         build(make_fixture("fgvc_aircraft", tmp_path), SPLIT="own")
+
+
+def test_images_behind_links_count_and_links_that_lead_nowhere_stop(tmp_path: Path) -> None:
+    fixture = make("eurosat", tmp_path / "data")
+    whole = lists(fixture, CHECK_COUNTS=False)
+    folder = next(path for path in sorted((fixture.folder / "2750").iterdir()) if path.is_dir())
+    folder.rename(tmp_path / folder.name)
+    folder.symlink_to(tmp_path / folder.name)
+    for file in fixture.folder.glob("split_own_*"):
+        file.unlink()
+    assert lists(fixture, CHECK_COUNTS=False) == whole
+
+    (folder / "gone.jpg").symlink_to(tmp_path / "gone")
+    for file in fixture.folder.glob("split_own_*"):
+        file.unlink()
+    with pytest.raises(DataError, match=r"no file: gone\.jpg"):
+        lists(fixture)
 
 
 def test_other_files_are_no_images(tmp_path: Path) -> None:
@@ -211,3 +233,17 @@ def test_labels_follow_the_published_order_and_strangers_come_last() -> None:
     numbered = number(parts, ["cat", "ant", "unseen", "zebra"])
     assert numbered == {"train": [("1", 2, "zebra"), ("2", 1, "ant")], "val": [("3", 3, "bee")],
                         "test": [("4", 0, "cat")]}  # fmt: skip
+
+
+def test_a_split_made_before_all_images_were_there_is_said_to_be_outdated(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixture = make("eurosat", tmp_path)
+    image = next((fixture.folder / "2750").rglob("*.jpg"))
+    image.rename(tmp_path / "later.jpg")
+    partial = lists(fixture, CHECK_COUNTS=False)
+    assert lists(fixture, CHECK_COUNTS=False) == partial
+    assert "would give another split" not in caplog.text
+    (tmp_path / "later.jpg").rename(image)
+    assert lists(fixture, CHECK_COUNTS=False) == partial
+    assert "would give another split" in caplog.text

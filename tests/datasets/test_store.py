@@ -165,8 +165,8 @@ def test_images_are_read_once_a_process(
     store.ensure_world(tmp_path, SMALL)
     next_process()
     hashed: list[Path] = []
-    sha256 = store._sha256
-    monkeypatch.setattr(store, "_sha256", lambda path: [hashed.append(path), sha256(path)][1])
+    sha256 = store.sha256_of
+    monkeypatch.setattr(store, "sha256_of", lambda path: [hashed.append(path), sha256(path)][1])
     for _ in range(3):
         store.ensure_world(tmp_path, SMALL)
     images = [path for path in hashed if path.suffix == ".png"]

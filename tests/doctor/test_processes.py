@@ -153,6 +153,11 @@ def test_the_small_training_sees_what_depends_on_chance(monkeypatch):
     assert not probe.determinism(PACKAGE)["same"]
 
 
+def test_the_repair_of_torchvision_is_tried_in_pythons_without_cpt_plugin(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cpt_plugin", None)
+    assert callable(probe._repair(PACKAGE).prepare_torchvision)
+
+
 def test_probes_start_in_old_pythons():
     """As far as that can be told here: the syntax is that of Python 3.8."""
     ast.parse((PACKAGE / "doctor" / "probe.py").read_text(), feature_version=(3, 8))

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from cpt_plugin import openai_weights
-from cpt_plugin.encoders import load_clip
-from cpt_plugin.encoders.weights_file import sha256_of
+from cpt_plugin._hashing import sha256_of
+from cpt_plugin.encoders import load, load_clip
 from cpt_plugin.errors import CheckpointError, DataError
 from tests.encoders.test_weights_file import state
 from tests.helpers.archives import write_torchscript
@@ -23,6 +23,7 @@ class Server:
 
     def __init__(self, source: Path) -> None:
         self.source, self.asked, self.error = source, [], None  # type: ignore[var-annotated]
+        self.silent: dict[str, str] = {}
 
     def download(
         self, url: str, destination: Path, sha256: str = "", md5: str = "", bytes: int = 0
@@ -42,6 +43,7 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     monkeypatch.setattr(openai_weights, "CACHE", tmp_path / "cache" / "clip")
     monkeypatch.setitem(openai_weights.SHA256, "ViT-B/32", sha256_of(source))
     monkeypatch.setitem(sys.modules, "cpt_plugin.data.download", SimpleNamespace(download=made.download))
+    monkeypatch.setattr(load, "silent", lambda addresses: made.silent)
     return made
 
 
@@ -91,3 +93,10 @@ def test_a_damaged_file_in_the_cache_is_named_and_not_replaced(server: Server, t
         load_clip("ViT-B/32", download=True)
     assert server.asked == []
     assert file.read_bytes() == b"half of it"
+
+
+def test_without_a_network_nothing_is_tried_again_and_again(server: Server) -> None:
+    server.silent = {"host": "name not found"}
+    with pytest.raises(DataError, match=r"could not be downloaded \(name not found: host\)\n.*ViT-B-32\.pt"):
+        load_clip("ViT-B/32", download=True)
+    assert server.asked == []

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import Tensor
 
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.backbones import OpenClipName, open_clip_name
 from cpt_plugin.encoders import (
     ClassTokens,
@@ -29,7 +30,6 @@ from cpt_plugin.encoders import (
     tokenize,
 )
 from cpt_plugin.encoders._architecture import Traits
-from cpt_plugin.encoders.weights_file import sha256_of
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from tests.encoders.test_openai_archive import relative
 from tests.helpers.tiny_clip import random_state

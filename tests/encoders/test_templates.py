@@ -24,6 +24,8 @@ from cpt_plugin.errors import ConfigError
         ("ucf101", "a photo of a person doing {}."),
         ("caltech-101", "a photo of a {}."),
         ("ImageNet", "a photo of a {}."),
+        ("ImageFolder", "a photo of a {}."),
+        ("ImageList", "a photo of a {}."),
     ],
 )
 def test_names_of_the_field(name: str, template: str, caplog: pytest.LogCaptureFixture) -> None:

@@ -14,8 +14,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from cpt_plugin import openai_weights
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin.encoders import load_clip, sizes_of
-from cpt_plugin.encoders.weights_file import is_torchscript, read_shapes, read_state, sha256_of
+from cpt_plugin.encoders.weights_file import is_torchscript, read_shapes, read_state
 from cpt_plugin.errors import CheckpointError, CPTError, DataError
 from tests.helpers.archives import write_torchscript
 from tests.helpers.tiny_clip import random_state
@@ -118,6 +119,15 @@ def test_trust_does_not_reach_pickles(tmp_path: Path) -> None:
     assert "weights_only" not in str(caught.value), "torch's advice to switch the safety off is not passed on"
 
 
+@pytest.mark.parametrize("content", [{1: torch.zeros(1)}, {"a": torch.eye(2).to_sparse()}, [torch.zeros(1)], {"a": 1}])
+def test_what_is_no_mapping_of_names_to_dense_tensors(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "x.pt"
+    torch.save(content, path)
+    for refused in (load_clip, sizes_of):
+        with pytest.raises(CheckpointError, match="does not hold a state dict"):
+            refused(str(path))
+
+
 def test_a_prefix_is_taken_off_only_where_all_names_have_it(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
     torch.save({"module.a": torch.zeros(1), "b": torch.zeros(1)}, path)
@@ -155,3 +165,24 @@ def test_a_file_that_is_not_there(tmp_path: Path) -> None:
     for name in ("x.pt", "x.safetensors"):
         with pytest.raises(DataError, match="does not exist"):
             sizes_of(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("name", ["ctx", "prompt_learner.ctx", "visual_ctx", "compound_prompts_text.0"])
+def test_a_checkpoint_of_prompts_is_recognized(name: str, tmp_path: Path) -> None:
+    torch.save({"state_dict": {name: torch.zeros(2, 4)}, "epoch": 1}, tmp_path / "model.pth.tar-1")
+    for read in (read_shapes, lambda path: read_state(path, sha256_of(path))):
+        with pytest.raises(CheckpointError, match=r"holds learned prompts, not CLIP weights.*MODEL\.INIT_WEIGHTS"):
+            read(tmp_path / "model.pth.tar-1")
+
+
+def test_no_name_of_clip_is_taken_for_one_of_prompts(tmp_path: Path) -> None:
+    torch.save(state(), tmp_path / "clip.pt")
+    assert read_shapes(tmp_path / "clip.pt").keys() == state().keys()
+
+
+def test_a_download_that_broke_off_is_said_to_be_one(tmp_path: Path) -> None:
+    write_torchscript(tmp_path / "ViT.pt", SMALL, 8)
+    whole = (tmp_path / "ViT.pt").read_bytes()
+    (tmp_path / "ViT.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(CheckpointError, match="broke off"):
+        read_shapes(tmp_path / "ViT.pt")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import os
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cpt_plugin.results.record import save
+from cpt_plugin.results.record import Backbone, save
 from cpt_plugin.results.summary import build_table
 from cpt_plugin.results.table import render_csv, render_markdown, render_terminal
 from cpt_plugin.results.text import TERMINAL_WIDTH
@@ -128,14 +129,31 @@ def test_csv_reads_back_without_loss(records):
 
 def test_notes_on_single_seeds_missing_baselines_outliers_and_settings(make_record):
     one = [make_record("maple", 1, correct=(9,) * 6), make_record("maple_cpt", 1, config={"OPTIM.LR": 0.1})]
-    text = render_markdown([*one, make_record("coop_cpt", 1)], seeds=[1, 2])
+    runs = [*one, make_record("coop_cpt", 1)]
+    text = render_markdown(runs, ["coop"], seeds=[1, 2])
     assert "- H, maple_cpt - maple: -7.76, no interval from one seed, paired over seeds 1\n" in text
     assert "- maple_cpt and maple also differ in OPTIM.LR: 0.1 != 0.002\n" in text
     assert "- H, coop_cpt - coop: no seed in common\n" in text
+    assert "coop_cpt - coop" not in render_markdown(runs, seeds=[1, 2]), "coop is not wanted"
     assert "- missing seeds of maple: 2\n" in text
     far = [make_record("maple", seed, correct=(9 - seed,) * 6) for seed in (1, 2, 3)]
     assert "check: maple, seed 3: base 60.0 is 10.0 points below the median 70.0\n" in render_terminal(far)
     assert "check: maple, seed 1: base 80.0 is 10.0 points above the median 70.0\n" in render_terminal(far)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "backbone", "means_nothing"),
+    [("eurosat", "micro", True), ("eurosat (own split 1)", "micro", True), ("eurosat", "ViT-B/16", False),
+     ("shapes", "micro", False), ("shapes:triples:tint", "micro", False)],
+)  # fmt: skip
+def test_a_rehearsal_of_the_micro_model_on_photographs_is_said_in_every_form(
+    make_record, dataset, backbone, means_nothing
+):
+    record = dataclasses.replace(make_record("coop", 1, dataset=dataset), backbone=Backbone(backbone, "0" * 64))
+    for render in RENDERERS:
+        assert ("ACCURACIES MEAN NOTHING here" in render([record])) is means_nothing
+    (line,) = csv.DictReader(io.StringIO(render_csv([record])))
+    assert bool(line["note"]) is means_nothing
 
 
 def test_group_sizes_and_ratios_that_vary_over_seeds_show_their_range(make_record):

@@ -258,6 +258,17 @@ def test_what_is_present_is_told_without_installing(machine, monkeypatch):
     assert machine.phases == []
 
 
+def test_a_python_that_may_not_be_started_is_not_used(machine):
+    make_venv(machine.venv)
+    python = machine.venv / "bin" / "python"
+    python.unlink()
+    python.write_text("")
+    python.chmod(0o644)
+    assert machine.module.present(machine.repository, "run") == Path(sys.executable)
+    with pytest.raises(machine.module.SetupError, match="holds no working Python: move it away or remove it"):
+        machine.start()
+
+
 def test_wrong_words_are_refused(capsys):
     assert load().main(["nonsense"]) == 1
     assert "run or test" in capsys.readouterr().err

@@ -207,6 +207,7 @@ def test_negative_seed_is_replaced_in_a_copy():
         ("DATASET.SPLIT_SEED", -1),
         ("TRAIN.PRINT_FREQ", 0),
         ("SEED", 2**32),
+        ("OPTIM.NAME", "sdg"),
         ("TEST.FINAL_MODEL", "best"),
         ("INPUT.SIZE", (3,)),
         ("DATALOADER.TRAIN_X.BATCH_SIZE", 0),

@@ -57,6 +57,16 @@ def test_a_second_run_appends_to_its_own_file_only(tmp_path, capsys):
     assert list(LOGGER.handlers) == before
 
 
+def test_a_warning_is_shown_once_and_written_every_time(tmp_path, capsys):
+    for name in ("a", "b"):
+        handle = setup_logger(tmp_path / name)
+        LOGGER.warning("one file is left out")
+        LOGGER.info("epoch 1")
+        handle.close()
+        assert (tmp_path / name / "log.txt").read_text() == "warning: one file is left out\nepoch 1\n"
+    assert capsys.readouterr().out == "warning: one file is left out\nepoch 1\nepoch 1\n"
+
+
 def test_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     before = list(LOGGER.handlers)

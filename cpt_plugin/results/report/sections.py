@@ -51,9 +51,8 @@ def group_table(group: Group) -> str:
          Cell(f"{len(row.by_seed)}/{row.expected}", len(row.by_seed))]
         for row in table.rows
     ]  # fmt: skip
-    first, second = lines_of(table)
     notes = html.folded("differences, values by seed", html.bullets([*notes_of(table), LEGEND]))
-    return html.table(f"{first}; {second}", header, rows) + notes
+    return html.table("; ".join(lines_of(table)), header, rows) + notes
 
 
 def grid_table(grid: Grid) -> str:

@@ -17,6 +17,7 @@ from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.config_identity import flatten
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.defaults import DEFAULTS, PACKAGE_KEYS
+from cpt_plugin.toolkit.embedded.optim import OPTIMIZERS
 
 
 class Config(CfgNode):
@@ -142,6 +143,7 @@ _RANGES: list[tuple[str, str, Any]] = [
     ("DATALOADER.K_TRANSFORMS", "at least 1", lambda v: v >= 1),
     ("DATALOADER.TRAIN_X.BATCH_SIZE", "at least 1", lambda v: v >= 1),
     ("DATALOADER.TEST.BATCH_SIZE", "at least 1", lambda v: v >= 1),
+    ("OPTIM.NAME", *_one_of(*OPTIMIZERS)),
     ("OPTIM.LR", "at least 0", lambda v: v >= 0),
     ("OPTIM.MAX_EPOCH", "at least 0", lambda v: v >= 0),
     ("TRAIN.PRINT_FREQ", "at least 1", lambda v: v >= 1),

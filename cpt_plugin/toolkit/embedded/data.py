@@ -7,10 +7,12 @@ import json
 import os
 import random
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
+from cpt_plugin._paths import from_home
 from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.data.split_file import read_entries
 from cpt_plugin.errors import DataError
 
 
@@ -186,18 +188,7 @@ def read_split(path: str | Path, root: str | Path) -> tuple[list[Datum], list[Da
         DataError: the file is missing or malformed, a path leaves ``root``, or images do not exist (how many, and
             the first of them).
     """
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise DataError(
-            f"cannot read the split file {path}: {error.strerror}; see the README for its source"
-        ) from error
-    except ValueError as error:
-        raise DataError(f"the split file {path} is not valid JSON: {error}") from error
-    if not isinstance(content, dict) or not {"train", "val", "test"} <= content.keys():
-        raise DataError(f"the split file {path} must hold the lists train, val and test")
-    parts = [[_checked_row(row, path, root) for row in content[part]] for part in ("train", "val", "test")]
-    train, val, test = present_items(parts, root, path)
+    train, val, test = present_items(read_entries(Path(path)), root, path)
     return train, val, test
 
 
@@ -243,16 +234,6 @@ def _files_in(folder: str) -> set[str]:
         return set()
 
 
-def _checked_row(row: Any, path: str | Path, root: str | Path) -> tuple[str, int, str]:
-    match row:
-        case [str(relative), int(label), str(name)] if label >= 0 and not isinstance(label, bool):
-            pure = PurePosixPath(relative)
-            if pure.is_absolute() or ".." in pure.parts:
-                raise DataError(f"{path} names {relative!r}, which leaves the data folder {root}")
-            return str(pure), label, name
-    raise DataError(f"{path} holds {row!r}; each entry must be [relative path, label, class name]")
-
-
 def save_split(
     train: Sequence[Any], val: Sequence[Any], test: Sequence[Any], path: str | Path, root: str | Path
 ) -> None:
@@ -271,7 +252,7 @@ def split_hash(dataset: Any, root: str | Path) -> str:
     Paths are relative to ``root`` where they lie in it, so the hash does not change when the data move. A data
     set that knows a hash of its images has it in ``content_hash``; it is taken in.
     """
-    base = Path(root).expanduser().absolute()
+    base = from_home(root).absolute()
     rows: dict[str, Any] = {
         part: sorted([_relative(item.impath, base), item.label, item.classname] for item in items or ())
         for part, items in (("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test))

@@ -28,7 +28,18 @@ _LOGGER = logging.getLogger("cpt_plugin")
 
 def read_image(path: str) -> Image.Image:
     """Reads an image as RGB; raises :class:`DataError` with the path when it cannot be decoded."""
-    return _read(path, lambda image: image.convert("RGB"))
+    return _read(path, _as_rgb)
+
+
+def refuse_deep(image: Image.Image) -> None:
+    """Raise ValueError for gray values of more than 8 bits, which Pillow would clip to white instead of scaling."""
+    if image.mode[0] in "IF":
+        raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}): save it with 8")
+
+
+def _as_rgb(image: Image.Image) -> Image.Image:
+    refuse_deep(image)
+    return image.convert("RGB")
 
 
 def image_size(path: str) -> tuple[int, int]:

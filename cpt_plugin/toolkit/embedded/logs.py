@@ -45,6 +45,7 @@ class LogHandle:
 
 
 _active: LogHandle | None = None
+_warned: set[str] = set()
 
 
 class _PlainFormatter(logging.Formatter):
@@ -54,12 +55,17 @@ class _PlainFormatter(logging.Formatter):
 
 
 class _ConsoleHandler(logging.Handler):
-    """Writes to the standard output of the moment, above a progress bar if there is one."""
+    """Writes to the standard output of the moment, above a progress bar if there is one.
+
+    A warning that every run of a command would repeat is shown once; the files have it every time.
+    """
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, "file_only", False):
-            return
         text = self.format(record)
+        if getattr(record, "file_only", False) or text in _warned:
+            return
+        if record.levelno == logging.WARNING:
+            _warned.add(text)
         if "tqdm" in sys.modules and sys.stderr.isatty():
             sys.modules["tqdm"].tqdm.write(text, file=sys.stdout)
         else:

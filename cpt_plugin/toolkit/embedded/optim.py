@@ -14,6 +14,27 @@ from cpt_plugin.errors import ConfigError
 Schedule = Callable[[int], float]
 
 
+def _adam(kind: Callable[..., torch.optim.Optimizer], **more: Any) -> Callable[[Any, Any], torch.optim.Optimizer]:
+    return lambda p, c: kind(p, betas=(c.ADAM_BETA1, c.ADAM_BETA2), **_common(c), **more)
+
+
+def _common(c: Any) -> dict[str, Any]:
+    return {"lr": c.LR, "weight_decay": c.WEIGHT_DECAY}
+
+
+OPTIMIZERS: dict[str, Callable[[Any, Any], torch.optim.Optimizer]] = {
+    "adam": _adam(torch.optim.Adam),
+    "adamw": _adam(torch.optim.AdamW),
+    "amsgrad": _adam(torch.optim.Adam, amsgrad=True),
+    "radam": _adam(torch.optim.RAdam),
+    "rmsprop": lambda p, c: torch.optim.RMSprop(p, momentum=c.MOMENTUM, alpha=c.RMSPROP_ALPHA, **_common(c)),
+    "sgd": lambda p, c: torch.optim.SGD(
+        p, momentum=c.MOMENTUM, dampening=c.SGD_DAMPNING, nesterov=c.SGD_NESTEROV, **_common(c)
+    ),
+}
+"""``OPTIM.NAME``: how an optimizer is made from parameters (or groups of them) and the ``OPTIM`` node."""
+
+
 def build_optimizer(
     model: nn.Module | Iterable[Any], optim_cfg: Any, param_groups: Any = None
 ) -> torch.optim.Optimizer:
@@ -28,25 +49,13 @@ def build_optimizer(
         ConfigError: unknown name, or nothing to train.
     """
     c = optim_cfg
-    betas = (c.ADAM_BETA1, c.ADAM_BETA2)
-    common = {"lr": c.LR, "weight_decay": c.WEIGHT_DECAY}
-    makers: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
-        "adam": lambda p: torch.optim.Adam(p, betas=betas, **common),
-        "amsgrad": lambda p: torch.optim.Adam(p, betas=betas, amsgrad=True, **common),
-        "adamw": lambda p: torch.optim.AdamW(p, betas=betas, **common),
-        "radam": lambda p: torch.optim.RAdam(p, betas=betas, **common),
-        "rmsprop": lambda p: torch.optim.RMSprop(p, momentum=c.MOMENTUM, alpha=c.RMSPROP_ALPHA, **common),
-        "sgd": lambda p: torch.optim.SGD(
-            p, momentum=c.MOMENTUM, dampening=c.SGD_DAMPNING, nesterov=c.SGD_NESTEROV, **common
-        ),
-    }
-    if c.NAME not in makers:
-        raise ConfigError(f"OPTIM.NAME must be one of {', '.join(sorted(makers))}, not {c.NAME!r}")
+    if c.NAME not in OPTIMIZERS:
+        raise ConfigError(f"OPTIM.NAME must be one of {', '.join(OPTIMIZERS)}, not {c.NAME!r}")
     groups = list(param_groups if param_groups is not None else _parameters(model, c))
     if not groups:
         raise ConfigError("there is nothing to train: no parameter requires a gradient")
     try:
-        return makers[c.NAME](groups)
+        return OPTIMIZERS[c.NAME](groups, c)
     except ValueError as error:
         raise ConfigError(f"OPTIM is not valid for {c.NAME}: {error}") from error
 

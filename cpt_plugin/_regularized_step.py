@@ -1,0 +1,206 @@
+"""One training step of a hooked trainer: ``forward_backward`` with the regularizers added to what it does."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from cpt_plugin._trainer_checks import attached_models
+from cpt_plugin.attach import Attachment, Observer, OutputScale, attach_loss
+from cpt_plugin.balance import GradientBalance, Target, Weighted
+from cpt_plugin.errors import HookError, TrainingError
+from cpt_plugin.profiling import profile_of
+from cpt_plugin.regularizers import FeatureBatch, Regularizer
+from cpt_plugin.taps import Taps
+
+
+class RegularizedStep:
+    """Stands in for ``trainer.forward_backward`` and adds the regularizers to what it does.
+
+    Attributes:
+        regularizers: the active ones.
+        installed: whether it stands there now.
+        parts, total: weighted parts and their sum, of the last step.
+        balance: what sets balanced weights.
+    """
+
+    def __init__(
+        self, trainer: Any, regularizers: list[Regularizer], text_shape: torch.Size, accumulation: int | None
+    ) -> None:
+        self.regularizers = regularizers
+        self.installed = False
+        self.parts: dict[str, float] = {}
+        self.total = 0.0
+        self._trainer = trainer
+        self._model: nn.Module = trainer.model
+        self._text_shape = text_shape
+        self._output_scale = OutputScale(trainer, accumulation)
+        self.balance = GradientBalance(trainer)
+        self._profile = profile_of(trainer)
+        self._taps = Taps(self._model, self._timed)
+        self._steps = 0
+        self._attachments: list[Attachment] = []
+        self._values: list[dict[str, float]] = []
+        self._sources: dict[str, tuple[Regularizer, str]] = {}
+        self._running = False
+        self._own_original = "forward_backward" in vars(trainer)
+        self._original: Callable[..., Any] = trainer.forward_backward
+        self._install()
+
+    def _install(self) -> None:
+        self._taps.install()
+        self._trainer.forward_backward = self
+        attached_models.add(self._model)
+        self.installed = True
+
+    def uninstall(self) -> None:
+        """Take everything out; beneath somebody else's later wrapper this step stays, without effect."""
+        if not self.installed:
+            return
+        self.installed = False
+        self.balance.close()
+        self._taps.remove()
+        attached_models.discard(self._model)
+        if vars(self._trainer).get("forward_backward") is not self:
+            return
+        if self._own_original:
+            self._trainer.forward_backward = self._original
+        else:
+            del self._trainer.forward_backward
+
+    def __reduce__(self) -> Any:
+        raise HookError("A trainer with a CPTHook cannot be copied or pickled: detach() the handle first.")
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self._running or not self.installed:
+            return self._original(*args, **kwargs)
+        if self._trainer.model is not self._model:
+            raise HookError("trainer.model was replaced after the hook was attached: detach(), attach again.")
+        self._steps += 1
+        self._attachments.clear()
+        self._values.clear()
+        self._running = True
+        try:
+            with self._taps.armed(args[0] if args else kwargs.get("batch")):
+                summary = self._original(*args, **kwargs)
+        finally:
+            self._running = False
+        self._check_back_propagated()
+        self._report(summary)
+        return summary
+
+    def _timed(self, features: FeatureBatch, output: Any) -> Any:
+        with self._profile.section("regularizer"):
+            return self._regularize(features, output)
+
+    def _regularize(self, features: FeatureBatch, output: Any) -> Any:
+        """Called at the end of the model's forward; returns its output with the regularizers attached."""
+        self._check_features(features)
+        with torch.autocast(device_type=features.image.device.type, enabled=False):
+            parts = self._compute(features)
+            total = torch.stack([self._weighted(name, part) for name, part in parts.items()]).sum()
+        if not total.requires_grad:
+            raise HookError(
+                f"Nothing to regularize: no gradient flows back from the parts {', '.join(parts)} (text "
+                f"features require a gradient: {features.text.requires_grad}, image features: "
+                f"{features.image.requires_grad}). Train prompts of the encoder that these parts act on, run "
+                "that encoder with gradients on (no torch.no_grad, no checkpointing with "
+                "use_reentrant=True), or set the weights to 0."
+            )
+        self._keep_values(parts, features)
+        output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts, features))
+        if attachment.scale is not None:
+            self._output_scale.check()
+        self._attachments.append(attachment)
+        return output
+
+    def _weighted(self, name: str, part: Tensor) -> Tensor:
+        return Weighted.apply(part, self.balance, name) if name in self.balance else part
+
+    def _observer(self, parts: dict[str, Tensor], features: FeatureBatch) -> Observer | None:
+        """What looks at the gradients of this step for balanced weights; None where they are not wanted."""
+        if not self.balance.pending:
+            return None
+        early = {regularizer: regularizer.undeveloped(features) for regularizer in self.regularizers}
+        owners = ((name, *self._sources[name]) for name in parts)
+        ready = {name: parts[name] for name, regularizer, part in owners if part not in early[regularizer]}
+        where = f"step {self._steps}{self._position()}"
+        return lambda outputs, gradients, scale: self.balance.observe(ready, outputs, gradients, scale, where)
+
+    def _compute(self, features: FeatureBatch) -> dict[str, Tensor]:
+        parts: dict[str, Tensor] = {}
+        for regularizer in self.regularizers:
+            for part, value in regularizer.compute(features).items():
+                name = f"{regularizer.name}_{part}" if part in parts else part
+                parts[name], self._sources[name] = value, (regularizer, part)
+                if part in regularizer.gradient_fractions:
+                    fraction = regularizer.gradient_fractions[part]
+                    self.balance.want(name, Target(fraction, regularizer.gradient_momentum))
+        if not parts:
+            names = ", ".join(regularizer.name for regularizer in self.regularizers)
+            raise HookError(f"The active regularizers ({names}) returned no parts: compute() must give one.")
+        dtype = torch.promote_types(features.text.dtype, features.image.dtype)
+        return {name: value.to(dtype) for name, value in parts.items()}
+
+    def _keep_values(self, parts: dict[str, Tensor], features: FeatureBatch) -> None:
+        """Bring the parts to the host in one transfer; stop before the backward pass if one is not finite."""
+        stacked = torch.stack([part.detach() for part in parts.values()])
+        values = dict(zip(parts, stacked.tolist(), strict=True))
+        for name, value in values.items():
+            if not math.isfinite(value):
+                raise TrainingError(
+                    f"Part {name!r} of the regularizer is {value} in training step "
+                    f"{self._steps}{self._position()}; finite features: text "
+                    f"{bool(features.text.isfinite().all())}, image {bool(features.image.isfinite().all())}. "
+                    "The parameters were not updated: lower the learning rate, train in fp32, or go back to "
+                    "the last good checkpoint."
+                )
+        self._values.append(values)
+
+    def _position(self) -> str:
+        epoch, batch = (getattr(self._trainer, name, None) for name in ("epoch", "batch_idx"))
+        return "" if epoch is None or batch is None else f" (epoch {epoch + 1}, batch {batch + 1})"
+
+    def _check_features(self, features: FeatureBatch) -> None:
+        classes, width = self._text_shape
+        if features.text.shape not in (self._text_shape, (len(features.image), *self._text_shape)):
+            raise HookError(
+                f"Text features have shape {tuple(features.text.shape)}, but the frozen text features have "
+                f"{classes} classes of {width} dimensions: give frozen_text and class_names of the classes "
+                "and the CLIP model that this trainer trains on; features of each image are (B, K, d)."
+            )
+        if features.image.shape[-1] != width:
+            raise HookError(
+                f"Image features have {features.image.shape[-1]} dimensions, the frozen text features "
+                f"{width}: give frozen_text from the same CLIP model, and let model.image_encoder return "
+                "projected features."
+            )
+
+    def _check_back_propagated(self) -> None:
+        if not self._attachments:
+            raise HookError(
+                "forward_backward did not run trainer.model with gradients on, so nothing was regularized: "
+                "call the model as self.model(...), not self.model.forward(...) or a wrapped or compiled "
+                "copy, or detach() the hook for steps without a loss."
+            )
+        if not all(attachment.fired for attachment in self._attachments):
+            raise HookError(
+                "The regularizer was computed but never back-propagated: forward_backward must call "
+                "backward() on a loss that uses the model's output (its first tensor with a gradient, if it "
+                "returns a tuple). Put that tensor first, and run additional passes under torch.no_grad()."
+            )
+
+    def _report(self, summary: Any) -> None:
+        """Parts of this step (mean over the model's forwards in it), also into the trainer's summary."""
+        count = len(self._values)
+        names = dict.fromkeys(name for values in self._values for name in values)
+        means = {name: sum(values.get(name, 0.0) for values in self._values) / count for name in names}
+        self.parts = {n: value * self.balance.factor(n) if n in self.balance else value for n, value in means.items()}
+        self.total = sum(self.parts.values())
+        if isinstance(summary, dict):
+            summary["loss_reg"] = self.total
+            summary.update({f"loss_{name}": value for name, value in self.parts.items()})

@@ -1,0 +1,118 @@
+"""`python -m cpt_plugin compare A B`: is one method better than another, and what may be claimed."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Sequence
+
+from cpt_plugin.cli.results import put
+from cpt_plugin.cli.words import Parser, parse_count, parse_seeds, typed_folder
+from cpt_plugin.config_identity import variant_name
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.methods import find_repository, parse_dataset, parse_method, parse_tau
+from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol
+from cpt_plugin.results.record import RunRecord
+
+_PROG = "python -m cpt_plugin compare"
+_EPILOG = f"""\
+Each world (data set) counts once, by the mean over seeds of the paired difference A - B; the t-interval is over worlds.
+
+examples:
+  {_PROG} maple_cptb maple
+  {_PROG} maple_cptb,maple_la maple output --metric H,tail --tau 0.06 --holm
+  {_PROG} "maple_cpt (CPT.WEIGHT_CC=0)" maple_cpt --worlds shapes,shapes:colors:clean
+
+A variant is named as in tables: the method, then its KEY=VALUE pairs in parentheses."""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of the command."""
+    parser = Parser(
+        prog=_PROG,
+        description="Paired differences between methods from records, and a sentence on what may be claimed.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("first", metavar="A[,A2,...]", help="the methods in question")
+    parser.add_argument("second", metavar="B", help="the method they are compared with")
+    parser.add_argument("places", metavar="FOLDER", nargs="*", help="records: folders or .jsonl (default: output)")
+    parser.add_argument("--metric", metavar="M[,M2,...]", help="H, base, new, all, mean, worst, head, mid, tail, many, "
+                        "medium, few, or a target's name (default: the protocol's headline)")  # fmt: skip
+    parser.add_argument("--worlds", metavar="W[,W2,...]", help="data sets expected (default: those that occur)")
+    parser.add_argument("--seeds", metavar="N[,N2,...]", help="seeds expected (default: those that occur)")
+    parser.add_argument("--tau", metavar="T[,T2,...]", help="imbalance ratios (default: each one that occurs)")
+    parser.add_argument("--protocol", default=BASE_TO_NEW, help=f"{', '.join(PROTOCOLS)} (default: {BASE_TO_NEW})")
+    correction = parser.add_mutually_exclusive_group()
+    correction.add_argument("--bonferroni", metavar="N", nargs="?", const="", help="correct p-values and intervals "
+                            "for N comparisons (default: those made)")  # fmt: skip
+    correction.add_argument("--holm", action="store_true", help="correct the p-values by Holm's method")
+    form = parser.add_mutually_exclusive_group()
+    for name in ("markdown", "csv"):
+        form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="terminal")
+    parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    return parser
+
+
+def main(words: Sequence[str]) -> int:
+    """Carry out ``compare ...``; returns the exit status.
+
+    Raises:
+        ConfigError: an unknown method, data set, metric or option.
+        RecordError: records that are missing, damaged, or must not be mixed.
+    """
+    from cpt_plugin.results.compare import Question, compare
+    from cpt_plugin.results.compare_text import RENDERERS
+    from cpt_plugin.results.store import load_all
+
+    given = build_parser().parse_intermixed_args(list(words))
+    first, second = split_names(given.first), split_names(given.second)
+    if len(second) != 1:
+        raise ConfigError(f"B is '{given.second}', but must be one method: several may stand in A's place")
+    records = load_all([typed_folder(word, word) for word in given.places or [find_repository() / "output"]])
+    question = Question(
+        tuple(dict.fromkeys(method_name(name, records) for name in first)),
+        method_name(second[0], records),
+        _words(given.metric),
+        parse_protocol(given.protocol),
+        tuple(dict.fromkeys(map(parse_tau, _words(given.tau)))),
+        tuple(dict.fromkeys(_world(name, records) for name in split_names(given.worlds or ""))),
+        parse_seeds(given.seeds) if given.seeds else (),
+        "holm" if given.holm else "" if given.bonferroni is None else "bonferroni",
+        parse_count("--bonferroni", given.bonferroni) if given.bonferroni else 0,
+    )
+    put(RENDERERS[given.form](compare(records, question)), given.output)
+    return 0
+
+
+def split_names(text: str) -> list[str]:
+    """Names with commas between them; those in a variant's parentheses belong to the name."""
+    return [name.strip() for name in re.split(r",(?![^(]*\))", text) if name.strip()]
+
+
+def method_name(text: str, records: Iterable[RunRecord]) -> str:
+    """A method's name in the form of tables; foreign methods count where records have them.
+
+    Raises ConfigError for one that neither the records nor this package know.
+    """
+    match = re.fullmatch(r"([^()\s]+)\s*(?:\((.*)\))?", text)
+    if match is None:
+        raise ConfigError(f"'{text}' is no method: give METHOD, or \"METHOD (KEY=VALUE,...)\" for a variant")
+    method, options = match[1], match[2]
+    if method not in {record.method for record in records}:
+        method = parse_method(method).name
+    if not options:
+        return method
+    pairs = [pair.partition("=") for pair in re.split(r",\s*(?=[A-Z][\w.]*=)", options.strip())]
+    if wrong := [key for key, sign, _ in pairs if not sign]:
+        raise ConfigError(f"'{text}': '{wrong[0]}' is no KEY=VALUE pair")
+    return f"{method} ({variant_name({key.strip(): value.strip() for key, _, value in pairs})})"
+
+
+def _words(text: str | None) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(word.strip() for word in (text or "").split(",") if word.strip()))
+
+
+def _world(text: str, records: Iterable[RunRecord]) -> str:
+    """A data set as records name it: some stand for an own file or split, which only the records know."""
+    return text if text in {record.dataset for record in records} else parse_dataset(text)

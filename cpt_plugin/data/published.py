@@ -1,0 +1,64 @@
+"""Classes, names and sizes of a data set against what its manifest says; standard library only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from cpt_plugin.data.manifest import Manifest
+from cpt_plugin.data.split_file import PARTS
+
+
+class Differences(NamedTuple):
+    """What differs from verified figures and names, and what from unverified ones; a phrase each."""
+
+    wrong: list[str]
+    doubtful: list[str]
+
+
+def differences(manifest: Manifest, names: Sequence[str], sizes: Sequence[int] = ()) -> Differences:
+    """Compare with the manifest.
+
+    Args:
+        manifest: what is published.
+        names: class names by label.
+        sizes: images in train, val and test; none: names and number of classes only.
+    """
+    counts = manifest.counts
+    found = Differences([], [])
+    kind = found.wrong if manifest.class_names.verified else found.doubtful
+    kind += _name_differences(names, manifest.class_names.names)
+    figures = [("classes", len(names), counts.classes)]
+    if sizes:
+        published = (counts.train, counts.val, counts.test)
+        figures += [
+            (f"{part} images", size, number)
+            for part, size, number in zip(PARTS, sizes, published, strict=True)
+            if number is not None
+        ]
+    for what, is_there, should in figures:
+        if is_there != should:
+            more = "more" if is_there > should else "fewer"
+            line = f"{is_there} {what}, {abs(is_there - should)} {more} than {should}"
+            (found.wrong if counts.verified else found.doubtful).append(line)
+    return found
+
+
+def _name_differences(found: Sequence[str], published: Sequence[str]) -> list[str]:
+    """At most one line; nothing where no names are published."""
+    if not published or list(found) == list(published):
+        return []
+    absent = [name for name in published if name not in set(found)]
+    strange = [name for name in found if name not in set(published)]
+    if not absent and not strange:
+        label = next((i for i, pair in enumerate(zip(found, published, strict=False)) if pair[0] != pair[1]), None)
+        if label is None:  # a second class of a known name is missing at the end, which the number of classes tells
+            return []
+        return [f"classes in another order, from label {label} on ({found[label]!r}, not {published[label]!r})"]
+    lines = [f"{len(names)} {kind} ({_some(names)})" for kind, names in
+             (("class names missing", absent), ("unknown class names", strange)) if names]  # fmt: skip
+    return [", ".join(lines)]
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:3])) + (", ..." if len(names) > 3 else "")

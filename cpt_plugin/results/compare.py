@@ -1,0 +1,223 @@
+"""Methods compared by pairs of records; refuses what must not be mixed, names what is missing or left out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from cpt_plugin._names import nearest
+from cpt_plugin.config_identity import differences
+from cpt_plugin.errors import ConfigError, RecordError
+from cpt_plugin.protocols import BASE_TO_NEW, HEADLINES
+from cpt_plugin.results.contrast import Contrast, Correction, WorldPairs
+from cpt_plugin.results.groups import GROUPS
+from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.runs import BY_SEED_KEYS, EVERYWHERE, Runs, check_shared, collect, name_of, other_images
+from cpt_plugin.results.stats import bonferroni, holm
+from cpt_plugin.results.summary import metric, other_settings
+
+
+@dataclass(frozen=True)
+class Question:
+    """What to compare: every method of `first` with `second` in every metric at every tau.
+
+    Methods are named as tables do, ``maple_cpt`` or ``maple_cpt (KEY=VALUE,...)``. metrics: by default the protocol's
+    headline; taus, worlds, seeds: by default those that occur, at each tau.
+    correction: ``bonferroni``, ``holm`` or ""; count: for Bonferroni, when more comparisons were made than these.
+    """
+
+    first: tuple[str, ...]
+    second: str
+    metrics: tuple[str, ...] = ()
+    protocol: str = BASE_TO_NEW
+    taus: tuple[float, ...] = ()
+    worlds: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    correction: str = ""
+    count: int = 0
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything a renderer prints. notes: what is missing, unpaired or without a value, settings that differ."""
+
+    contrasts: tuple[Contrast, ...]
+    correction: Correction
+    protocol: str
+    sample: RunRecord
+    devices: tuple[str, ...]
+    torch_versions: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
+    """Answer a question from whatever records there are, independently of their order; others are left aside.
+
+    Raises:
+        ConfigError: a metric that does not exist, a method against itself, or a count below the comparisons made.
+        RecordError: a method without records; several toolkits, backbones, shots or class orders; a seed twice, one
+            method under several configurations, or methods that saw other images.
+    """
+    question = replace(question, metrics=question.metrics or (HEADLINES[question.protocol],))
+    selected = _selected(records, question)
+    _check_metrics(question.metrics, selected)
+    check_shared(selected, EVERYWHERE)
+    for complaint in other_images(selected).values():
+        raise RecordError(complaint)
+    notes: dict[str, None] = {}
+    contrasts: list[Contrast] = []
+    for tau in question.taus or sorted({record.tau for record in selected}, reverse=True):
+        at_tau = _AtTau([record for record in selected if record.tau == tau], tau, question, notes)
+        contrasts += [at_tau.contrast(name, one) for name in question.first for one in question.metrics]
+    correction = _correction(question, len(contrasts))
+    p_values = [1.0 if (p := one.p) is None else p for one in contrasts]
+    adjusted = p_values
+    if correction.method:
+        adjusted = holm(p_values) if correction.method == "holm" else bonferroni(p_values, correction.count)
+    return Comparison(
+        tuple(
+            replace(one, correction=correction, p_adjusted=None if one.p is None else p)
+            for one, p in zip(contrasts, adjusted, strict=True)
+        ),
+        correction,
+        question.protocol,
+        selected[0],
+        tuple(sorted({record.device for record in selected})),
+        tuple(sorted({record.versions.get("torch", "unknown") for record in selected})),
+        tuple(notes),
+    )
+
+
+def _selected(records: Iterable[RunRecord], question: Question) -> list[RunRecord]:
+    names = (*question.first, question.second)
+    if question.second in question.first:
+        raise ConfigError(f"'{question.second}' is compared with itself: name two methods")
+    possible = [
+        record
+        for record in records
+        if record.protocol == question.protocol
+        and record.tau in (question.taus or (record.tau,))
+        and record.dataset in (question.worlds or (record.dataset,))
+        and record.seed in (question.seeds or (record.seed,))
+    ]
+    there = sorted({name_of(record) for record in possible})
+    for name in names:
+        if name not in there:
+            where = f"{question.protocol} with the given worlds, taus and seeds"
+            near = f"; nearest: '{nearest(name, there)}'; there are: {', '.join(there)}" if there else ""
+            raise RecordError(f"no records of '{name}' for {where}{near}")
+    found = [record for record in possible if name_of(record) in names]
+    return sorted(found, key=lambda r: (-r.tau, r.dataset, name_of(r), r.seed, r.config_hash, r.created))
+
+
+def _check_metrics(metrics: Sequence[str], records: Sequence[RunRecord]) -> None:
+    possible = [*dict.fromkeys(name for record in records for name in record.metrics), "worst", *GROUPS]
+    for name in metrics:
+        if name not in possible:
+            near = f"nearest: '{nearest(name, possible)}'; possible: {', '.join(possible)}"
+            raise ConfigError(f"{records[0].protocol} has no metric '{name}' in each world; {near}")
+
+
+def _correction(question: Question, made: int) -> Correction:
+    if question.correction == "bonferroni" and question.count and question.count < made:
+        raise ConfigError(
+            f"--bonferroni {question.count}, but {made} comparisons are made: give {made} or more, or no number"
+        )
+    return Correction(question.correction, question.count or made)
+
+
+class _AtTau:
+    """The records of one tau by method and world, checked; adds to the notes."""
+
+    def __init__(
+        self, records: Sequence[RunRecord], tau: float, question: Question, notes: dict[str, None]
+    ) -> None:
+        self.tau, self.notes = tau, notes
+        self.worlds = question.worlds or tuple(sorted({record.dataset for record in records}))
+        self.seeds = tuple(sorted(question.seeds or {record.seed for record in records}))
+        self.second = question.second
+        self.runs: dict[tuple[str, str], Runs] = {}
+        for world in self.worlds:
+            here = [record for record in records if record.dataset == world]
+            check_shared(here, {f"evaluations of {world}": lambda record: ", ".join(record.evaluations)})
+            for name in (*question.first, question.second):
+                runs = collect(name, [record for record in here if name_of(record) == name], self.seeds)
+                for problem in runs.problems:
+                    raise RecordError(f"{problem} ({world}, tau {tau:g})")
+                self.runs[name, world] = runs
+        for name in (*question.first, question.second):
+            self._note_worlds(name)
+
+    def contrast(self, first: str, name: str) -> Contrast:
+        """The pairs of a method and the second one in a metric."""
+        worlds, lacking = [], []
+        for world in self.worlds:
+            pairs = {}
+            for seed in self.seeds:
+                runs = [_run(self.runs[method, world], seed) for method in (first, self.second)]
+                if runs[0] is None or runs[1] is None:
+                    continue
+                a, b = _value(runs[0], name), _value(runs[1], name)
+                if a is None or b is None:
+                    lacking.append(f"{world}, seed {seed}")
+                else:
+                    pairs[seed] = (a, b)
+            worlds.append(WorldPairs(world, pairs, len(self.seeds)))
+        self._note_unpaired(first)
+        self._note_settings(first)
+        if lacking:
+            self._note("left out, no such value", f"{first} - {self.second}, {name}", lacking)
+        return Contrast(first, self.second, name, self.tau, tuple(worlds))
+
+    def _note(self, what: str, whose: str, places: Iterable[str]) -> None:
+        self.notes[f"{what}: {whose}, tau {self.tau:g}: {'; '.join(places)}"] = None
+
+    def _note_unpaired(self, first: str) -> None:
+        """Runs of one of the two that have no partner, and what both lack."""
+        for have, lack in ((first, self.second), (self.second, first)):
+            if places := self._places(have, lack, True):
+                self._note("left out, unpaired", f"{have} without {lack}", places)
+        if places := self._places(first, self.second, False):
+            self._note("missing", f"{first} and {self.second}", places)
+
+    def _places(self, have: str, lack: str, present: bool) -> list[str]:
+        """Worlds and seeds without a run of `lack` where `have` has one (present) or has none either."""
+        places = []
+        for world in self.worlds:
+            a, b = self.runs[have, world], self.runs[lack, world]
+            seeds = [s for s in self.seeds if (_run(a, s) is not None) is present and _run(b, s) is None]
+            if seeds:
+                which = "all seeds" if len(seeds) == len(self.seeds) else f"seeds {', '.join(map(str, seeds))}"
+                places.append(f"{world} ({which})")
+        return places
+
+    def _note_settings(self, first: str) -> None:
+        """Settings that differ between the two of a pair besides their parts' own, where the learner is the same."""
+        for world in self.worlds:
+            a, b = (next(iter(self.runs[name, world].by_seed.values()), None) for name in (first, self.second))
+            if a and b and a.prompt_learner == b.prompt_learner:
+                for line in other_settings(a, b):
+                    self.notes[f"{first} and {self.second} also differ in {line}"] = None
+
+    def _note_worlds(self, name: str) -> None:
+        """Settings of one method that differ between worlds."""
+        found = [next(iter(runs.by_seed.values())) for world in self.worlds if (runs := self.runs[name, world]).by_seed]
+        for record in found[1:]:
+            own = {key for key in {*record.config, *found[0].config} if key.startswith("DATASET.")}
+            for line in differences(found[0].config, record.config, BY_SEED_KEYS | own):
+                whose = f"{name}: settings differ between {found[0].dataset} and {record.dataset}"
+                self.notes[f"{whose}: {line}"] = None
+
+
+def _run(runs: Runs, seed: int) -> RunRecord | None:
+    """The run of a seed; where one run is enough for all seeds (zero-shot), that one."""
+    one_for_all = next(iter(runs.by_seed.values()), None) if not runs.missing else None
+    return runs.by_seed.get(seed, one_for_all)
+
+
+def _value(record: RunRecord, name: str) -> float | None:
+    """A metric; None for an empty group, or a target that this world's protocol does not have."""
+    try:
+        return metric(record, name)
+    except KeyError:
+        return None
