@@ -178,8 +178,7 @@ def parse_arguments(
         raise ConfigError(
             f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
         )
-    _check_order(given.method, given.dataset, repository)
-    method = parse_method(given.method, repository)
+    method = _method(given.method, given.dataset, repository)
     own_file = own_yaml(given.dataset, called_from(), dataset_names(repository))
     dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
     stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
@@ -212,15 +211,20 @@ def parse_arguments(
     return arguments
 
 
-def _check_order(method: str, dataset: str, repository: Path) -> None:
-    """Notice a data set in the place of the method, and the other way round; Raises ConfigError then."""
+def _method(text: str, dataset: str, repository: Path) -> Method:
+    """The method; Raises ConfigError, in other words where it and the data set stand in each other's place."""
     try:
-        parse_method(dataset, repository)
-        if not method.endswith(YAML_SUFFIXES):
-            parse_dataset(method, repository)
-    except ConfigError:
-        return
-    raise ConfigError(f"'{method}' is a data set and '{dataset}' a method; the method comes first: {dataset} {method}")
+        return parse_method(text, repository)
+    except ConfigError as error:
+        try:
+            parse_method(dataset, repository)
+            if not text.endswith(YAML_SUFFIXES):
+                parse_dataset(text, repository)
+        except ConfigError:
+            raise error from None
+        raise ConfigError(
+            f"'{text}' is a data set and '{dataset}' a method; the method comes first: {dataset} {text}"
+        ) from error
 
 
 def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[str, ...]:

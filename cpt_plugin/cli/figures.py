@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -83,10 +82,9 @@ def figures(given: argparse.Namespace) -> int:
 
 def collect_features(folder: Path, root: Path, classes: str) -> tuple[list[Features], bool]:
     """Features of all plain runs with a record below a folder, and whether some could not be had (said on stderr)."""
-    from cpt_plugin.cli.features import LOG, features_of
+    from cpt_plugin.cli.features import features_of
     from cpt_plugin.results.record import load
 
-    LOG.setLevel(logging.WARNING)
     found, failed = [], False
     for path in sorted(folder.rglob("record*.json")):
         if load(path).variant:

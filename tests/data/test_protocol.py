@@ -24,14 +24,14 @@ def test_the_refused_ones_are_these():
 
 @pytest.mark.parametrize("method", ["maple_cpt", "coop_dpc_cpt", "zeroshot"])
 @pytest.mark.parametrize("dataset", REFUSED)
-def test_run_sh_refuses_with_a_command_that_parses(dataset, method, monkeypatch):
+def test_run_sh_refuses_with_a_command_that_parses(dataset, method, monkeypatch, tmp_path):
     monkeypatch.chdir(ROOT)
     with pytest.raises(ConfigError) as caught:
         parse_arguments([method, dataset, "0.25"])
     message = str(caught.value)
     assert "\n" not in message
     words = shlex.split(message[message.index("python train.py") :])[2:]
-    words = [{"EPOCH": "1"}.get(word, word) for word in words]
+    words = [{"EPOCH": "1", "FOLDER": str(tmp_path)}.get(word, word) for word in words]
     args = command.parser().parse_args(words)
     cfg = command.setup_cfg(args)
     assert manifest_of(dataset).registered == cfg.DATASET.NAME
