@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cpt_plugin.errors import ConfigError
 from trainers import controls
+from trainers._mixed import mixed
 from trainers.controls import Control
 
 LOG = logging.getLogger("cpt_plugin")
@@ -66,10 +67,4 @@ class Controlled:
 
 def controlled(base: type, names: Sequence[str]) -> type:
     """Subclass of a trainer with the named controls."""
-    suffix = "".join(name.upper() for name in names)
-    body = {
-        "controls": tuple(names),
-        "__doc__": f"{base.__name__} with {', '.join(names)}.",
-        "__module__": base.__module__,
-    }
-    return type(f"{base.__name__}{suffix}", (Controlled, base), body)
+    return mixed(Controlled, base, "controls", names)

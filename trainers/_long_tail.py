@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cpt_plugin import long_tail_losses
 from cpt_plugin.long_tail_losses import LogitBatch, LongTailLoss
+from trainers._mixed import mixed
 
 
 class LongTail:
@@ -42,12 +43,7 @@ class LongTail:
 
 def with_loss(base: type, names: tuple[str, ...]) -> type:
     """Subclass of a trainer that minimizes the named loss; a second stage then wants a first one that did so."""
-    suffix = "".join(name.upper() for name in names)
-    body: dict[str, Any] = {
-        "long_tail_losses": names,
-        "__doc__": f"{base.__name__} with {', '.join(names)}.",
-        "__module__": base.__module__,
-    }
+    trainer: Any = mixed(LongTail, base, "long_tail_losses", names)
     if first := getattr(base, "first_stage", ""):
-        body["first_stage"] = f"{first}{suffix}"
-    return type(f"{base.__name__}{suffix}", (LongTail, base), body)
+        trainer.first_stage = first + trainer.__name__.removeprefix(base.__name__)
+    return trainer

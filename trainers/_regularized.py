@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from cpt_plugin import regularizers
 from cpt_plugin.hook import CPTHook, HookHandle
+from trainers._mixed import mixed
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -65,10 +66,4 @@ class Regularized:
 
 def regularized(base: type, names: Sequence[str]) -> type:
     """Subclass of a trainer whose training carries the named regularizers."""
-    suffix = "".join(name.upper() for name in names)
-    body = {
-        "regularizers": tuple(names),
-        "__doc__": f"{base.__name__} with {', '.join(names)}.",
-        "__module__": base.__module__,
-    }
-    return type(f"{base.__name__}{suffix}", (Regularized, base), body)
+    return mixed(Regularized, base, "regularizers", names)

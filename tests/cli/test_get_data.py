@@ -28,7 +28,7 @@ from cpt_plugin.data.manifest import manifest_names, manifest_of
 from cpt_plugin.data.plan import by_reason, drive_id, hosts, obstacle, pieces, weights_piece
 from cpt_plugin.data.reach import silent
 from cpt_plugin.errors import ConfigError, DataError
-from tests.helpers.faulty_server import FaultyServer
+from tests.helpers.faulty_server import FaultyServer, silent_address
 from tests.helpers.fixtures import make_fixture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -410,16 +410,8 @@ def test_without_network_and_data_run_sh_shows_one_screen_and_installs_nothing(t
 
 
 def test_where_connections_hang_run_sh_waits_for_five_seconds(tmp_path):
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        clients = [socket.socket() for _ in range(4)]
-        for client in clients:
-            client.setblocking(False)
-            client.connect_ex(listener.getsockname())
-        done, asked, seconds = run_script(tmp_path, f"http://127.0.0.1:{listener.getsockname()[1]}")
-        for client in clients:
-            client.close()
+    with silent_address() as address:
+        done, asked, seconds = run_script(tmp_path, address)
     assert_screen(done, asked, tmp_path)
     assert "does not answer" in done.stderr
     assert seconds < 15

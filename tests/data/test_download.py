@@ -11,7 +11,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import subprocess
 import sys
 import threading
@@ -26,7 +25,7 @@ from cpt_plugin.data.download import Patience, download
 from cpt_plugin.data.pins import FILE as PINS
 from cpt_plugin.data.progress import Progress, readable
 from cpt_plugin.errors import DataError
-from tests.helpers.faulty_server import FaultyServer
+from tests.helpers.faulty_server import FaultyServer, silent_address
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICK = Patience(connect=1.0, stall=0.2, attempts=4, pause=0.0, longest_pause=0.0)
@@ -278,22 +277,11 @@ def test_pauses_grow_up_to_a_bound(server, file, monkeypatch):
 
 
 def test_a_host_that_does_not_answer_takes_no_longer_than_the_connect_timeout(file):
-    """Connections beyond a full backlog are left without an answer."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        listener.listen(0)
-        clients = [socket.socket() for _ in range(4)]
-        for client in clients:
-            client.setblocking(False)
-            client.connect_ex(listener.getsockname())
+    with silent_address() as address:
         start = time.monotonic()
         with pytest.raises(DataError, match="could not be downloaded"):
-            download(
-                f"http://127.0.0.1:{listener.getsockname()[1]}/a", file, patience=Patience(0.3, 0.3, attempts=1)
-            )
+            download(f"{address}/a", file, patience=Patience(0.3, 0.3, attempts=1))
         assert time.monotonic() - start < 2.0
-        for client in clients:
-            client.close()
 
 
 def test_patience_never_waits_longer_than_five_seconds_for_a_connection():

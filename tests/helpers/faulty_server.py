@@ -9,10 +9,28 @@ import struct
 import threading
 import time
 from collections import deque
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 STALL_SECONDS = 0.6
 _PIECE = 1 << 14
+
+
+@contextmanager
+def silent_address():
+    """An address on the loopback whose connections hang: beyond a full backlog they are left without an answer."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        clients = [socket.socket() for _ in range(4)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex(listener.getsockname())
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            for client in clients:
+                client.close()
 
 
 class FaultyServer:
