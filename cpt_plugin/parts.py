@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
@@ -77,6 +78,7 @@ class Registry(dict[str, type[P]], Generic[P]):
     def __init__(self, kind: str, package: str) -> None:
         super().__init__()
         self._kind, self._package = kind, package
+        self._seen: Any = None
         _REGISTRIES.append(self)
 
     def register(self, cls: C) -> C:
@@ -107,9 +109,13 @@ class Registry(dict[str, type[P]], Generic[P]):
         Raises:
             ConfigError: a file does not define exactly one under the file's name, or cannot be imported.
         """
-        for module in iter_modules(sys.modules[self._package].__path__):
-            if module.name != "base" and not module.name.startswith("_"):
-                self._load(module.name)
+        folders = sys.modules[self._package].__path__
+        state = [os.stat(folder).st_mtime_ns for folder in folders], tuple(self.items())
+        if state != self._seen:
+            for module in iter_modules(folders):
+                if module.name != "base" and not module.name.startswith("_"):
+                    self._load(module.name)
+            self._seen = state[0], tuple(self.items())
         return dict(sorted(self.items()))
 
     def build(self, names: Iterable[str], cfg: Mapping[str, Any]) -> list[P]:

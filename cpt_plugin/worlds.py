@@ -20,6 +20,8 @@ CLASS_SETS: dict[str, int] = {
     "color_texture": 48,
     "shapes": 16,
     "colors": 12,
+    "other_triples": 48,
+    "other_texture_shape": 48,
 }
 """Number of classes of each class set."""
 DOMAINS = ("clean", "shift", "lowfi", "warp", "outline", "tint", "rot", "dim", "crowd")

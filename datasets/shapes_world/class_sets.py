@@ -14,7 +14,9 @@ from functools import cache
 from datasets.shapes_world.vocabulary import COLORS, SHAPES, TEXTURES
 
 _SHAPES_USED = ("circle", "ring", "triangle", "square", "star", "cross", "heart", "flower")
+_OTHER_SHAPES = tuple(shape for shape in SHAPES if shape not in _SHAPES_USED)
 _COLORS_USED = ("red", "yellow", "green", "blue", "purple", "pink", "white", "black")
+_OTHER_COLORS = ("orange", "brown", "teal", "gray", "red", "blue", "pink", "black")
 _ORDER_SEED = 20260
 _TRIPLES = 48
 
@@ -38,8 +40,8 @@ class ClassSpec:
         return " ".join((*self.words, *(() if self.shape else ("object",))))
 
 
-def _texture_shape() -> list[ClassSpec]:
-    return [ClassSpec(shape=shape, texture=texture) for shape in _SHAPES_USED for texture in TEXTURES]
+def _texture_shape(shapes: tuple[str, ...] = _SHAPES_USED) -> list[ClassSpec]:
+    return [ClassSpec(shape=shape, texture=texture) for shape in shapes for texture in TEXTURES]
 
 
 def _color_shape() -> list[ClassSpec]:
@@ -51,13 +53,15 @@ def _color_texture() -> list[ClassSpec]:
     return [ClassSpec(texture=texture, color=color) for texture in TEXTURES for color in _COLORS_USED]
 
 
-def _triples() -> list[ClassSpec]:
+def _triples(
+    shapes: tuple[str, ...] = _SHAPES_USED, colors: tuple[str, ...] = _COLORS_USED
+) -> list[ClassSpec]:
     """A design in which every shape and color has 6 classes, every texture 8, and no pair repeats often."""
     chosen = []
     for index in range(_TRIPLES):
         row, column = divmod(index, len(TEXTURES))
-        color = _COLORS_USED[(3 * row + column) % len(_COLORS_USED)]
-        chosen.append(ClassSpec(shape=_SHAPES_USED[row], texture=TEXTURES[column], color=color))
+        color = colors[(3 * row + column) % len(colors)]
+        chosen.append(ClassSpec(shape=shapes[row], texture=TEXTURES[column], color=color))
     return chosen
 
 
@@ -76,6 +80,8 @@ _MAKERS = {
     "color_texture": _color_texture,
     "shapes": _shapes,
     "colors": _colors,
+    "other_triples": lambda: _triples(_OTHER_SHAPES, _OTHER_COLORS),
+    "other_texture_shape": lambda: _texture_shape(_OTHER_SHAPES),
 }
 
 

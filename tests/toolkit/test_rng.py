@@ -13,6 +13,7 @@ from cpt_plugin.toolkit.embedded.rng import (
     derive_seed,
     generator,
     isolated_rng,
+    kept_rng,
     rng_state,
     set_random_seed,
     set_rng_state,
@@ -91,3 +92,18 @@ def test_states_survive_a_checkpoint(tmp_path):
     set_random_seed(0)
     set_rng_state(load_checkpoint(tmp_path / "s")["rng"])
     assert [draws() for _ in range(3)] + [np.random.randn()] == expected  # noqa: NPY002
+
+
+def test_kept_generators_are_put_back_once_for_all_blocks_inside():
+    set_random_seed(4)
+    before = draws()
+    set_random_seed(4)
+    with kept_rng():
+        inside = []
+        for seed in (9, 10, 9):
+            with isolated_rng(seed):
+                inside.append(draws())
+    assert inside[0] == inside[2] != inside[1]
+    with isolated_rng(10):
+        assert draws() == inside[1]
+    assert draws() == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -18,8 +19,9 @@ from cpt_plugin.long_tail import LongTail, long_tail_subset
 from cpt_plugin.toolkit.embedded.data import split_hash
 from cpt_plugin.toolkit.embedded.image_cache import DecodedImages, ImageCache
 from cpt_plugin.toolkit.embedded.logs import Progress
+from cpt_plugin.toolkit.embedded.recent_images import RECENT_IMAGES
 from cpt_plugin.toolkit.embedded.registry import build_dataset
-from cpt_plugin.toolkit.embedded.rng import derive_seed, isolated_rng
+from cpt_plugin.toolkit.embedded.rng import derive_seed, isolated_rng, kept_rng
 from cpt_plugin.toolkit.embedded.sampling import build_sampler
 from cpt_plugin.toolkit.embedded.transforms import build_plain_transform, build_transform
 
@@ -28,7 +30,7 @@ _LOGGER = logging.getLogger("cpt_plugin")
 
 def read_image(path: str) -> Image.Image:
     """Reads an image as RGB; raises :class:`DataError` with the path when it cannot be decoded."""
-    return _read(path, _as_rgb)
+    return RECENT_IMAGES.get(path, lambda path: _read(path, _as_rgb))
 
 
 def refuse_deep(image: Image.Image) -> None:
@@ -136,6 +138,12 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         if self._plain is not None:
             output["img0"] = self._plain(image)
         return output
+
+    def __getitems__(self, keys: Sequence[int]) -> list[dict[str, Any]]:
+        """The items of a batch; the generators' states are kept once for all of them, where nothing is overridden."""
+        own = type(self).__getitem__ is DatasetWrapper.__getitem__
+        with kept_rng() if own else nullcontext():
+            return [self[key] for key in keys]
 
 
 class _Decoding(Dataset[torch.Tensor]):

@@ -9,11 +9,14 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
+
+_KEPT: ContextVar[bool] = ContextVar("kept_rng", default=False)
 
 
 def derive_seed(seed: int, stream: str, *counters: int) -> int:
@@ -37,18 +40,28 @@ def set_random_seed(seed: int) -> None:
 
 
 @contextmanager
+def kept_rng() -> Iterator[None]:
+    """Puts the global CPU generators' states back afterwards; blocks of :func:`isolated_rng` inside only seed them."""
+    token = _KEPT.set(True)
+    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
+    torch_state = torch.default_generator.get_state()
+    try:
+        yield
+    finally:
+        _KEPT.reset(token)
+        random.setstate(python_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        torch.default_generator.set_state(torch_state)
+
+
+@contextmanager
 def isolated_rng(seed: int) -> Iterator[None]:
     """Seeds the global CPU generators inside the block and puts their former states back afterwards."""
-    python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
-    with torch.random.fork_rng(devices=[]):
+    with nullcontext() if _KEPT.get() else kept_rng():
         random.seed(seed)
         np.random.seed(seed % 2**32)  # noqa: NPY002
         torch.default_generator.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python_state)
-            np.random.set_state(numpy_state)  # noqa: NPY002
+        yield
 
 
 def rng_state() -> dict[str, Any]:
