@@ -38,9 +38,7 @@ def values(regularizer: Regularizer, step: FeatureBatch | None = None) -> dict[s
 
 def squares(step: FeatureBatch) -> list[float]:
     pairs = zip(step.text.tolist(), FROZEN.tolist(), strict=True)
-    return [
-        math.fsum((a - b) ** 2 for a, b in zip(oracles.unit(g), oracles.unit(h), strict=True)) for g, h in pairs
-    ]
+    return [math.fsum((a - b) ** 2 for a, b in zip(oracles.unit(g), oracles.unit(h), strict=True)) for g, h in pairs]
 
 
 def test_defaults_are_cptb() -> None:
@@ -229,7 +227,9 @@ def test_the_hook_s_state_holds_weights_and_radii() -> None:
 
 def test_described_and_listed() -> None:
     line = prepared(schedule="rising", class_power=0.5, etf_target="frozen", rs_radius="learned").describe()[-1]
-    assert line.startswith("CPTX: schedule rising, class power 0.5, targets frozen cosines less 0.1, radii learned (class")
+    assert line.startswith(
+        "CPTX: schedule rising, class power 0.5, targets frozen cosines less 0.1, radii learned (class"
+    )
     assert "cptx" in {part.name for part in describe_parts() if "ours" in part.description}
 
 
