@@ -100,9 +100,11 @@ class RegularizedStep:
     def _regularize(self, features: FeatureBatch, output: Any) -> Any:
         """Called at the end of the model's forward; returns its output with the regularizers attached."""
         self._check_features(features)
+        features.progress = self._progress()
         with torch.autocast(device_type=features.image.device.type, enabled=False):
             parts = self._compute(features)
-            total = torch.stack([self._weighted(name, part) for name, part in parts.items()]).sum()
+            strengths = {name: self._sources[name][0].strength(features) for name in parts}
+            total = torch.stack([self._weighted(name, part, strengths[name]) for name, part in parts.items()]).sum()
         if not total.requires_grad:
             raise HookError(
                 f"Nothing to regularize: no gradient flows back from the parts {', '.join(parts)} (text "
@@ -111,15 +113,16 @@ class RegularizedStep:
                 "that encoder with gradients on (no torch.no_grad, no checkpointing with "
                 "use_reentrant=True), or set the weights to 0."
             )
-        self._keep_values(parts, features)
+        self._keep_values(parts, strengths, features)
         output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts, features))
         if attachment.scale is not None:
             self._output_scale.check()
         self._attachments.append(attachment)
         return output
 
-    def _weighted(self, name: str, part: Tensor) -> Tensor:
-        return Weighted.apply(part, self.balance, name) if name in self.balance else part
+    def _weighted(self, name: str, part: Tensor, strength: float) -> Tensor:
+        weighted = Weighted.apply(part, self.balance, name) if name in self.balance else part
+        return weighted if strength == 1 else weighted * strength
 
     def _observer(self, parts: dict[str, Tensor], features: FeatureBatch) -> Observer | None:
         """What looks at the gradients of this step for balanced weights; None where they are not wanted."""
@@ -146,7 +149,7 @@ class RegularizedStep:
         dtype = torch.promote_types(features.text.dtype, features.image.dtype)
         return {name: value.to(dtype) for name, value in parts.items()}
 
-    def _keep_values(self, parts: dict[str, Tensor], features: FeatureBatch) -> None:
+    def _keep_values(self, parts: dict[str, Tensor], strengths: dict[str, float], features: FeatureBatch) -> None:
         """Bring the parts to the host in one transfer; stop before the backward pass if one is not finite."""
         stacked = torch.stack([part.detach() for part in parts.values()])
         values = dict(zip(parts, stacked.tolist(), strict=True))
@@ -159,7 +162,24 @@ class RegularizedStep:
                     "The parameters were not updated: lower the learning rate, train in fp32, or go back to "
                     "the last good checkpoint."
                 )
-        self._values.append(values)
+        self._values.append({name: value * strengths[name] for name, value in values.items()})
+
+    def _progress(self) -> float:
+        """Finished steps as a fraction of all, of epochs where the trainer does not count steps; 0 if of neither.
+
+        Raises HookError where a regularizer needs it and the trainer does not say.
+        """
+        epoch, epochs = (getattr(self._trainer, name, None) for name in ("epoch", "max_epoch"))
+        batch, batches = (getattr(self._trainer, name, None) for name in ("batch_idx", "num_batches"))
+        if epoch is not None and epochs:
+            within = min(batch / batches, 1.0) if batch is not None and batches else 0.0
+            return min(max((epoch + within) / epochs, 0.0), math.nextafter(1.0, 0.0))
+        if needing := [regularizer.name for regularizer in self.regularizers if regularizer.needs_progress]:
+            raise HookError(
+                f"{needing[0]} follows a schedule, but {type(self._trainer).__name__} does not say how far it is: set "
+                "trainer.epoch and trainer.max_epoch (and batch_idx, num_batches) as Dassl does, or take no schedule."
+            )
+        return 0.0
 
     def _position(self) -> str:
         epoch, batch = (getattr(self._trainer, name, None) for name in ("epoch", "batch_idx"))

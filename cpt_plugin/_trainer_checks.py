@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from cpt_plugin.errors import ConfigError, HookError
 
@@ -69,3 +71,28 @@ def resolve_class_names(trainer: Any, given: Sequence[str] | None) -> list[str]:
             "order of the labels."
         )
     return list(names)
+
+
+def resolve_class_counts(trainer: Any, given: Sequence[int] | None, num_classes: int) -> Tensor:
+    """(K,) training images of each class: the given ones, else ``dm.class_counts``, else counted in the data set.
+
+    Raises HookError where there is neither, or they are not K numbers >= 0 of which one is above 0.
+    """
+    dm = getattr(trainer, "dm", None)
+    items = getattr(getattr(dm, "dataset", None), "train_x", None)
+    counts = given if given is not None else getattr(dm, "class_counts", None)
+    if counts is None and items:
+        found = Counter(int(item.label) for item in items)
+        counts = [found[label] for label in range(max(num_classes, max(found) + 1))]
+    if counts is None:
+        raise HookError(
+            f"{type(trainer).__name__} has no dm.class_counts and no dm.dataset.train_x, from which training images "
+            "could be counted: give CPTHook(counts=[...]), the number of each class in the order of the labels."
+        )
+    numbers = torch.as_tensor(counts).long()
+    if numbers.shape != (num_classes,) or int(numbers.min()) < 0 or int(numbers.max()) == 0:
+        raise HookError(
+            f"The counts of training images, {numbers.tolist()}, are not one number >= 0 for each of {num_classes} "
+            "class names, with one above 0: give CPTHook(counts=[...]) of the classes that are trained."
+        )
+    return numbers

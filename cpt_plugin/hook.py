@@ -10,7 +10,7 @@ from torch import Tensor
 
 from cpt_plugin._frozen_sources import FrozenSources
 from cpt_plugin._regularized_step import RegularizedStep
-from cpt_plugin._trainer_checks import check_trainer, resolve_class_names, shared_template
+from cpt_plugin._trainer_checks import check_trainer, resolve_class_counts, resolve_class_names, shared_template
 from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.long_tail_losses import LongTailLoss
 from cpt_plugin.regularizers import Regularizer, build
@@ -29,6 +29,8 @@ class CPTHook:
     prototypes: (K, d) means over each class of frozen CLIP's unit image features, not scaled again, for
     regularizers that need them. Default: ``trainer.frozen_image_prototypes()``, or computed from
     ``trainer.dm.dataset.train_x`` in the test loader's view with the CLIP that the trainer names.
+    counts: (K,) training images of each class, for regularizers that need them. Default:
+    ``trainer.dm.class_counts``, or counted in ``trainer.dm.dataset.train_x``.
     accumulation: what the trainer divides its loss by, needed only if it accumulates gradients over several
     steps and its model returns logits or a tuple; for a model that returns its loss the divisor is seen by
     itself.
@@ -43,6 +45,7 @@ class CPTHook:
         frozen_text: Tensor | None = None,
         class_names: Sequence[str] | None = None,
         prototypes: Tensor | None = None,
+        counts: Sequence[int] | None = None,
         accumulation: int | None = None,
         **cpt_kwargs: Any,
     ) -> None:
@@ -62,6 +65,7 @@ class CPTHook:
         self._frozen_text = frozen_text
         self._class_names = class_names
         self._prototypes = prototypes
+        self._counts = counts
         self._accumulation = accumulation
         self._handle: HookHandle | None = None
 
@@ -91,6 +95,10 @@ class CPTHook:
             prototypes = sources.prototypes(self._prototypes, frozen_text.shape[1])
             for regularizer in waiting:
                 regularizer.prepare_prototypes(prototypes)
+        if counting := [regularizer for regularizer in regularizers if regularizer.needs_counts]:
+            counts = resolve_class_counts(trainer, self._counts, len(class_names))
+            for regularizer in counting:
+                regularizer.prepare_counts(counts)
         step = RegularizedStep(trainer, regularizers, frozen_text.shape, self._accumulation)
         self._handle = HookHandle(step)
         return self._handle
@@ -125,13 +133,24 @@ class HookHandle:
         return self._step.balance.factors if self._step else {}
 
     def state_dict(self) -> dict[str, list[float]]:
-        """What balanced weights rest on, plain numbers; to be saved and put back if training is interrupted."""
-        return self._step.balance.state_dict() if self._step else {}
+        """What balanced weights rest on, and regularizers have learned (``name.key``), as plain numbers.
+
+        To be saved, and put back if training is interrupted.
+        """
+        if not self._step:
+            return {}
+        own = ((f"{r.name}.{key}", value) for r in self.regularizers for key, value in r.state_dict().items())
+        return {**self._step.balance.state_dict(), **dict(own)}
 
     def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Go on with the weights of :meth:`state_dict`."""
-        if self._step:
-            self._step.balance.load_state_dict(state)
+        """Go on with what :meth:`state_dict` gave."""
+        if not self._step:
+            return
+        self._step.balance.load_state_dict({name: norms for name, norms in state.items() if "." not in name})
+        for regularizer in self.regularizers:
+            prefix = f"{regularizer.name}."
+            own = {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
+            regularizer.load_state_dict(own)
 
     def describe(self) -> list[str]:
         """Log lines about the regularizers: clusters, sizes, weights."""

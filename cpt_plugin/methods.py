@@ -21,6 +21,8 @@ DPC = "dpc"
 EMBEDDED_WORLD = worlds.DATASET_NAME
 _NEVER_TOGETHER = {
     ("cpt", "cptb"): "are the same terms under different weights",
+    ("cpt", "cptx"): "are the same terms under different weights",
+    ("cptb", "cptx"): "are the same terms in two variants",
     ("la", "posthoc"): "take the class frequencies into account twice",
     ("bs", "posthoc"): "take the class frequencies into account twice",
 }

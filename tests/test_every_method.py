@@ -23,7 +23,7 @@ METHODS = (
     "coop", "coop_cpt", "cocoop", "maple", "maple_cpt", "ivlp_cpt", "promptsrc", "promptsrc_cpt", "dpc", "dpc_cpt",
     "maple_dpc_cpt", "npt", "npt_cpt", "dapt", "coop_npt", "coop_cptb", "ivlp_cptb", "maple_la_cptb", "coop_la",
     "coop_bs", "promptsrc_focal", "cocoop_cb", "ivlp_ldam", "coop_dpc_la", "coop_l2anchor", "coop_etfa", "coop_mix",
-    "maple_la_mix", "coop_posthoc", "coop_stop", "coop_dpc_mix",
+    "maple_la_mix", "coop_cptx", "coop_posthoc", "coop_stop", "coop_dpc_mix",
 )  # fmt: skip
 
 

@@ -105,12 +105,14 @@ def test_a_loss_comes_first_then_regularizers_then_controls(dpc, loss, added, co
         ("maple_la_bs", "'la' and 'bs' each replace the cross-entropy: name one"),
         ("coop_dpc_focal_cpt_ldam", "'focal' and 'ldam' each replace the cross-entropy: name one"),
         ("coop_cpt_cptb", "'cpt' and 'cptb' are the same terms under different weights: name one"),
+        ("coop_cptx_cpt", "'cpt' and 'cptx' are the same terms under different weights: name one"),
+        ("maple_cptx_cptb", "'cptb' and 'cptx' are the same terms in two variants: name one"),
         ("coop_posthoc_la", "'la' and 'posthoc' take the class frequencies into account twice: name one"),
         ("coop_bs_posthoc", "'bs' and 'posthoc' take the class frequencies into account twice: name one"),
         ("coop_la_la", "names 'la' twice"),
         ("zeroshot_mix", "takes no parts"),
         ("coop_mixx", "nearest: 'coop_mix'"),
-        ("maple_cptb_la_mx", "losses bs, cb, focal, la, ldam, regularizers cpt, cptb, dapt, etfa, l2anchor, npt"),
+        ("maple_cptb_la_mx", "losses bs, cb, focal, la, ldam, regularizers cpt, cptb, cptx, dapt, etfa, l2anchor, npt"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_on_one_line(text, reason):
@@ -119,7 +121,7 @@ def test_parts_that_do_not_go_together_are_refused_on_one_line(text, reason):
 
 def test_every_part_is_listed_with_its_paper():
     described = {part.name: part for part in methods.describe_parts(ROOT)}
-    assert [described[name].kind for name in ("la", "cptb", "mix")] == ["loss", "regularizer", "control"]
+    assert [described[name].kind for name in ("la", "cptx", "mix")] == ["loss", "regularizer", "control"]
     for name in methods.added_parts(ROOT):
         assert re.search(r"arXiv \d{4}\.\d{5}|ours|control", described[name].description), name
 

@@ -14,14 +14,24 @@ from cpt_plugin.functional.long_tail_losses import (
 )
 from cpt_plugin.functional.neural_collapse import isomorphism_degree, language_collapse_degree
 from cpt_plugin.functional.rotation import rotation_stabilization
+from cpt_plugin.functional.variants import (
+    class_weights,
+    gaussian_anchoring,
+    pair_separation,
+    schedule_factor,
+    squared_rotations,
+    weighted_rotation,
+)
 
 __all__ = [
     "ClusterBuckets",
     "balanced_softmax",
     "class_balanced",
     "class_convergence",
+    "class_weights",
     "etf_separation",
     "focal",
+    "gaussian_anchoring",
     "inter_dispersion",
     "intra_dispersion",
     "isomorphism_degree",
@@ -29,7 +39,11 @@ __all__ = [
     "ldam",
     "logit_adjustment",
     "nearest_simplex",
+    "pair_separation",
     "posthoc_adjustment",
     "rotation_stabilization",
+    "schedule_factor",
+    "squared_rotations",
     "text_anchoring",
+    "weighted_rotation",
 ]

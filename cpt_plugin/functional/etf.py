@@ -110,6 +110,20 @@ def etf_separation(
         >>> etf_separation(square, torch.tensor([0, 0, 1]))  # opposite vectors are the 2-simplex
         tensor(0.)
     """
+    buckets = checked_buckets(text, assignment, reduction)
+    with full_precision(text):
+        members = unit(text.index_select(-2, buckets.order), working_dtype(text))
+        if not buckets.blocks:
+            return members.sum()
+        return _reduce(members, buckets, reduction, include_diagonal)
+
+
+def checked_buckets(text: Tensor, assignment: Tensor | ClusterBuckets, reduction: str) -> ClusterBuckets:
+    """Return the buckets on the text's device.
+
+    Raises:
+        FeatureError, ConfigError: as :func:`etf_separation`.
+    """
     check_text(text)
     if reduction not in REDUCTIONS:
         raise ConfigError(f"unknown ETF reduction {reduction!r}; use one of {', '.join(REDUCTIONS)}")
@@ -119,20 +133,22 @@ def etf_separation(
             f"assignment has {buckets.num_classes} classes, text {shape_of(text)} has {text.shape[-2]}; "
             "cluster the classes that are trained"
         )
-    with full_precision(text):
-        members = unit(text.index_select(-2, buckets.to(text.device).order), working_dtype(text))
-        if not buckets.blocks:
-            return members.sum()
-        return _reduce(members, buckets, reduction, include_diagonal)
+    return buckets.to(text.device)
+
+
+def pair_scales(buckets: ClusterBuckets, reduction: str) -> list[float]:
+    """Factor of each ordered pair's squared gap in the reduction, for each block of clusters of one size."""
+    several = sum(count for count, _ in buckets.blocks)
+    if reduction == "frobenius":
+        return [1 / buckets.num_clusters for _ in buckets.blocks]
+    return [1 / (size * (size - 1) * several) for _, size in buckets.blocks]
 
 
 def _reduce(members: Tensor, buckets: ClusterBuckets, reduction: str, include_diagonal: bool) -> Tensor:
     copies = members.shape[0] if members.ndim == 3 else 1
-    several = sum(count for count, _ in buckets.blocks)
     parts, diagonal = [], 0.0
     rows = members.split([count * size for count, size in buckets.blocks], dim=-2)
-    for block, (count, size) in zip(rows, buckets.blocks, strict=True):
-        scale = 1 / buckets.num_clusters if reduction == "frobenius" else 1 / (size * (size - 1) * several)
+    for block, (count, size), scale in zip(rows, buckets.blocks, pair_scales(buckets, reduction), strict=True):
         parts.append(_SquaredGaps.apply(block.reshape(-1, size, block.shape[-1]), scale / copies))
         diagonal += count * size * scale
     total = torch.stack(parts).sum()

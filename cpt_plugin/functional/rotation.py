@@ -46,17 +46,18 @@ def rotation_stabilization(text: Tensor, frozen_text: Tensor) -> Tensor:
     check_text(text)
     check_frozen(frozen_text, text)
     with full_precision(text):
-        difference = _difference(text, frozen_text)
+        difference = unit_difference(text, frozen_text)
         return _DeadZoneL1.apply(difference) / (difference.numel() // difference.shape[-1])
 
 
 def live_fraction(text: Tensor, frozen_text: Tensor) -> Tensor:
     """Fraction, in 0 .. 1, of the components in which :func:`rotation_stabilization` has a derivative; same inputs."""
     with torch.no_grad(), full_precision(text):
-        return (_difference(text, frozen_text).abs() >= DEAD_ZONE).double().mean()
+        return (unit_difference(text, frozen_text).abs() >= DEAD_ZONE).double().mean()
 
 
-def _difference(text: Tensor, frozen_text: Tensor) -> Tensor:
+def unit_difference(text: Tensor, frozen_text: Tensor) -> Tensor:
+    """Unit text features minus unit frozen ones, in at least float32, shaped like the text."""
     dtype = working_dtype(text, frozen_text)
     frozen = frozen_text.detach().to(dtype)
     return torch.addcdiv(unit(text, dtype), frozen, lengths(frozen), value=-1)

@@ -23,7 +23,8 @@ method's name. This is a complete `spread.py`::
             one_cluster = batch.labels.new_zeros(batch.text.shape[-2])
             return {"spread": self.weight * etf_separation(batch.text, one_cluster, "pair_mean")}
 
-Add `prepare`, `digest` and `describe` where something is made once a run (see `cpt.py`). Names of parts
+Add `prepare`, `digest` and `describe` where something is made once a run (see `cpt.py`), `prepare_counts`,
+`strength` and `state_dict` for class counts, a schedule and what training changes (see `cptx.py`). Names of parts
 should be unique over all regularizers, because several can be used together.
 """
 

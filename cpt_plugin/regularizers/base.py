@@ -24,11 +24,13 @@ class FeatureBatch:
         text: (K, d) text features of all classes, or (B, K, d) where they depend on the image.
         image: (B, d) image features.
         labels: (B,) integers in 0 .. K-1.
+        progress: finished steps as a fraction of all, in [0, 1); 0 where the trainer does not say.
     """
 
     text: Tensor
     image: Tensor
     labels: Tensor
+    progress: float = 0.0
 
 
 class Regularizer(Part):
@@ -36,6 +38,8 @@ class Regularizer(Part):
 
     Attributes:
         needs_prototypes: whether `prepare_prototypes` is to be called, with class means of the training images.
+        needs_counts: whether `prepare_counts` is to be called, with the number of training images of each class.
+        needs_progress: whether a trainer that does not say how far it is (`FeatureBatch.progress`) is refused.
         gradient_fractions: parts that `compute` gives without a weight, and what the norm of their gradient is to be
             as a fraction of the main loss's; :class:`~cpt_plugin.hook.CPTHook` weighs them
             (:mod:`cpt_plugin.balance`).
@@ -43,6 +47,8 @@ class Regularizer(Part):
     """
 
     needs_prototypes: bool = False
+    needs_counts: bool = False
+    needs_progress: bool = False
     gradient_fractions: Mapping[str, float] = MappingProxyType({})
     gradient_momentum: float = 1.0
 
@@ -55,6 +61,20 @@ class Regularizer(Part):
 
     def prepare_prototypes(self, prototypes: Tensor) -> None:
         """Take over the (K, d) class means of frozen unit image features; called after `prepare` if needed."""
+
+    def prepare_counts(self, counts: Tensor) -> None:
+        """Take over the (K,) numbers of training images of each class; called after `prepare` if needed."""
+
+    def strength(self, batch: FeatureBatch) -> float:
+        """Return the factor of all parts in this step, on top of their weights; balancing does not see it."""
+        return 1.0
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Return what training has changed, for :meth:`load_state_dict` after an interruption."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
+        """Go on with a :meth:`state_dict`."""
 
     def undeveloped(self, batch: FeatureBatch) -> set[str]:
         """Return those parts of `gradient_fractions` whose gradient on this batch says nothing about the next ones."""

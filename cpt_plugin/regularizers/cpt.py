@@ -177,15 +177,21 @@ class CPT(Regularizer):
         frozen_text = self._on_device_of(batch.text)
         parts: Parts = {}
         if self.weights["etf"] > 0 and self._buckets is not None:
-            parts["etf"] = self.weights["etf"] * etf_separation(batch.text, self._buckets, self.etf_reduction)
+            parts["etf"] = self.weights["etf"] * self._separation(batch.text, self._buckets)
         if self.weights["cc"] > 0:
             parts["cc"] = self.weights["cc"] * class_convergence(batch.image, batch.text, batch.labels)
             if not self._labels_checked:
                 check_labels(batch.labels, len(self._class_names))
                 self._labels_checked = True
         if self.weights["rs"] > 0:
-            parts["rs"] = self.weights["rs"] * rotation_stabilization(batch.text, frozen_text)
+            parts["rs"] = self.weights["rs"] * self._rotation(batch.text, frozen_text)
         return parts
+
+    def _separation(self, text: Tensor, buckets: ClusterBuckets) -> Tensor:
+        return etf_separation(text, buckets, self.etf_reduction)
+
+    def _rotation(self, text: Tensor, frozen_text: Tensor) -> Tensor:
+        return rotation_stabilization(text, frozen_text)
 
     def undeveloped(self, batch: FeatureBatch) -> set[str]:
         """Return "rs" while fewer than 9 in 10 components are out of the dead zone of its derivative.

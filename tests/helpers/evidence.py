@@ -12,7 +12,8 @@ from cpt_plugin.methods import parse_method
 from cpt_plugin.results.record import RunRecord
 
 LOSSES = {
-    "cpt": ("etf", "cc", "rs"), "cptb": ("etf", "cc", "rs"), "npt": ("lc", "mi"), "dapt": ("inter", "intra"),
+    "cpt": ("etf", "cc", "rs"), "cptb": ("etf", "cc", "rs"), "cptx": ("etf", "cc", "rs"),
+    "npt": ("lc", "mi"), "dapt": ("inter", "intra"),
     "l2anchor": ("l2",), "etfa": ("etfa",), "dpc": ("dpc",),
 }  # fmt: skip
 OWN = {"promptsrc": ("scl_text", "scl_image", "scl_logits")}
