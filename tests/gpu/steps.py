@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin import toolkit
-from cpt_plugin.encoders import load, resolve_precision
+from cpt_plugin.encoders import Precision, load, resolve_precision
 from cpt_plugin.toolkit.embedded.loader import batches
 from tests.helpers.prompt_runs import prompt_cfg
 from tests.trainers.problems import perturb
@@ -23,8 +23,9 @@ LEARNERS = ("CoOp", "CoCoOp", "MaPLe", "IVLP", "PromptSRC", "CoOpDPC")
 INITIAL_SCALE = 1024.0
 """Of the GradScaler, small enough that no gradient overflows in the first step."""
 OPTIONS = (
-    "OPTIM.WARMUP_EPOCH", -1, "OPTIM.WEIGHT_DECAY", 0.0, "DATALOADER.NUM_WORKERS", 0, "TRAIN.CHECKPOINT_SECONDS", 1000.0,
-    "CPT.WEIGHT_ETF", 1.0, "CPT.WEIGHT_CC", 1.0, "CPT.WEIGHT_RS", 1.0, "CPTB.CLUSTER_SIZE", 2,
+    "OPTIM.WARMUP_EPOCH", -1, "OPTIM.WEIGHT_DECAY", 0.0, "DATALOADER.NUM_WORKERS", 0,
+    "TRAIN.CHECKPOINT_SECONDS", 1000.0, "CPT.WEIGHT_ETF", 1.0, "CPT.WEIGHT_CC", 1.0, "CPT.WEIGHT_RS", 1.0,
+    "CPTB.CLUSTER_SIZE", 2,
 )  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -43,9 +44,11 @@ class Step:
 @contextmanager
 def precisions_of_a_gpu() -> Iterator[None]:
     """Trainers built inside take a precision at its word on a CPU too, where they would fall back to float32."""
-    with ExitStack() as stack:
-        for module in (_base, load):
-            stack.enter_context(patch.object(module, "resolve_precision", lambda prec, _: resolve_precision(prec, "cuda")))
+
+    def of_a_gpu(prec: str, device: Any) -> Precision:
+        return resolve_precision(prec, "cuda")
+
+    with patch.object(_base, "resolve_precision", of_a_gpu), patch.object(load, "resolve_precision", of_a_gpu):
         yield
 
 

@@ -28,9 +28,7 @@ def deterministic() -> Iterator[None]:
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("prec", ["fp32", "amp"])
 @pytest.mark.parametrize("name", ["CoOpCPT", "MaPLeCPTB", "PromptSRCCPT", "CoCoOp"])
-def test_two_runs_give_the_same_bits(
-    folder: Path, tmp_path: Path, device: torch.device, name: str, prec: str
-) -> None:
+def test_two_runs_give_the_same_bits(folder: Path, tmp_path: Path, device: torch.device, name: str, prec: str) -> None:
     """With deterministic algorithms and CUBLAS_WORKSPACE_CONFIG, which conftest.py sets."""
     node = name.split("CPT")[0].upper()
     choice = (f"TRAINER.{node}.PREC", prec, "USE_CUDA", device.type == "cuda", "DATALOADER.NUM_WORKERS", 0)

@@ -77,9 +77,7 @@ def test_balanced_weights_are_the_fractions_that_float32_measures(
 
 @pytest.mark.parametrize("prec", HALVES)
 @pytest.mark.parametrize("name", ["CoOpCPTB", "MaPLeCPT", "PromptSRCCPT"])
-def test_whole_run_in_half_precision(
-    folder: Path, tmp_path: Path, device: torch.device, name: str, prec: str
-) -> None:
+def test_whole_run_in_half_precision(folder: Path, tmp_path: Path, device: torch.device, name: str, prec: str) -> None:
     """The scaler starts at its own scale, from which overflowing steps bring it down."""
     node = name.split("CPT")[0].upper()
     options = (f"TRAINER.{node}.PREC", prec, "USE_CUDA", device.type == "cuda", "DATALOADER.NUM_WORKERS", 0)
