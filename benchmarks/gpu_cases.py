@@ -36,6 +36,7 @@ class Bench:
     def __init__(self, device: torch.device, quick: bool) -> None:
         self.device = device
         self.batch, self.test_batch = (2, 2) if quick else (BATCH, TEST_BATCH)
+        self.test_batches = 2 if quick else TEST_BATCHES
         self.sizes = TINY if quick else FULL
         self._known: tuple[torch.dtype, FrozenCLIP] | None = None
 
@@ -94,7 +95,7 @@ class Bench:
         @torch.no_grad()
         def test(side: str) -> None:
             encoder.path = PATHS[side]
-            for number in range(TEST_BATCHES):
+            for number in range(self.test_batches):
                 if side != "fast" or number == 0:
                     encoder._last = None
                 trainer.model_inference(images)
@@ -104,7 +105,7 @@ class Bench:
     @property
     def images_of_a_test(self) -> int:
         """Images of one run of :meth:`evaluations`."""
-        return TEST_BATCHES * self.test_batch
+        return self.test_batches * self.test_batch
 
     def images(self, number: int) -> Tensor:
         size = self.sizes["resolution"]

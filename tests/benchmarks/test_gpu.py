@@ -61,7 +61,8 @@ def test_what_is_out_of_budget_or_fails_is_left_out_and_said(tmp_path: Path, mon
 
 def test_table_shows_medians_ratios_and_shares() -> None:
     step = {"job": "coop", "classes": 100, "precision": "amp",
-            "milliseconds": {"fast": [9, 10, 30], "all 77": [40] * 3}, "peak_bytes": {"fast": 2**30, "all 77": 3 * 2**30}}  # fmt: skip
+            "milliseconds": {"fast": [9, 10, 30], "all 77": [40] * 3},
+            "peak_bytes": {"fast": 2**30, "all 77": 3 * 2**30}}  # fmt: skip
     alone = {
         "job": "losses",
         "classes": 100,
@@ -72,7 +73,8 @@ def test_table_shows_medians_ratios_and_shares() -> None:
             "milliseconds": {"fast": [500], "all 77": [2000]}}  # fmt: skip
     table = markdown({
         "command": "c", "device": "GPU", "time": "t", "commit": "0123456789abc", "cuda": "13.0",
-        "versions": {"torch": "2"}, "tf32": {"products": False}, "seconds": 9.0, "quick": False, "batch": 32, "left_out": {},
+        "versions": {"torch": "2"}, "tf32": {"products": False},
+        "seconds": 9.0, "quick": False, "batch": 32, "left_out": {},
         "results": {"coop-100-amp": step, "losses-100": alone, "test-100-amp": test},
     })  # fmt: skip
     assert "| CoOp with CPT | 100 | amp | 10.00 | 9.00 .. 30.00 | 40.00 | 4.00 | 1.00 / 3.00 | 20.0 % |" in table
