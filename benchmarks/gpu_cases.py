@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -84,7 +84,7 @@ class Bench:
             trainer.model.text_encoder.path = path
             trainer.forward_backward(batch)
 
-        return {side: lambda path=path: step(path) for side, path in PATHS.items()}
+        return {side: partial(step, path) for side, path in PATHS.items()}
 
     def evaluations(self, classes: int, precision: str) -> dict[str, Callable[[], Any]]:
         """CoOp's test of 10 batches by each path: "fast" encodes the texts once, "all 77" with every batch."""
@@ -100,7 +100,7 @@ class Bench:
                     encoder._last = None
                 trainer.model_inference(images)
 
-        return {side: lambda side=side: test(side) for side in PATHS}
+        return {side: partial(test, side) for side in PATHS}
 
     @property
     def images_of_a_test(self) -> int:
