@@ -103,8 +103,9 @@ class GradientBalance:
             return
         parameters = trained_parameters(self._trainer)
         try:
-            main = _norm(torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True))
-            norms = [_norm(_gradients(parts[name], parameters, scale)) for name in wanted]
+            of_main = torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)
+            main = _norm(of_main, scale)
+            norms = [_norm(_gradients(parts[name], parameters, scale), scale) for name in wanted]
         except RuntimeError as error:
             raise HookError(
                 f"Balanced weights need the gradient of each loss part by itself, which this model does not allow "
@@ -177,6 +178,7 @@ def _gradients(part: Tensor, parameters: Sequence[nn.Parameter], scale: Tensor) 
     return torch.autograd.grad(part, parameters, scale.to(part.dtype), retain_graph=True, allow_unused=True)
 
 
-def _norm(gradients: Iterable[Tensor | None]) -> Tensor:
+def _norm(gradients: Iterable[Tensor | None], like: Tensor) -> Tensor:
+    """Length of all gradients, a float64 scalar on the device of ``like``; 0 where there is none."""
     squares = [gradient.double().square().sum() for gradient in gradients if gradient is not None]
-    return torch.stack(squares).sum().sqrt() if squares else torch.zeros((), dtype=torch.float64)
+    return torch.stack(squares).sum().sqrt() if squares else like.new_zeros((), dtype=torch.float64)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from cpt_plugin import toolkit
 from cpt_plugin.encoders import FrozenCLIP
+from cpt_plugin.regularizers import FeatureBatch, build
 from trainers._prompted import PromptedCLIP, PromptLearner
 
 TRAINABLE = (
@@ -42,7 +43,25 @@ def perturb(learner: nn.Module, scale: float = 0.05, seed: int = 9) -> None:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in learner.parameters():
-            parameter += scale * torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            parameter += scale * noise.to(parameter.device)
+
+
+def gradient_norms(trainer: Any, batch: dict[str, Any], parts: Iterable[str]) -> dict[str, float]:
+    """Lengths of the gradients of the cross-entropy, "main", and of CPT's unweighted parts on this batch, by hand."""
+    image, label = trainer.parse_batch_train(batch)
+    learner = trainer.model.prompt_learner
+    f = F.normalize(trainer.model.image_encoder(image, learner.image_prompts()), dim=-1)
+    g = trainer.model.text_features(f)
+    (terms,) = build(["cpt"], {"CPT": {f"WEIGHT_{part.upper()}": 1 for part in parts} | {"CLUSTER_SIZE": 2}})
+    terms.prepare(trainer.frozen_text_features(), trainer.dm.dataset.classnames)
+    losses = terms.compute(FeatureBatch(g, f, label))
+    losses["main"] = F.cross_entropy(trainer.model.logit_scale * f @ g.t(), label)
+    found = {}
+    for name, loss in losses.items():
+        gradients = torch.autograd.grad(loss, list(learner.parameters()), retain_graph=True, allow_unused=True)
+        found[name] = torch.cat([x.flatten() for x in gradients if x is not None]).double().norm().item()
+    return found
 
 
 def saved(output: Path) -> dict[str, Any]:

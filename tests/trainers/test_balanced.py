@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import pytest
-import torch
-from torch.nn import functional as F
 
 from cpt_plugin import toolkit
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.regularizers import FeatureBatch, build
 from tests.helpers.checkpoints import identical
 from tests.helpers.prompt_runs import fingerprint, prompt_cfg, train
-from tests.trainers.problems import raises_at, saved, trained_part
+from tests.trainers.problems import gradient_norms, raises_at, saved, trained_part
 from trainers._base import PromptTrainer
 
 RHO = {"etf": 0.03, "cc": 0.3, "rs": 0.3}
@@ -23,10 +20,6 @@ def configured(folder, output, trainer, *options):
     return prompt_cfg(folder, output, trainer, *pairs, *options)
 
 
-def flat(gradients):
-    return torch.cat([g.flatten() for g in gradients if g is not None])
-
-
 @pytest.mark.parametrize("name", ["CoOp", "MaPLe", "IVLP"])
 def test_fractions_of_the_first_step(folder, tmp_path, monkeypatch, name):
     """Against gradients of the cross-entropy and of each term, taken by hand just before the step."""
@@ -35,18 +28,7 @@ def test_fractions_of_the_first_step(folder, tmp_path, monkeypatch, name):
 
     def looked_at(self, batch):
         if not found:
-            image, label = self.parse_batch_train(batch)
-            learner = self.model.prompt_learner
-            f = F.normalize(self.model.image_encoder(image, learner.image_prompts()), dim=-1)
-            g = self.model.text_features(f)
-            parameters = list(learner.parameters())
-            (terms,) = build(["cpt"], {"CPT": {f"WEIGHT_{part.upper()}": 1 for part in RHO} | {"CLUSTER_SIZE": 2}})
-            terms.prepare(self.frozen_text_features(), self.dm.dataset.classnames)
-            losses = terms.compute(FeatureBatch(g, f, label))
-            losses["main"] = F.cross_entropy(self.model.logit_scale * f @ g.t(), label)
-            for part, loss in losses.items():
-                gradients = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-                found[part] = flat(gradients).double().norm().item()
+            found.update(gradient_norms(self, batch, RHO))
         return original(self, batch)
 
     monkeypatch.setattr(PromptTrainer, "forward_backward", looked_at)
