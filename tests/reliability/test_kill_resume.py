@@ -39,7 +39,8 @@ def naive(folder: Path, name: str) -> Run:
 
     def run(output: Path) -> None:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(patched(loader, isolated_rng=lambda seed: contextlib.nullcontext(), kept_rng=contextlib.nullcontext))
+            nothing = contextlib.nullcontext
+            stack.enter_context(patched(loader, isolated_rng=lambda seed: nothing(), kept_rng=nothing))
             stack.enter_context(patched(resume, set_rng_state=lambda state: None))
             stack.enter_context(patched(trainer.SimpleTrainer, reseed=lambda self, *a: None))
             inner(output)
