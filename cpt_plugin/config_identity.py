@@ -25,13 +25,14 @@ NEUTRAL_KEYS = frozenset(
         "RESUME",
         "TRAIN.CHECKPOINT_FREQ",
         "TRAIN.CHECKPOINT_SECONDS",
+        "TRAIN.GRADIENT_NORMS",
         "TRAIN.PRINT_FREQ",
         "TRAINER.DPC.STAGE_ONE",
         "TRAINER.DPC.STAGE_ONE_EPOCH",
         "VERBOSE",
     }
 )
-"""Keys that say where, how fast or how talkatively a run works, not what comes out.
+"""Keys that say where, how fast or how talkatively a run works, not what prompts or accuracies come out.
 
 What DPC finds in the folder of its first stage is told by a hash.
 """

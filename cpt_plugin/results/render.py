@@ -20,8 +20,8 @@ _TEX = {
     **{sign: f"${sign}$" for sign in "<>|"},
     **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
     **{"[": "{[}", "*": "{*}"},  # at the start of a row they would belong to the line break before it
-    **{"±": r"$\pm$", "×": r"$\times$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$"},
-    **{"λ": r"$\lambda$", "ρ": r"$\rho$", "τ": r"$\tau$", "Δ": r"$\Delta$"},
+    **{"±": r"$\pm$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$"},
+    **{"λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$"},
 }
 
 
