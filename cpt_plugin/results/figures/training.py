@@ -70,7 +70,7 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
     what, caption = _WORDS[prefix]
     without = [name for name in group.plain if name not in lines]
-    notes = [f"no history: {listed(without)}"] if without else []
+    notes = [f"no {what.lower()}: {listed(without)}"] if without else []
     if prefix == LOSS and not any(curves(runs, GRADIENT) for runs in group.plain.values()):
         notes.append("gradient norms were not recorded (TRAIN.GRADIENT_NORMS True)")
     title = f"{what} over training: {group.title}"
