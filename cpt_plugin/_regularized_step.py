@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from cpt_plugin._trainer_checks import attached_models
 from cpt_plugin.attach import Attachment, Observer, OutputScale, attach_loss
-from cpt_plugin.balance import GradientBalance, Target, Weighted
+from cpt_plugin.balance import GradientBalance, Target, Weighted, gradient_norm
 from cpt_plugin.errors import HookError, TrainingError
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer
@@ -46,6 +47,8 @@ class RegularizedStep:
         self._attachments: list[Attachment] = []
         self._values: list[dict[str, float]] = []
         self._sources: dict[str, tuple[Regularizer, str]] = {}
+        self._live: dict[str, Tensor] = {}
+        self._norms: tuple[dict[str, float], dict[str, float]] = {}, {}
         self._running = False
         self._own_original = "forward_backward" in vars(trainer)
         self._original: Callable[..., Any] = trainer.forward_backward
@@ -83,12 +86,14 @@ class RegularizedStep:
         self._steps += 1
         self._attachments.clear()
         self._values.clear()
+        self._norms = {}, {}
         self._running = True
         try:
             with self._taps.armed(args[0] if args else kwargs.get("batch")):
                 summary = self._original(*args, **kwargs)
         finally:
             self._running = False
+            self._live = {}
         self._check_back_propagated()
         self._report(summary)
         return summary
@@ -114,11 +119,32 @@ class RegularizedStep:
                 "use_reentrant=True), or set the weights to 0."
             )
         self._keep_values(parts, strengths, features)
+        self._live = {n: part if strengths[n] == 1 else part * strengths[n] for n, part in parts.items()}
         output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts, features))
         if attachment.scale is not None:
             self._output_scale.check()
         self._attachments.append(attachment)
         return output
+
+    @contextmanager
+    def muted(self) -> Iterator[None]:
+        """Inside a step: gradients taken of the trainer's loss leave the regularizers out."""
+        for attachment in self._attachments:
+            attachment.muted = True
+        try:
+            yield
+        finally:
+            for attachment in self._attachments:
+                attachment.muted = False
+
+    def measure_gradients(self, parameters: Sequence[nn.Parameter], scale: Tensor, found: dict[str, float]) -> None:
+        """Inside a step, before its backward pass: put the norm of each weighted part's gradient into ``found``.
+
+        They are there after the step, since a balanced weight may be set in its backward pass. Not finite ones, which
+        a loss ``scale`` can bring about, are left out.
+        """
+        norms = [gradient_norm(part, parameters, scale) / scale for part in self._live.values()]
+        self._norms = found, dict(zip(self._live, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
     def _weighted(self, name: str, part: Tensor, strength: float) -> Tensor:
         weighted = Weighted.apply(part, self.balance, name) if name in self.balance else part
@@ -219,8 +245,13 @@ class RegularizedStep:
         count = len(self._values)
         names = dict.fromkeys(name for values in self._values for name in values)
         means = {name: sum(values.get(name, 0.0) for values in self._values) / count for name in names}
-        self.parts = {n: value * self.balance.factor(n) if n in self.balance else value for n, value in means.items()}
+        self.parts = {n: value * self._factor(n) for n, value in means.items()}
         self.total = sum(self.parts.values())
+        found, norms = self._norms
+        found.update({n: norm * self._factor(n) for n, norm in norms.items() if math.isfinite(norm)})
         if isinstance(summary, dict):
             summary["loss_reg"] = self.total
             summary.update({f"loss_{name}": value for name, value in self.parts.items()})
+
+    def _factor(self, name: str) -> float:
+        return self.balance.factor(name) if name in self.balance else 1.0

@@ -26,12 +26,14 @@ class Attachment:
 
     ``scale`` maps the loss to the multiplier of the main loss; None means that the output is itself the
     loss, whose incoming gradient is that multiplier. ``observe``, if given, is called once, before the loss is
-    back-propagated, with the outputs, the gradients that reached them, and that multiplier.
+    back-propagated, with the outputs, the gradients that reached them, and that multiplier. While ``muted``, gradients
+    pass as if the loss were not there.
     """
 
     def __init__(self, scale: Callable[[Tensor], Tensor] | None, observe: Observer | None, outputs: Outputs) -> None:
         self.scale = scale
         self.fired = 0
+        self.muted = False
         self._observe = observe
         self._outputs = outputs if observe is not None else ()
 
@@ -68,6 +70,8 @@ class _Inject(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if ctx.attachment.muted:
+            return None, None, *gradients
         return ctx.attachment.loss_gradient(gradients, ctx.like_loss), None, *gradients
 
 

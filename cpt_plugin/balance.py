@@ -105,7 +105,7 @@ class GradientBalance:
         try:
             of_main = torch.autograd.grad(outputs, parameters, gradients, retain_graph=True, allow_unused=True)
             main = _norm(of_main, scale)
-            norms = [_norm(_gradients(parts[name], parameters, scale), scale) for name in wanted]
+            norms = [gradient_norm(parts[name], parameters, scale) for name in wanted]
         except RuntimeError as error:
             raise HookError(
                 f"Balanced weights need the gradient of each loss part by itself, which this model does not allow "
@@ -172,10 +172,15 @@ def trained_parameters(trainer: Any) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameters))
 
 
-def _gradients(part: Tensor, parameters: Sequence[nn.Parameter], scale: Tensor) -> Iterable[Tensor | None]:
-    if not part.requires_grad:
-        return ()
-    return torch.autograd.grad(part, parameters, scale.to(part.dtype), retain_graph=True, allow_unused=True)
+def gradient_norm(loss: Tensor, parameters: Sequence[nn.Parameter], scale: Tensor) -> Tensor:
+    """Norm of the gradient of ``scale`` times a loss over all parameters, a float64 scalar; 0 where none flows.
+
+    The graph is kept, and no parameter's ``grad`` is touched.
+    """
+    if not loss.requires_grad:
+        return _norm((), scale)
+    factor = scale.to(loss.dtype).reshape(loss.shape)
+    return _norm(torch.autograd.grad(loss, parameters, factor, retain_graph=True, allow_unused=True), scale)
 
 
 def _norm(gradients: Iterable[Tensor | None], like: Tensor) -> Tensor:

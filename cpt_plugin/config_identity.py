@@ -25,17 +25,20 @@ NEUTRAL_KEYS = frozenset(
         "RESUME",
         "TRAIN.CHECKPOINT_FREQ",
         "TRAIN.CHECKPOINT_SECONDS",
+        "TRAIN.GRADIENT_NORMS",
         "TRAIN.PRINT_FREQ",
         "TRAINER.DPC.STAGE_ONE",
         "TRAINER.DPC.STAGE_ONE_EPOCH",
         "VERBOSE",
     }
 )
-"""Keys that say where, how fast or how talkatively a run works, not what comes out.
+"""Keys that say where, how fast or how talkatively a run works, not what prompts or accuracies come out.
 
 What DPC finds in the folder of its first stage is told by a hash.
 """
 _LONGEST_NAME = 120
+_EXACT = (str, int, bool)
+"""Equal values of these types look alike as JSON: two zeros of another sign, or 1 and 1.0, do not."""
 
 
 def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,13 +48,12 @@ def flatten(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def hashed_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The flattened keys that can change a result, sorted, tuples as lists: what JSON gives back unchanged."""
-    kept = {key: value for key, value in _leaves(config) if key not in NEUTRAL_KEYS}
-    return json.loads(json.dumps(kept, sort_keys=True))
+    return json.loads(json.dumps(_kept(config), sort_keys=True))
 
 
 def config_hash(config: Mapping[str, Any]) -> str:
     """SHA-256 (hex) of :func:`hashed_part`."""
-    text = json.dumps(hashed_part(config), sort_keys=True, separators=(",", ":"))
+    text = json.dumps(_kept(config), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
@@ -66,10 +68,17 @@ def differences(
 
     lines = []
     for key in sorted({*config_a, *config_b} - {*ignore}):
-        a, b = shown(config_a.get(key, missing)), shown(config_b.get(key, missing))
+        values = config_a.get(key, missing), config_b.get(key, missing)
+        if type(values[0]) is type(values[1]) in _EXACT and values[0] == values[1]:
+            continue
+        a, b = map(shown, values)
         if a != b:
             lines.append(f"{key}: {a} != {b}")
     return lines
+
+
+def _kept(config: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in _leaves(config) if key not in NEUTRAL_KEYS}
 
 
 def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

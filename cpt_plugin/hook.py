@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from cpt_plugin._frozen_sources import FrozenSources
 from cpt_plugin._regularized_step import RegularizedStep
 from cpt_plugin._trainer_checks import check_trainer, resolve_class_counts, resolve_class_names, shared_template
+from cpt_plugin.balance import gradient_norm
 from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.long_tail_losses import LongTailLoss
 from cpt_plugin.regularizers import Regularizer, build
@@ -151,6 +153,23 @@ class HookHandle:
             prefix = f"{regularizer.name}."
             own = {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
             regularizer.load_state_dict(own)
+
+    def measure_gradients(
+        self, loss: Tensor, parameters: Sequence[nn.Parameter], scale: Tensor, found: dict[str, float]
+    ) -> None:
+        """Inside a training step, before its backward pass: norms of gradients on ``parameters``, by name.
+
+        ``main`` is the trainer's own loss, without the regularizers; the others, each weighted, are in ``found`` after
+        the step. Nothing of the step changes: its graph is kept, and no gradient is accumulated.
+
+        loss: the trainer's loss; scale: multiplier under which gradients are taken (AMP), divided out again.
+        """
+        with self._step.muted() if self._step else nullcontext():
+            main = gradient_norm(loss, parameters, scale) / scale
+        if main.isfinite():
+            found["main"] = main.item()
+        if self._step:
+            self._step.measure_gradients(parameters, scale, found)
 
     def describe(self) -> list[str]:
         """Log lines about the regularizers: clusters, sizes, weights."""

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpt_plugin.balance import trained_parameters
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.encoders import FrozenCLIP, ModelSizes, load_clip, resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError
+from cpt_plugin.hook import HookHandle
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY
 from trainers._degrees import EpochFeatures
@@ -127,6 +129,7 @@ class PromptTrainer(Profiled, CLIPTrainer):
     registered_name: ClassVar[str] = "prompt_learner"
     neutral_options: ClassVar[frozenset[str]] = frozenset({"PREC"})
     """Keys of the own node that do not change what trained prompts mean."""
+    hook: HookHandle | None = None
     loaded_extra: Mapping[str, Any] = MappingProxyType({})
     loaded_classes: list[str] | None = None
 
@@ -149,6 +152,7 @@ class PromptTrainer(Profiled, CLIPTrainer):
         self.scaler = torch.amp.GradScaler(self.device.type) if self.precision.use_scaler else None
         self.skipped_steps = 0
         self.epoch_features = EpochFeatures(self.num_classes)
+        self.gradient_norms: dict[str, float] = {}
 
     @property
     def prompts_hash(self) -> str:
@@ -167,10 +171,14 @@ class PromptTrainer(Profiled, CLIPTrainer):
         LOG.info(f"degrees of neural collapse, epoch {self.epoch + 1}/{self.max_epoch}: {shown}", extra=FILE_ONLY)
         for name, value in degrees.items():
             self.write_scalar(f"train/{name}", value, (self.epoch + 1) * self.num_batches - 1)
+        for name, value in self.gradient_norms.items():
+            self.write_scalar(f"train/grad_{name}", value, self.epoch * self.num_batches)
         super().after_epoch()
 
     def epoch_values(self) -> dict[str, float]:
-        return {**super().epoch_values(), **self.epoch_features.degrees()}
+        """As in the base class, the degrees of neural collapse, and ``grad_main``, ... with TRAIN.GRADIENT_NORMS."""
+        norms = {f"grad_{name}": value for name, value in self.gradient_norms.items()}
+        return {**super().epoch_values(), **self.epoch_features.degrees(), **norms}
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
         with self.profile.section("data"):
@@ -182,6 +190,10 @@ class PromptTrainer(Profiled, CLIPTrainer):
             self.epoch_features.add(prediction.image, text, label)
             parts = self.loss_parts(prediction, image, label)
             loss = torch.stack(list(parts.values())).sum()
+        if self.batch_idx == 0:
+            self.gradient_norms = {}
+            if self.cfg.TRAIN.GRADIENT_NORMS:
+                self._measure_gradients(loss)
         if self.scaler is None:
             self.model_backward_and_update(loss)
         else:
@@ -192,6 +204,16 @@ class PromptTrainer(Profiled, CLIPTrainer):
         if parts.keys() != {"ce"}:
             summary |= {f"loss_{name}": value.item() for name, value in parts.items()}
         return summary
+
+    def _measure_gradients(self, loss: Tensor) -> None:
+        """Norms on the trained prompts at this step, of this loss (``main``) and of each regularizer's weighted part.
+
+        Nothing of the step changes; it costs a backward pass for each of them.
+        """
+        hook = self.hook or HookHandle()
+        scale = torch.ones((), device=self.device) * (self.scaler.get_scale() if self.scaler is not None else 1.0)
+        with self.profile.section("backward"):
+            hook.measure_gradients(loss, trained_parameters(self), scale, self.gradient_norms)
 
     def needed_classes(self, label: Tensor) -> Tensor | None:
         """Sorted classes whose text features a training step with these labels needs; None, as here, for all."""
@@ -246,12 +268,13 @@ class PromptTrainer(Profiled, CLIPTrainer):
 
     def resume_extra(self) -> dict[str, Any]:
         own = {"skipped_steps": self.skipped_steps, "epoch_features": self.epoch_features.state_dict()}
-        return {**super().resume_extra(), **own}
+        return {**super().resume_extra(), **own, "gradient_norms": self.gradient_norms}
 
     def load_resume_extra(self, saved: dict[str, Any]) -> None:
         super().load_resume_extra(saved)
         self.skipped_steps = saved["skipped_steps"]
         self.epoch_features.load_state_dict(saved["epoch_features"], self.device)
+        self.gradient_norms = dict(saved.get("gradient_norms", {}))  # states of earlier versions have none
 
     def parse_batch_train(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
         return batch["img"].to(self.device), batch["label"].to(self.device)

@@ -21,7 +21,7 @@ class Regularized:
     """
 
     regularizers: ClassVar[tuple[str, ...]] = ()
-    hook: HookHandle | None = None
+    hook: HookHandle | None
 
     def before_train(self) -> None:
         parts = regularizers.build(self.regularizers, self.cfg)  # type: ignore[attr-defined]

@@ -12,6 +12,7 @@ from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.methods import find_repository, parse_dataset, parse_method, parse_tau
 from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol
+from cpt_plugin.results.compare import Comparison, Question, compare
 from cpt_plugin.results.record import RunRecord
 
 _PROG = "python -m cpt_plugin compare"
@@ -36,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("first", metavar="A[,A2,...]", help="the methods in question")
     parser.add_argument("second", metavar="B", help="the method they are compared with")
-    parser.add_argument("places", metavar="FOLDER", nargs="*", help="records: folders or .jsonl (default: output)")
+    parser.add_argument("places", metavar="FOLDER", nargs="*", help="records: folders or .jsonl[.gz] (default: output)")
     parser.add_argument("--metric", metavar="M[,M2,...]", help="H, base, new, all, mean, worst, head, mid, tail, many, "
                         "medium, few, or a target's name (default: the protocol's headline)")  # fmt: skip
     parser.add_argument("--worlds", metavar="W[,W2,...]", help="data sets expected (default: those that occur)")
@@ -61,15 +62,25 @@ def main(words: Sequence[str]) -> int:
         ConfigError: an unknown method, data set, metric or option.
         RecordError: records that are missing, damaged, or must not be mixed.
     """
-    from cpt_plugin.results.compare import Question, compare
     from cpt_plugin.results.compare_text import RENDERERS
     from cpt_plugin.results.store import load_all
 
-    given = build_parser().parse_intermixed_args(list(words))
+    given = parse(words)
+    records = load_all([typed_folder(word, word) for word in given.places or [find_repository() / "output"]])
+    put(RENDERERS[given.form](answer(given, records)), given.output)
+    return 0
+
+
+def parse(words: Sequence[str]) -> argparse.Namespace:
+    """The words of the command; raises ConfigError for wrong ones."""
+    return build_parser().parse_intermixed_args(list(words))
+
+
+def answer(given: argparse.Namespace, records: Sequence[RunRecord]) -> Comparison:
+    """What the words ask for, from these records; raises as :func:`main` does."""
     first, second = split_names(given.first), split_names(given.second)
     if len(second) != 1:
         raise ConfigError(f"B is '{given.second}', but must be one method: several may stand in A's place")
-    records = load_all([typed_folder(word, word) for word in given.places or [find_repository() / "output"]])
     question = Question(
         tuple(dict.fromkeys(method_name(name, records) for name in first)),
         method_name(second[0], records),
@@ -81,8 +92,7 @@ def main(words: Sequence[str]) -> int:
         "holm" if given.holm else "" if given.bonferroni is None else "bonferroni",
         parse_count("--bonferroni", given.bonferroni) if given.bonferroni else 0,
     )
-    put(RENDERERS[given.form](compare(records, question)), given.output)
-    return 0
+    return compare(records, question)
 
 
 def split_names(text: str) -> list[str]:

@@ -25,7 +25,7 @@ Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 commands:
   run METHOD DATASET TAU [options]   train on base classes, test on base and new, print one table
   reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
-  results table|figures|export|import
+  results table|figures|render|export|import
                                      tables and figures from records, records as JSON lines, others' logs
   compare A B [FOLDER] [options]     is A better than B over data sets, and what may be claimed
   report FOLDER [-o FILE]            one HTML page about an output folder

@@ -1,20 +1,22 @@
-"""`python -m cpt_plugin results table|figures|export|import`: tables and figures from records, logs of others."""
+"""`python -m cpt_plugin results table|figures|render|export|import`: tables and figures from records, others' logs."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cpt_plugin.atomic import atomic_write_text
+from cpt_plugin.atomic import atomic_write
 from cpt_plugin.cli import figures
 from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
 from cpt_plugin.errors import ConfigError, RecordError
-from cpt_plugin.methods import find_repository, parse_tau
+from cpt_plugin.methods import find_repository, parse_dataset, parse_tau
+from cpt_plugin.results.grid import Grid, build_grid
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.spec import WORLDS, TableSpec, load_spec, table_names
+from cpt_plugin.results.store import Failure
 
 _PROG = "python -m cpt_plugin results"
 
@@ -24,17 +26,23 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog=_PROG, description="What has been measured, as tables and as files.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     table = commands.add_parser("table", help="a table of configs/tables from records; or all tables of a folder")
-    table.add_argument("what", metavar="TABLE|FOLDER", help="a name or yaml; a folder or .jsonl file of records")
-    table.add_argument("--records", metavar="PLACE", action="append", help="folder or .jsonl file (default: output)")
+    table.add_argument("what", metavar="TABLE|FOLDER", help="a name or yaml; a folder or .jsonl[.gz] of records")
+    table.add_argument("--records", metavar="PLACE", action="append", help="folder or .jsonl[.gz] (default: output)")
     table.add_argument("--world", choices=WORLDS, default="shapes", help="the drawn worlds, or photographs")
+    table.add_argument("--datasets", metavar="A,B,...", help="instead of the table's own of that world")
     table.add_argument("--seeds", metavar="A,B,...", help="expected of every run (default: the table's)")
     table.add_argument("--taus", metavar="A,B,...", help="imbalance ratios (default: the table's)")
     table.add_argument("--format", choices=("terminal", "markdown", "csv", "latex"), default="terminal")
     table.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
     figures.add_parser(commands)
+    rendered = commands.add_parser("render", help="the tables and comparisons of a folder's manifest.yaml, again")
+    rendered.add_argument("folder", metavar="FOLDER", help="with records and manifest.yaml (docs/tables.md)")
+    rendered.add_argument("--check", action="store_true", help="write nothing; 1 where a file's bytes would change")
     export = commands.add_parser("export", help="all records of a folder as JSON lines")
     export.add_argument("folder", metavar="FOLDER", nargs="?", help="with records at any depth (default: output)")
-    export.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    export.add_argument("-o", "--output", metavar="FILE", help=".jsonl or .jsonl.gz (default: standard output)")
+    export.add_argument("--without-history", action="store_true", help="without the values of each epoch: figures "
+                        "of training and collapse need them, tables do not")  # fmt: skip
     imported = commands.add_parser("import", help="accuracies from <experiment>/<seed>/log.txt of Dassl's family")
     imported.add_argument("folder", metavar="FOLDER", help="with log.txt at any depth")
     imported.add_argument("-o", "--output", metavar="FILE", help="also write them there as JSON lines")
@@ -47,30 +55,61 @@ def main(words: Sequence[str]) -> int:
     Raises CPTError for what cannot be read.
     """
     given = build_parser().parse_args(list(words))
-    commands = {"table": _table, "figures": figures.figures, "export": _export, "import": _import}
+    commands = {
+        "table": _table,
+        "figures": figures.figures,
+        "render": _render,
+        "export": _export,
+        "import": _import,
+    }
     return commands[given.command](given)
 
 
-def spec_of(name: str, taus: str | None) -> TableSpec:
-    """A table by name or file, with other imbalance ratios where they are given."""
-    spec = load_spec(str(typed_folder(name, name)) if Path(name).suffix else name, find_repository())
-    return dataclasses.replace(spec, taus=tuple(map(parse_tau, taus.split(",")))) if taus else spec
+def table_grid(
+    given: argparse.Namespace, spec: TableSpec, records: Iterable[RunRecord], failures: Iterable[Failure] = ()
+) -> Grid:
+    """The table that the words of ``results table`` ask for, from these records."""
+    seeds = parse_seeds(given.seeds) if given.seeds else ()
+    return build_grid(spec, given.world, records, seeds, failures)
+
+
+def table_spec(given: argparse.Namespace, base: Path | None = None) -> TableSpec:
+    """A table by name or file, with other imbalance ratios and data sets where they are given.
+
+    A yaml's path counts from ``base``, by default from where the command was typed.
+    """
+    repository, path = find_repository(), Path(given.what)
+    if path.suffix:
+        path = base / path if base else typed_folder(given.what, given.what)
+    spec = load_spec(str(path), repository)
+    if given.taus:
+        spec = dataclasses.replace(spec, taus=tuple(map(parse_tau, given.taus.split(","))))
+    if given.datasets:
+        names = tuple(dict.fromkeys(parse_dataset(name, repository) for name in given.datasets.split(",")))
+        photos = given.world == "real"
+        spec = dataclasses.replace(spec, real=names) if photos else dataclasses.replace(spec, shapes=names)
+    return spec
 
 
 def _table(given: argparse.Namespace) -> int:
-    from cpt_plugin.results import grid, render, store
+    from cpt_plugin.results import render, store
 
     place = typed_folder(given.what, given.what)
-    if given.what not in table_names(find_repository()) and (place.is_dir() or place.suffix in (".jsonl", ".json")):
+    is_records = place.is_dir() or place.suffix == ".json" or store.is_lines(place)
+    if given.what not in table_names(find_repository()) and is_records:
         put(_single_tables(store.load_all([place]), given.format), given.output)
         return 0
-    spec = spec_of(given.what, given.taus)
+    spec = table_spec(given)
     places = [typed_folder(word, word) for word in given.records or [find_repository() / "output"]]
-    seeds = parse_seeds(given.seeds) if given.seeds else ()
     failures = [failure for place in places if place.is_dir() for failure in store.load_failures(place)]
-    filled = grid.build_grid(spec, given.world, store.load_all(places), seeds, failures)
-    put(render.RENDERERS[given.format](filled), given.output)
+    put(render.RENDERERS[given.format](table_grid(given, spec, store.load_all(places), failures)), given.output)
     return 0
+
+
+def _render(given: argparse.Namespace) -> int:
+    from cpt_plugin.cli.rendered import render_folder
+
+    return render_folder(typed_folder(given.folder, given.folder), given.check)
 
 
 def _single_tables(records: Sequence[RunRecord], form: str) -> str:
@@ -95,6 +134,8 @@ def _export(given: argparse.Namespace) -> int:
     if not folder.exists():
         raise RecordError(f"{folder}: there is no such folder")
     records = store.load_all([folder])
+    if given.without_history:
+        records = [dataclasses.replace(record, history=()) for record in records]
     put(store.to_lines(records), given.output)
     if given.output:
         print(f"{len(records)} records: {given.output}")
@@ -114,10 +155,12 @@ def _import(given: argparse.Namespace) -> int:
 
 
 def put(text: str, output: str | None) -> None:
-    """Write to a file, whose folder is made when missing, or to standard output."""
+    """Write to a file (compressed if it is called so), whose folder is made when missing, or to standard output."""
+    from cpt_plugin.results.store import COMPRESSED, compressed
+
     if output is None:
         sys.stdout.write(text)
         return
     path = typed_folder(output, output)
     path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(path, text)
+    atomic_write(path, compressed(text) if path.suffix == COMPRESSED else text.encode())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from statistics import fmean
 
 from cpt_plugin.config_identity import differences
@@ -110,6 +111,7 @@ class _Builder:
         self.failures = {(_key_of(failure), failure.seed): failure for failure in failures}
         self.runs: dict[tuple[str, Key], Runs] = {}
         self.notes: dict[str, None] = {}
+        self.method = cache(parse_method)
 
     def grid(self) -> Grid:
         baselines = {row.label: label for row in self.spec.rows if (label := self._baseline(row))}
@@ -126,7 +128,7 @@ class _Builder:
     def _baseline(self, row: RowSpec) -> str:
         if row.baseline or not row.method:
             return row.baseline
-        method = parse_method(row.method)
+        method = self.method(row.method)
         plain = [other.label for other in self.spec.rows if other.method == method.baseline.name and not other.options]
         return plain[0] if plain and plain[0] != row.label and (method.regularizers or row.options) else ""
 
@@ -181,12 +183,14 @@ class _Builder:
         """Missing runs by row, protocol and tau, then what is wrong with others."""
         missing: dict[tuple[str, str, float], list[str]] = defaultdict(list)
         total: dict[tuple[str, str, float], int] = defaultdict(int)
+        there: dict[tuple[str, str, float], int] = defaultdict(int)
         trouble: list[str] = []
         for (label, key), runs in self.runs.items():
             dataset, tau, protocol = key[2:]
             place = f"{dataset}, tau {tau:g}, {protocol.replace('_', ' ')}"
             group = (label, protocol, tau)
-            total[group] += len(runs.missing) + len(runs.by_seed)
+            there[group] += len(runs.by_seed)
+            total[group] += runs.expected
             if runs.missing:
                 missing[group].append(f"{dataset} (seeds {listed(runs.missing)})")
             trouble += [f"not used: {problem} ({place})" for problem in runs.problems]
@@ -195,9 +199,8 @@ class _Builder:
                     trouble.append(f"failed: {label}, seed {seed}, {place}: {' '.join(failure.error.split())}")
         for (label, protocol, tau), places in missing.items():
             what = f"{label}, {protocol.replace('_', ' ')}, tau {tau:g}"
-            none = all(not runs.by_seed for (name, key), runs in self.runs.items()
-                       if (name, key[4], key[3]) == (label, protocol, tau))  # fmt: skip
-            where = f"all {total[label, protocol, tau]} runs" if none else "; ".join(places)
+            group = (label, protocol, tau)
+            where = "; ".join(places) if there[group] else f"all {total[group]} runs"
             self.notes[f"missing: {what}: {where}"] = None
         self.notes |= dict.fromkeys(trouble)
 
@@ -212,7 +215,8 @@ class _Builder:
             own = {name for name in {*record.config, *reference.config} if name.startswith("DATASET.")}
             for line in differences(reference.config, record.config, BY_SEED_KEYS | own):
                 self.notes[f"{label}: settings differ between {reference.dataset} and {record.dataset}: {line}"] = None
-            method, other = parse_method(record.method), first.get((baselines.get(label, ""), _baseline_key(record)))
+            method = self.method(record.method)
+            other = first.get((baselines.get(label, ""), (method.baseline.name, "", *key[2:])))
             if other and method.regularizers and other.method == method.baseline.name:
                 for line in other_settings(record, other):
                     self.notes[f"{label} and {baselines[label]} also differ in {line}"] = None
@@ -271,10 +275,6 @@ def _keys(row: RowSpec, column: Column) -> list[Key]:
 
 def _key_of(run: RunRecord | Failure) -> Key:
     return run.method, run.variant, run.dataset, run.tau, run.protocol
-
-
-def _baseline_key(record: RunRecord) -> Key:
-    return parse_method(record.method).baseline.name, "", record.dataset, record.tau, record.protocol
 
 
 def _order(record: RunRecord) -> tuple[object, ...]:

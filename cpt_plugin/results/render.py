@@ -15,7 +15,14 @@ from cpt_plugin.results.text import DASH, aligned, fitting, interval, listed, ma
 Mark = Callable[[str, int], str]
 PUBLISHED = "published"
 _UNVERIFIED, _COMPUTED = "?", "+"
-_TEX = {"&": r"\&", "%": r"\%", "_": r"\_", "#": r"\#", "$": r"\$", "±": r"$\pm$", "{": r"\{", "}": r"\}"}
+_TEX = {
+    **{sign: rf"\{sign}" for sign in "&%_#${}"},
+    **{sign: f"${sign}$" for sign in "<>|"},
+    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
+    **{"[": "{[}", "*": "{*}"},  # at the start of a row they would belong to the line break before it
+    **{"±": r"$\pm$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$"},
+    **{"λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$"},
+}
 
 
 def render_terminal(grid: Grid) -> str:
@@ -45,7 +52,7 @@ def render_markdown(grid: Grid) -> str:
 
 def render_latex(grid: Grid) -> str:
     r"""A ``tabular`` with booktabs' rules a block: best ``\textbf``, second best ``\underline``; notes as comments."""
-    lines = [f"% {line}" for line in (grid.title, grid.subtitle)]
+    lines = [f"% {line}" for line in (" ".join(grid.title.split()), grid.subtitle)]
     commands = {1: r"\textbf{%s}", 2: r"\underline{%s}"}
     for block in grid.blocks:
         table = _lines(grid, block, lambda text, rank: commands.get(rank, "%s") % text, _tex)

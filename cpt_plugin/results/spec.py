@@ -122,7 +122,7 @@ def load_spec(text: str, repository: Path) -> TableSpec:
 
 
 def blocks(spec: TableSpec, world: str) -> list[tuple[str, tuple[Column, ...]]]:
-    """The columns with a heading for each block of them."""
+    """The columns with a heading for each block of them; raises ConfigError where there are no data sets for one."""
     by_tau = [(tau, [column for one in spec.columns for column in _expand(one, tau, spec, world)]) for tau in spec.taus]
     if spec.blocks == "tau" or len(spec.taus) == 1:
         return [(f"tau {tau:g}", tuple(columns)) for tau, columns in by_tau]
@@ -134,6 +134,8 @@ def _expand(measure: Measure, tau: float, spec: TableSpec, world: str) -> list[C
     metric = measure.metric or HEADLINES[measure.protocol]
     transfer = measure.protocol in TRANSFER
     datasets = (SOURCES[world],) if transfer else getattr(spec, world)
+    if not datasets:
+        raise ConfigError(f"the table names no data sets for {measure.protocol} of {world}: add {world}: [...] to it")
     prefix = {"cross_dataset": "cross-dataset ", "domain_generalization": "domains "}.get(measure.protocol, "")
     names = {"H": MEAN_OF_H, "base": "base", "new": "new", H_OF_MEANS: H_OF_MEANS}
     own = (SOURCES["real"], metric) if transfer else (AVERAGE, names[metric]) if metric in names else None

@@ -11,6 +11,8 @@ from functools import cache
 from cpt_plugin.errors import ConfigError
 
 _BISECTIONS = 64
+_DIGITS = 12
+"""Decimals of quantiles and probabilities: sines and tangents differ in the last bit between C libraries."""
 _ROUNDING = 1e-9
 """Percentage points: a spread up to this comes from floating point, not from the runs."""
 
@@ -47,7 +49,7 @@ def harmonic_mean(base: float, new: float) -> float:
 
 @cache
 def t_quantile(probability: float, degrees: int) -> float:
-    """Quantile of Student's t with a whole number of degrees of freedom, by bisection on the angle.
+    """Quantile of Student's t with a whole number of degrees of freedom, to 12 decimals, by bisection on the angle.
 
     t = sqrt(nu) tan(theta); P(|T| <= t) is a finite sum of powers of cos(theta).
     Source: Abramowitz and Stegun, 26.7.3 and 26.7.4.
@@ -63,18 +65,18 @@ def t_quantile(probability: float, degrees: int) -> float:
             low = middle
         else:
             high = middle
-    return math.sqrt(degrees) * math.tan(low)
+    return round(math.sqrt(degrees) * math.tan(low), _DIGITS)
 
 
 def t_tails(t: float, degrees: int) -> float:
-    """P(|T| >= |t|) for Student's t with a whole number of degrees of freedom, to about 1e-14 absolutely.
+    """P(|T| >= |t|) for Student's t with a whole number of degrees of freedom, to 12 decimals.
 
     Raises ConfigError for NaN, or unless degrees >= 1.
     """
     if math.isnan(t) or degrees < 1:
         raise ConfigError(f"no probability of t = {t} with {degrees} degrees of freedom")
     inside = _central_probability(math.atan2(abs(t), math.sqrt(degrees)), degrees)
-    return min(1.0, max(0.0, 1 - inside))
+    return round(min(1.0, max(0.0, 1 - inside)), _DIGITS)
 
 
 def p_value(summary: Summary | None) -> float | None:

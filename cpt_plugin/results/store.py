@@ -1,9 +1,12 @@
-"""Records in folders and in JSON lines, and the journal of failed runs beside them."""
+"""Records in folders and in JSON lines (compressed or not), and the journal of failed runs beside them."""
 
 from __future__ import annotations
 
 import dataclasses
+import gzip
+import io
 import json
+import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,7 @@ from cpt_plugin.results.imported import MARK
 from cpt_plugin.results.record import RunRecord, from_plain, load, to_plain
 
 JOURNAL = "failures.jsonl"
+COMPRESSED = ".gz"
 
 
 @dataclass(frozen=True)
@@ -33,7 +37,7 @@ class Failure:
 
 
 def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> list[RunRecord]:
-    """All records in folders (``record*.json``, at any depth), single record files and ``.jsonl`` files.
+    """All records in folders (``record*.json``, at any depth), single record files and files of JSON lines.
 
     damaged: takes what is wrong with records in folders, which are then passed over.
 
@@ -44,7 +48,7 @@ def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> 
     for place in map(Path, places):
         if place.is_dir():
             found += _from_folder(place, damaged)
-        elif place.suffix == ".jsonl":
+        elif is_lines(place):
             found += _from_lines(place)
         else:
             found.append(load(place))
@@ -54,6 +58,19 @@ def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> 
 def to_lines(records: Iterable[RunRecord]) -> str:
     """The records as JSON lines, sorted, so that the same records give the same bytes."""
     return "".join(sorted(json.dumps(to_plain(record), sort_keys=True, allow_nan=False) + "\n" for record in records))
+
+
+def is_lines(path: Path) -> bool:
+    """Whether a file's name says JSON lines: ``.jsonl`` or ``.jsonl.gz``."""
+    return path.name.removesuffix(COMPRESSED).endswith(".jsonl")
+
+
+def compressed(text: str) -> bytes:
+    """The text (UTF-8) as a gzip file that names neither a time nor a file: the same zlib gives the same bytes."""
+    packed = io.BytesIO()
+    with gzip.GzipFile("", "wb", 9, packed, mtime=0) as file:
+        file.write(text.encode())
+    return packed.getvalue()
 
 
 def add_failure(folder: Path, failure: Failure) -> None:
@@ -89,8 +106,10 @@ def _from_folder(folder: Path, damaged: list[str] | None) -> list[RunRecord]:
 
 def _from_lines(path: Path) -> list[RunRecord]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == COMPRESSED else data
+        lines = data.decode().splitlines()
+    except (OSError, ValueError, EOFError, zlib.error) as error:
         raise RecordError(f"{path}: cannot be read: {error}") from error
     return [_from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
 

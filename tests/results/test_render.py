@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from cpt_plugin.cli.main import main
 from cpt_plugin.results.grid import build_grid
 from cpt_plugin.results.record import save
 from cpt_plugin.results.render import RENDERERS, render_csv, render_latex, render_markdown, render_terminal
-from cpt_plugin.results.spec import load_spec
+from cpt_plugin.results.spec import RowSpec, load_spec, table_names
 from cpt_plugin.results.store import Failure, add_failure, to_lines
 from cpt_plugin.results.text import TERMINAL_WIDTH
 from tests.helpers.records import make_record
@@ -184,10 +185,27 @@ def test_latex_has_booktabs_rules_and_escapes(folder):
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="no pdflatex on this machine")
-def test_latex_compiles(folder, tmp_path):
-    document = r"\documentclass{article}\usepackage{booktabs}\begin{document}" + "\n" + render_latex(grid(folder))
-    (tmp_path / "table.tex").write_text(document + r"\end{document}")
-    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "table.tex"], cwd=tmp_path, check=True)
+def test_latex_of_every_table_compiles(folder, tmp_path):
+    """In one document; one table has labels with every sign that means something to TeX."""
+    label = "'[CPT] 50 % #1 a_b {c} $d ~e^f <g> |h| \\i & τ → Δ'"
+    (tmp_path / "signs.yaml").write_text(TABLE.replace("CPT_1", label))
+    names = [str(folder / "own.yaml"), str(tmp_path / "signs.yaml"), *table_names(ROOT)]
+    made = {name: build_grid(load_spec(name, ROOT), "shapes", records()) for name in names}
+    tables = "\n\n".join(render_latex(one) for one in made.values())
+    text = r"\documentclass{article}\usepackage{booktabs}\begin{document}" + f"\n{tables}" + r"\end{document}"
+    (tmp_path / "tables.tex").write_text(text)
+    subprocess.run(["pdflatex", "-interaction=nonstopmode", "-halt-on-error", "tables.tex"], cwd=tmp_path, check=True)
+    log = (tmp_path / "tables.log").read_text(errors="replace")
+    assert "Output written on tables.pdf" in log
+    assert "Missing character" not in log
+
+
+def test_a_label_that_begins_like_an_argument_of_a_line_break_is_text():
+    label = "*[a] ~^\\\\ <b>"
+    spec = replace(load_spec("weights", ROOT), rows=(RowSpec(label, "maple"),))
+    assert r"{*}{[}a] \textasciitilde{}\textasciicircum{}\textbackslash{}\textbackslash{} $<$b$>$ & " in render_latex(
+        build_grid(spec, "shapes", [])
+    )
 
 
 def test_command_tells_failed_runs_of_the_journal(folder, capsys):

@@ -99,3 +99,8 @@ def test_nonsense_is_refused_with_its_file_on_one_line(tmp_path, changes, messag
 def test_unknown_table_names_the_nearest():
     with pytest.raises(ConfigError, match="no table 'ablaton'; nearest: 'ablation'; possible: ablation, cluster_size"):
         load_spec("ablaton", ROOT)
+
+
+def test_columns_without_data_sets_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"no data sets for base_to_new of real: add real: \[...\]"):
+        blocks(load_spec(written(tmp_path), ROOT), "real")

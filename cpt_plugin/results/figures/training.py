@@ -12,6 +12,18 @@ from cpt_plugin.results.text import listed
 
 LOSS, GRADIENT = "loss", "grad"
 _WIDE = 20.0
+_WORDS = {
+    LOSS: (
+        "Loss parts",
+        "Means over an epoch and over seeds; parts are weighted; loss is the learner's own, loss_reg is added.",
+    ),
+    GRADIENT: (
+        "Gradient norms",
+        "On the trained prompts, at the first step of an epoch; means over seeds; parts are weighted; grad_main is of "
+        "the learner's own loss.",
+    ),
+}
+"""Title and caption."""
 
 
 def draw(groups: Sequence[Group]) -> list[Drawing]:
@@ -56,12 +68,11 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
         axes.tick_params(labelbottom=True)
     handles = {words: h for axes in panels for h, words in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
-    what = "Loss parts" if prefix == LOSS else "Gradient norms"
-    caption = "Means over an epoch and over seeds; parts are weighted; loss is the learner's own, loss_reg is added."
+    what, caption = _WORDS[prefix]
     without = [name for name in group.plain if name not in lines]
-    notes = [f"no history: {listed(without)}"] if without else []
+    notes = [f"no {what.lower()}: {listed(without)}"] if without else []
     if prefix == LOSS and not any(curves(runs, GRADIENT) for runs in group.plain.values()):
-        notes.append("gradient norms were not recorded")
+        notes.append("gradient norms were not recorded (TRAIN.GRADIENT_NORMS True)")
     title = f"{what} over training: {group.title}"
     notes += group.notes(list(lines))
     return finish(figure, stem_of(f"training-{prefix}", *group.place), title, [caption, *notes])
