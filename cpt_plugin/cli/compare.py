@@ -23,6 +23,7 @@ examples:
   {_PROG} maple_cptb maple
   {_PROG} maple_cptb,maple_la maple output --metric H,tail --tau 0.06 --holm
   {_PROG} "maple_cpt (CPT.WEIGHT_CC=0)" maple_cpt --worlds shapes,shapes:colors:clean
+  {_PROG} maple_cptb maple --and maple_la_cptb maple_la,maple_mix --holm
 
 A variant is named as in tables: the method, then its KEY=VALUE pairs in parentheses."""
 
@@ -36,8 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("first", metavar="A[,A2,...]", help="the methods in question")
-    parser.add_argument("second", metavar="B", help="the method they are compared with")
+    parser.add_argument("second", metavar="B[,B2,...]", help="those that each of them is compared with")
     parser.add_argument("places", metavar="FOLDER", nargs="*", help="records: folders or .jsonl[.gz] (default: output)")
+    parser.add_argument("--and", dest="groups", nargs=2, action="append", metavar=("A", "B"), help="compare these as "
+                        "well, under the same correction; may be given several times")  # fmt: skip
     parser.add_argument("--metric", metavar="M[,M2,...]", help="H, base, new, all, mean, worst, head, mid, tail, many, "
                         "medium, few, or a target's name (default: the protocol's headline)")  # fmt: skip
     parser.add_argument("--worlds", metavar="W[,W2,...]", help="data sets expected (default: those that occur)")
@@ -78,12 +81,17 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def answer(given: argparse.Namespace, records: Sequence[RunRecord]) -> Comparison:
     """What the words ask for, from these records; raises as :func:`main` does."""
-    first, second = split_names(given.first), split_names(given.second)
-    if len(second) != 1:
-        raise ConfigError(f"B is '{given.second}', but must be one method: several may stand in A's place")
+    groups = [(given.first, given.second), *(given.groups or ())]
+    pairs = [
+        (method_name(first, records), method_name(second, records))
+        for some, others in groups
+        for second in split_names(others)
+        for first in split_names(some)
+    ]
+    if not pairs:
+        raise ConfigError("nothing to compare: name a method for A and one for B")
     question = Question(
-        tuple(dict.fromkeys(method_name(name, records) for name in first)),
-        method_name(second[0], records),
+        tuple(dict.fromkeys(pairs)),
         _words(given.metric),
         parse_protocol(given.protocol),
         tuple(dict.fromkeys(map(parse_tau, _words(given.tau)))),

@@ -19,15 +19,14 @@ from cpt_plugin.results.summary import metric, other_settings
 
 @dataclass(frozen=True)
 class Question:
-    """What to compare: every method of `first` with `second` in every metric at every tau.
+    """What to compare: the two methods of every pair in every metric at every tau.
 
     Methods are named as tables do, ``maple_cpt`` or ``maple_cpt (KEY=VALUE,...)``. metrics: by default the protocol's
     headline; taus, worlds, seeds: by default those that occur, at each tau.
     correction: ``bonferroni``, ``holm`` or ""; count: for Bonferroni, when more comparisons were made than these.
     """
 
-    first: tuple[str, ...]
-    second: str
+    pairs: tuple[tuple[str, str], ...]
     metrics: tuple[str, ...] = ()
     protocol: str = BASE_TO_NEW
     taus: tuple[float, ...] = ()
@@ -35,6 +34,11 @@ class Question:
     seeds: tuple[int, ...] = ()
     correction: str = ""
     count: int = 0
+
+    @property
+    def methods(self) -> tuple[str, ...]:
+        """All methods, each once."""
+        return tuple(dict.fromkeys(name for pair in self.pairs for name in pair))
 
 
 @dataclass(frozen=True)
@@ -68,7 +72,7 @@ def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
     contrasts: list[Contrast] = []
     for tau in question.taus or sorted({record.tau for record in selected}, reverse=True):
         at_tau = _AtTau([record for record in selected if record.tau == tau], tau, question, notes)
-        contrasts += [at_tau.contrast(name, one) for name in question.first for one in question.metrics]
+        contrasts += [at_tau.contrast(*pair, one) for pair in question.pairs for one in question.metrics]
     correction = _correction(question, len(contrasts))
     p_values = [1.0 if (p := one.p) is None else p for one in contrasts]
     adjusted = p_values
@@ -89,9 +93,9 @@ def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
 
 
 def _selected(records: Iterable[RunRecord], question: Question) -> list[RunRecord]:
-    names = (*question.first, question.second)
-    if question.second in question.first:
-        raise ConfigError(f"'{question.second}' is compared with itself: name two methods")
+    for first, second in question.pairs:
+        if first == second:
+            raise ConfigError(f"'{first}' is compared with itself: name two methods")
     possible = [
         record
         for record in records
@@ -101,12 +105,12 @@ def _selected(records: Iterable[RunRecord], question: Question) -> list[RunRecor
         and record.seed in (question.seeds or (record.seed,))
     ]
     there = sorted({name_of(record) for record in possible})
-    for name in names:
+    for name in question.methods:
         if name not in there:
             where = f"{question.protocol} with the given worlds, taus and seeds"
             near = f"; nearest: '{nearest(name, there)}'; there are: {', '.join(there)}" if there else ""
             raise RecordError(f"no records of '{name}' for {where}{near}")
-    found = [record for record in possible if name_of(record) in names]
+    found = [record for record in possible if name_of(record) in question.methods]
     return sorted(found, key=lambda r: (-r.tau, r.dataset, name_of(r), r.seed, r.config_hash, r.created))
 
 
@@ -135,26 +139,25 @@ class _AtTau:
         self.tau, self.notes = tau, notes
         self.worlds = question.worlds or tuple(sorted({record.dataset for record in records}))
         self.seeds = tuple(sorted(question.seeds or {record.seed for record in records}))
-        self.second = question.second
         self.runs: dict[tuple[str, str], Runs] = {}
         for world in self.worlds:
             here = [record for record in records if record.dataset == world]
             check_shared(here, {f"evaluations of {world}": lambda record: ", ".join(record.evaluations)})
-            for name in (*question.first, question.second):
+            for name in question.methods:
                 runs = collect(name, [record for record in here if name_of(record) == name], self.seeds)
                 for problem in runs.problems:
                     raise RecordError(f"{problem} ({world}, tau {tau:g})")
                 self.runs[name, world] = runs
-        for name in (*question.first, question.second):
+        for name in question.methods:
             self._note_worlds(name)
 
-    def contrast(self, first: str, name: str) -> Contrast:
-        """The pairs of a method and the second one in a metric."""
+    def contrast(self, first: str, second: str, name: str) -> Contrast:
+        """The pairs of two methods in a metric."""
         worlds, lacking = [], []
         for world in self.worlds:
             pairs = {}
             for seed in self.seeds:
-                runs = [_run(self.runs[method, world], seed) for method in (first, self.second)]
+                runs = [_run(self.runs[method, world], seed) for method in (first, second)]
                 if runs[0] is None or runs[1] is None:
                     continue
                 a, b = _value(runs[0], name), _value(runs[1], name)
@@ -163,22 +166,22 @@ class _AtTau:
                 else:
                     pairs[seed] = (a, b)
             worlds.append(WorldPairs(world, pairs, len(self.seeds)))
-        self._note_unpaired(first)
-        self._note_settings(first)
+        self._note_unpaired(first, second)
+        self._note_settings(first, second)
         if lacking:
-            self._note("left out, no such value", f"{first} - {self.second}, {name}", lacking)
-        return Contrast(first, self.second, name, self.tau, tuple(worlds))
+            self._note("left out, no such value", f"{first} - {second}, {name}", lacking)
+        return Contrast(first, second, name, self.tau, tuple(worlds))
 
     def _note(self, what: str, whose: str, places: Iterable[str]) -> None:
         self.notes[f"{what}: {whose}, tau {self.tau:g}: {'; '.join(places)}"] = None
 
-    def _note_unpaired(self, first: str) -> None:
+    def _note_unpaired(self, first: str, second: str) -> None:
         """Runs of one of the two that have no partner, and what both lack."""
-        for have, lack in ((first, self.second), (self.second, first)):
+        for have, lack in ((first, second), (second, first)):
             if places := self._places(have, lack, True):
                 self._note("left out, unpaired", f"{have} without {lack}", places)
-        if places := self._places(first, self.second, False):
-            self._note("missing", f"{first} and {self.second}", places)
+        if places := self._places(first, second, False):
+            self._note("missing", f"{first} and {second}", places)
 
     def _places(self, have: str, lack: str, present: bool) -> list[str]:
         """Worlds and seeds without a run of `lack` where `have` has one (present) or has none either."""
@@ -191,13 +194,13 @@ class _AtTau:
                 places.append(f"{world} ({which})")
         return places
 
-    def _note_settings(self, first: str) -> None:
+    def _note_settings(self, first: str, second: str) -> None:
         """Settings that differ between the two of a pair besides their parts' own, where the learner is the same."""
         for world in self.worlds:
-            a, b = (next(iter(self.runs[name, world].by_seed.values()), None) for name in (first, self.second))
+            a, b = (next(iter(self.runs[name, world].by_seed.values()), None) for name in (first, second))
             if a and b and a.prompt_learner == b.prompt_learner:
                 for line in other_settings(a, b):
-                    self.notes[f"{first} and {self.second} also differ in {line}"] = None
+                    self.notes[f"{first} and {second} also differ in {line}"] = None
 
     def _note_worlds(self, name: str) -> None:
         """Settings of one method that differ between worlds."""

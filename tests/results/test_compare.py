@@ -54,7 +54,7 @@ def with_gains(gains, seeds=SEEDS, first="maple_cptb", second="maple", **changes
 
 def only(records, **changes):
     """The one comparison of a question about new classes."""
-    question = Question(**{"first": ("maple_cptb",), "second": "maple", "metrics": ("new",)} | changes)
+    question = Question(**{"pairs": (("maple_cptb", "maple"),), "metrics": ("new",)} | changes)
     (found,) = compare(records, question).contrasts
     return found
 
@@ -70,7 +70,7 @@ def test_differences_are_numpys_and_scipys(number, worlds):
     }  # fmt: skip
     records = [run(*key, tuple(base), tuple(new)) for key, (base, new) in hits.items()]
     draw.shuffle(records)
-    found = compare(records, Question(METHODS[1:], "maple", ("H", "tail"), correction="holm"))
+    found = compare(records, Question(tuple((name, "maple") for name in METHODS[1:]), ("H", "tail"), correction="holm"))
     assert len(found.contrasts) == 4
 
     def value(method, world, seed, metric):
@@ -120,7 +120,7 @@ def test_a_gain_over_enough_worlds_may_be_claimed():
 
 def test_a_loss_is_below_and_its_interval_is_that_of_the_gain_turned_round():
     up = sentence(only(with_gains(GAIN)))
-    down = sentence(only(with_gains(GAIN), first=("maple",), second="maple_cptb"))
+    down = sentence(only(with_gains(GAIN), pairs=(("maple", "maple_cptb"),)))
     assert down == up.replace("maple_cptb is above maple in", "maple is below maple_cptb in")
 
 
@@ -178,7 +178,7 @@ def test_nothing_is_said_without_pairs():
     one = only(records)
     assert (one.verdict, one.difference, one.pairs, one.expected) == ("nothing", None, 0, 2)
     assert sentence(one).startswith("Nothing to compare: no world has a seed with both")
-    assert all(render(compare(records, Question(("maple_cptb",), "maple"))) for render in RENDERERS.values())
+    assert all(render(compare(records, Question((("maple_cptb", "maple"),)))) for render in RENDERERS.values())
 
 
 def test_missing_and_unpaired_runs_are_left_out_and_named():
@@ -188,7 +188,7 @@ def test_missing_and_unpaired_runs_are_left_out_and_named():
         if (one.method, one.dataset, one.seed) != ("maple", WORLDS[1], 2)
         and (one.method, one.dataset) != ("maple_cptb", WORLDS[2])
     ]  # fmt: skip
-    question = Question(("maple_cptb",), "maple", ("new",), worlds=(*WORLDS, "shapes"), seeds=(1, 2, 3, 4))
+    question = Question((("maple_cptb", "maple"),), ("new",), worlds=(*WORLDS, "shapes"), seeds=(1, 2, 3, 4))
     found = compare(kept, question)
     (one,) = found.contrasts
     assert (one.pairs, one.expected, len(one.paired), len(one.worlds)) == (14, 28, 5, 7)
@@ -212,7 +212,7 @@ def test_each_world_counts_once_however_many_seeds_it_has():
 
 def test_zero_shot_of_one_seed_pairs_with_all():
     records = with_gains(GAIN, second="coop") + [run("zeroshot", world, 1) for world in WORLDS]
-    one = only(records, second="zeroshot")
+    one = only(records, pairs=(("maple_cptb", "zeroshot"),))
     assert (one.pairs, one.expected) == (18, 18)
 
 
@@ -221,7 +221,7 @@ def test_a_value_that_is_not_there_is_named():
               for name, group in run("maple", WORLDS[0], 1).groups.items()}  # fmt: skip
     records = with_gains(GAIN)
     records[0] = dataclasses.replace(records[0], groups=groups)
-    found = compare(records, Question(("maple_cptb",), "maple", ("tail", "new")))
+    found = compare(records, Question((("maple_cptb", "maple"),), ("tail", "new")))
     assert [one.pairs for one in found.contrasts] == [17, 18]
     note = f"left out, no such value: maple_cptb - maple, tail, tau 0.25: {WORLDS[0]}, seed 1"
     assert note in found.notes
@@ -237,7 +237,7 @@ def test_settings_that_differ_are_named():
         dataclasses.replace(one, config=one.config | {"OPTIM.NAME": "adam"}) if one.dataset == WORLDS[5] else one
         for one in records
     ]
-    notes = compare(records, Question(("maple_cptb",), "maple")).notes
+    notes = compare(records, Question((("maple_cptb", "maple"),))).notes
     assert "maple_cptb and maple also differ in OPTIM.LR: 0.1 != 0.002" in notes
     assert f'maple: settings differ between {WORLDS[0]} and {WORLDS[5]}: OPTIM.NAME: "sgd" != "adam"' in notes
 
@@ -256,13 +256,13 @@ def test_settings_that_differ_are_named():
 def test_what_must_not_be_mixed_is_refused(changes, message):
     records = [one for one in with_gains(GAIN) if (one.method, one.dataset, one.seed) != ("maple", WORLDS[3], 2)]
     with pytest.raises(RecordError, match=message):
-        compare([*records, run("maple", WORLDS[3], 2, **changes)], Question(("maple_cptb",), "maple"))
+        compare([*records, run("maple", WORLDS[3], 2, **changes)], Question((("maple_cptb", "maple"),)))
 
 
 def test_a_seed_twice_is_refused():
     records = with_gains(GAIN)
     with pytest.raises(RecordError, match="two records for seed 1"):
-        compare([*records, records[0]], Question(("maple_cptb",), "maple"))
+        compare([*records, records[0]], Question((("maple_cptb", "maple"),)))
 
 
 def test_other_targets_in_one_world_are_refused():
@@ -271,7 +271,7 @@ def test_other_targets_in_one_world_are_refused():
         run("maple_cptb", WORLDS[0], 1, protocol="cross_dataset", targets={"a": 5}),
     ]
     with pytest.raises(RecordError, match="evaluations"):
-        compare(records, Question(("maple_cptb",), "maple", protocol="cross_dataset"))
+        compare(records, Question((("maple_cptb", "maple"),), protocol="cross_dataset"))
 
 
 def test_targets_of_a_transfer_are_metrics():
@@ -279,7 +279,7 @@ def test_targets_of_a_transfer_are_metrics():
         run(method, WORLDS[0], 1, protocol="cross_dataset", targets={"a": 5 + up, "b": 6})
         for up, method in enumerate(("maple", "maple_cptb"))
     ]
-    found = compare(records, Question(("maple_cptb",), "maple", ("a", "mean"), protocol="cross_dataset"))
+    found = compare(records, Question((("maple_cptb", "maple"),), ("a", "mean"), protocol="cross_dataset"))
     assert [one.difference.mean for one in found.contrasts] == [10.0, 5.0]
 
 
@@ -291,14 +291,14 @@ def test_others_records_do_not_disturb():
 
 def test_each_tau_is_a_comparison_of_its_own():
     records = with_gains(GAIN) + with_gains(MIXED, tau=0.06)
-    question = Question(("maple_cptb",), "maple", ("new",))
+    question = Question((("maple_cptb", "maple"),), ("new",))
     found = compare(records, question).contrasts
     assert [(one.tau, one.verdict) for one in found] == [(0.25, "above"), (0.06, "not shown")]
     assert only(records, taus=(0.06,)).difference == found[1].difference
 
 
 def test_several_comparisons_without_correction_are_qualified():
-    found = compare(with_gains(GAIN), Question(("maple_cptb",), "maple", ("new", "H")))
+    found = compare(with_gains(GAIN), Question((("maple_cptb", "maple"),), ("new", "H")))
     assert sentence(found.contrasts[0]).endswith("if this was the one comparison planned.")
     assert "2 comparisons, not corrected" in render_terminal(found)
 
@@ -309,7 +309,8 @@ def many(correction, count=0):
     parts = [("maple_cptb", GAIN), ("maple_la", just), ("maple_cpt", MIXED)]
     unique = {(r.method, r.dataset, r.seed): r for name, gains in parts for r in with_gains(gains, first=name)}
     names = tuple(name for name, _ in parts)
-    return compare(unique.values(), Question(names, "maple", ("new",), correction=correction, count=count))
+    pairs = tuple((name, "maple") for name in names)
+    return compare(unique.values(), Question(pairs, ("new",), correction=correction, count=count))
 
 
 def test_correction_takes_a_claim_back():
@@ -338,24 +339,24 @@ def test_a_count_below_the_comparisons_made_is_refused():
 @settings(deadline=None, max_examples=10)
 def test_the_bytes_do_not_depend_on_the_order_of_records(seed):
     records = with_gains(GAIN) + with_gains(MIXED, tau=0.06)
-    question = Question(("maple_cptb",), "maple", ("new", "H", "tail"), correction="holm")
+    question = Question((("maple_cptb", "maple"),), ("new", "H", "tail"), correction="holm")
     expected = [render(compare(records, question)) for render in RENDERERS.values()]
     random.Random(seed).shuffle(records)
     assert [render(compare(records, question)) for render in RENDERERS.values()] == expected
 
 
 def test_worlds_that_share_something_are_said_not_to_be_independent():
-    assert "not independent" not in render_terminal(compare(with_gains(GAIN), Question(("maple_cptb",), "maple")))
+    assert "not independent" not in render_terminal(compare(with_gains(GAIN), Question((("maple_cptb", "maple"),))))
     records = [
         dataclasses.replace(one, dataset="shapes:triples:warp") if one.dataset == WORLDS[0] else one
         for one in with_gains(GAIN)
     ]
-    text = render_terminal(compare(records, Question(("maple_cptb",), "maple")))
+    text = render_terminal(compare(records, Question((("maple_cptb", "maple"),))))
     assert "6 drawn worlds of 5 class sets and 6 domains" in text
 
 
 def test_csv_gives_the_figures_back():
-    found = compare(with_gains(GAIN), Question(("maple_cptb",), "maple", ("new",)))
+    found = compare(with_gains(GAIN), Question((("maple_cptb", "maple"),), ("new",)))
     overall, *worlds = csv.DictReader(io.StringIO(render_csv(found)))
     (one,) = found.contrasts
     assert (overall["world"], [row["world"] for row in worlds]) == ("", list(WORLDS))
@@ -393,7 +394,9 @@ def test_the_command_compares_a_variant_with_the_plain_method(tmp_path, capsys):
     ("words", "message"),
     [
         (["maple", "maple"], "compared with itself"),
-        (["maple_cptb", "maple,coop"], "must be one method"),
+        (["maple_cptb", "maple,coop"], "no records of 'coop'"),
+        ([",", "maple"], "nothing to compare"),
+        (["maple_cptb", "maple", "--and", "maple"], "expected 2 arguments"),
         (["maple_dapt", "maple"], "no records of 'maple_dapt'"),
         (["maple_cptb", "maple", "--metric", "tial"], "nearest: 'tail'"),
         (["maple_cptb", "maple", "--metric", "H_of_means"], "no metric 'H_of_means' in each world"),
@@ -414,3 +417,32 @@ def test_wrong_input_is_one_line_without_a_traceback(words, message, tmp_path, c
     error = capsys.readouterr().err
     assert message in error
     assert "Traceback" not in error
+
+
+def test_one_correction_over_several_second_methods_and_groups(tmp_path):
+    """Three contrasts by name; each difference from the two accuracies, and Holm over all at once."""
+    levels = {"maple": (0, 0, 0, 0, 0, 0), "maple_cptb": (1, 2, 1, 2, 2, 1), "maple_la": (3, 2, 2, 3, 2, 2),
+              "maple_mix": (4, 4, 5, 5, 4, 5)}  # fmt: skip
+    hits = {name: [(*(5,) * 8, 5 + more) for more in own] for name, own in levels.items()}
+    records = [
+        run(name, world, seed, new_hits=hits[name][at])
+        for name in levels for at, world in enumerate(WORLDS) for seed in SEEDS
+    ]  # fmt: skip
+    (tmp_path / "r.jsonl").write_text(to_lines(records))
+    output = tmp_path / "out.csv"
+    words = ["maple_cptb", "maple", str(tmp_path / "r.jsonl"), "--and", "maple_mix", "maple_la,maple_cptb"]
+    words += ["--and", "maple_cptb", "maple", "--metric", "new", "--holm", "--csv", "-o", str(output)]
+    assert main(["compare", *words]) == 0
+    rows = [row for row in csv.DictReader(output.read_text().splitlines()) if row["world"] == ""]
+    assert [(row["first"], row["second"]) for row in rows] == [
+        ("maple_cptb", "maple"), ("maple_mix", "maple_la"), ("maple_mix", "maple_cptb"),
+    ]  # fmt: skip
+    for row in rows:
+        means = [sum(map(sum, hits[row[side]])) / len(WORLDS) for side in ("first", "second")]
+        assert float(row["difference"]) == pytest.approx((means[0] - means[1]) * 100 / 90)
+    ordered = sorted(float(row["p"]) for row in rows)
+    expected, highest = [], 0.0
+    for left, p in zip((3, 2, 1), ordered, strict=True):
+        highest = max(highest, min(1.0, left * p))
+        expected.append(highest)
+    assert sorted(float(row["p_adjusted"]) for row in rows) == pytest.approx(expected)
