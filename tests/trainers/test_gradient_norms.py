@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch.nn import functional as F
 
-from cpt_plugin.regularizers import FeatureBatch, build
 from tests.helpers.checkpoints import identical
 from tests.helpers.prompt_runs import prompt_cfg, train
-from tests.trainers.problems import raises_at, trained_part
+from tests.trainers.problems import gradient_norms, raises_at, trained_part
 from trainers._base import PromptTrainer
 
 ON = ("TRAIN.GRADIENT_NORMS", True)
@@ -32,23 +30,7 @@ def by_hand(monkeypatch):
 
     def looked_at(self, batch):
         if self.batch_idx == 0:
-            image, label = self.parse_batch_train(batch)
-            learner = self.model.prompt_learner
-            f = F.normalize(self.model.image_encoder(image, learner.image_prompts()), dim=-1)
-            g = self.model.text_features(f)
-            (terms,) = build(["cpt"], {"CPT": {f"WEIGHT_{part.upper()}": 1 for part in WEIGHTS} | {"CLUSTER_SIZE": 2}})
-            terms.prepare(self.frozen_text_features(), self.dm.dataset.classnames)
-            losses = terms.compute(FeatureBatch(g, f, label))
-            losses["main"] = F.cross_entropy(self.model.logit_scale * f @ g.t(), label)
-            parameters = list(learner.parameters())
-            gradients = {
-                part: torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-                for part, loss in losses.items()
-            }
-            found.append({
-                part: torch.cat([one.flatten() for one in own if one is not None]).double().norm().item()
-                for part, own in gradients.items()
-            })  # fmt: skip
+            found.append(gradient_norms(self, batch, WEIGHTS))
         return original(self, batch)
 
     monkeypatch.setattr(PromptTrainer, "forward_backward", looked_at)
