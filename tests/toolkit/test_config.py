@@ -202,6 +202,8 @@ def test_negative_seed_is_replaced_in_a_copy():
     [
         ("DATASET.IMBALANCE_TAU", 0.0),
         ("DATASET.IMBALANCE_TAU", 1.1),
+        ("OPTIM.LR_SCHEDULER", "cosin"),
+        ("OPTIM.WARMUP_TYPE", "none"),
         ("DATASET.SUBSAMPLE_CLASSES", "old"),
         ("DATASET.SPLIT", "mine"),
         ("DATASET.SPLIT_SEED", -1),

@@ -140,12 +140,11 @@ def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg: Any) -> Epoc
         ConfigError: unknown schedule or warm-up, or a step size that does not fit.
     """
     c = optim_cfg
-    makers = {"cosine": _cosine, "single_step": _single_step, "multi_step": _multi_step}
-    if c.LR_SCHEDULER not in makers:
-        raise ConfigError(f"OPTIM.LR_SCHEDULER must be one of {', '.join(makers)}, not {c.LR_SCHEDULER!r}")
+    if c.LR_SCHEDULER not in DECAYS:
+        raise ConfigError(f"OPTIM.LR_SCHEDULER must be one of {', '.join(DECAYS)}, not {c.LR_SCHEDULER!r}")
     if c.MAX_EPOCH < 1:
         raise ConfigError(f"OPTIM.MAX_EPOCH must be at least 1 to train, not {c.MAX_EPOCH}")
-    decay = makers[c.LR_SCHEDULER](c)
+    decay = DECAYS[c.LR_SCHEDULER](c)
     if c.WARMUP_EPOCH <= 0:
         return EpochScheduler(optimizer, decay)
     warmups: dict[str, Callable[[float, int], float]] = {
@@ -174,3 +173,11 @@ def _multi_step(c: Any) -> Schedule:
             f"OPTIM.STEPSIZE must list the epochs of multi_step, e.g. (10, 20), not {milestones!r}"
         )
     return lambda k: c.GAMMA ** sum(milestone <= k for milestone in milestones)
+
+
+DECAYS: dict[str, Callable[[Any], Schedule]] = {
+    "cosine": _cosine,
+    "single_step": _single_step,
+    "multi_step": _multi_step,
+}
+"""``OPTIM.LR_SCHEDULER``: how the decay is made from the ``OPTIM`` node."""
