@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from cpt_plugin.atomic import atomic_write
 from cpt_plugin.cli.results import put
 from cpt_plugin.cli.words import Parser, parse_count, parse_seeds, typed_folder
 from cpt_plugin.config_identity import variant_name
@@ -15,6 +17,7 @@ from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol
 from cpt_plugin.results.compare import Comparison, Question, compare
 from cpt_plugin.results.record import RunRecord
 
+FIGURE_FORMATS = (".png", ".pdf")
 _PROG = "python -m cpt_plugin compare"
 _EPILOG = f"""\
 Each world (data set) counts once, by the mean over seeds of the paired difference A - B; the t-interval is over worlds.
@@ -55,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
     for name in ("markdown", "csv"):
         form.add_argument(f"--{name}", dest="form", action="store_const", const=name, default="terminal")
     parser.add_argument("-o", "--output", metavar="FILE", help="default: standard output")
+    parser.add_argument("--figure", metavar="FILE", help="draw the intervals as well: a .png or .pdf")
     return parser
 
 
@@ -69,9 +73,26 @@ def main(words: Sequence[str]) -> int:
     from cpt_plugin.results.store import load_all
 
     given = parse(words)
+    drawn = _drawn(given.figure)
     records = load_all([typed_folder(word, word) for word in given.places or [find_repository() / "output"]])
-    put(RENDERERS[given.form](answer(given, records)), given.output)
+    comparison = answer(given, records)
+    put(RENDERERS[given.form](comparison), given.output)
+    if drawn is not None:
+        from cpt_plugin.results.figures import differences, style
+
+        drawn.parent.mkdir(parents=True, exist_ok=True)
+        atomic_write(drawn, style.to_bytes(differences.draw(comparison).figure, drawn.suffix[1:]))
     return 0
+
+
+def _drawn(figure: str | None) -> Path | None:
+    """The file of the figure; raises ConfigError for a form that figures do not have."""
+    if figure is None:
+        return None
+    path = typed_folder(figure, figure)
+    if path.suffix not in FIGURE_FORMATS:
+        raise ConfigError(f"--figure {figure}: figures are written as {' or '.join(FIGURE_FORMATS)}")
+    return path
 
 
 def parse(words: Sequence[str]) -> argparse.Namespace:

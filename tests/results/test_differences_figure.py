@@ -1,0 +1,48 @@
+"""The forest plot of `compare`: where its marks stand, which are filled, and what becomes a file."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cpt_plugin.cli.main import main
+from cpt_plugin.results.compare import Question, compare
+from cpt_plugin.results.figures import differences
+from cpt_plugin.results.store import to_lines
+from tests.results.test_compare import SEEDS, WORLDS, with_gains
+
+pytest.importorskip("matplotlib")
+CLEAR = [[3, 4, 5], [4, 4, 5], [3, 5, 5], [5, 5, 4], [4, 3, 3], [4, 4, 3]]
+UNCLEAR = [[9, -8, 3], [-7, 8, 2], [3, -9, 1], [1, 4, -9], [2, 9, -7], [-4, 4, 2]]
+
+
+def comparison(gains):
+    return compare(with_gains(gains), Question((("maple_cptb", "maple"),), ("new", "H")))
+
+
+@pytest.mark.parametrize(("gains", "filled"), [(CLEAR, True), (UNCLEAR, False)])
+def test_marks_stand_at_the_differences(gains, filled):
+    panels = differences.draw(comparison(gains)).figure.axes
+    assert [axes.get_xlabel() for axes in panels] == ["difference in new (points)", "difference in H (points)"]
+    by_world = np.mean(gains, axis=1) * 100 / 90
+    _, dots, mark, *_ = panels[0].lines
+    assert dots.get_xdata() == pytest.approx(by_world)
+    assert mark.get_xdata() == pytest.approx([by_world.mean()])
+    assert (mark.get_markerfacecolor() != "white") is filled
+    assert [text.get_text() for text in panels[0].get_yticklabels()] == ["maple_cptb - maple"]
+
+
+def test_missing_pairs_are_said():
+    records = [r for r in with_gains(CLEAR) if r.method == "maple_cptb" or r.dataset != WORLDS[0]]
+    found = compare(records, Question((("maple_cptb", "maple"),), ("new",)))
+    assert WORLDS[0] in differences.draw(found).caption
+
+
+def test_a_figure_becomes_a_file_and_other_forms_are_refused(tmp_path, capsys):
+    (tmp_path / "r.jsonl").write_text(to_lines(with_gains(CLEAR, SEEDS)))
+    words = ["compare", "maple_cptb", "maple", str(tmp_path / "r.jsonl"), "--metric", "new", "--figure"]
+    assert main([*words, str(tmp_path / "new" / "f.png")]) == 0
+    assert (tmp_path / "new" / "f.png").read_bytes().startswith(b"\x89PNG")
+    assert main([*words, str(tmp_path / "f.svg")]) == 2
+    assert ".png or .pdf" in capsys.readouterr().err
+    assert not (tmp_path / "f.svg").exists()
