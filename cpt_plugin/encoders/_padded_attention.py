@@ -41,15 +41,16 @@ class Padding:
     @classmethod
     def of(cls, shared: int, lengths: list[int], device: torch.device) -> Padding:
         """Suffixes of these lengths, in order, behind a prefix of `shared` rows."""
-        longest = max(lengths)
-        rows, places, start = [], list(range(shared)), shared
+        longest, start = max(lengths), shared
+        rows: list[int] = []
+        places = list(range(shared))
         for length in lengths:
             places += range(len(rows) + shared, len(rows) + shared + length)
             rows += [*range(shared), *range(start, start + length), *[start + length - 1] * (longest - length)]
             start += length
         ends = [k * (shared + longest) + shared + length - 1 for k, length in enumerate(lengths)]
-        made = (torch.tensor(indices, device=device) for indices in (rows, places, ends))
-        return cls(*made, len(lengths), shared)
+        at_rows, at_places, at_ends = (torch.tensor(indices, device=device) for indices in (rows, places, ends))
+        return cls(at_rows, at_places, at_ends, len(lengths), shared)
 
 
 def attend_padded(joint: Tensor, number: int, padding: Padding, of_ends: bool = False) -> Tensor:

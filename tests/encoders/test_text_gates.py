@@ -60,6 +60,7 @@ def _without_numbers(made: Any) -> Any:
     return dataclasses.replace(made, **changes)
 
 
+@cache
 def cost(path: str, n_ctx: int, depth: int, classes: int = K, padded: bool = False) -> tuple[int, int]:
     """FLOPs of a forward and backward pass, and bytes kept in between."""
     words = {4: "a photo of a", 2: "a photo of a", 16: None}[n_ctx]

@@ -15,7 +15,9 @@ NAMES = ("cat", "golden retriever", "a", "dog", "boeing 737-800", "tabby cat on 
 SIZES = {"text_width": 128, "vision_width": 64, "text_layers": 3, "vision_layers": 1, "embed_dim": 32}
 
 
-def prompted(encoder: TextEncoder, tokens: ClassTokens, images: int | None, autocast: torch.dtype | None) -> list[Tensor]:
+def prompted(
+    encoder: TextEncoder, tokens: ClassTokens, images: int | None, autocast: torch.dtype | None = None
+) -> list[Tensor]:
     """Features, and gradients of context and deep prompt, on the CPU."""
     generator, device = torch.Generator().manual_seed(0), tokens.ids.device
     shape = (4, 128) if images is None else (images, 1, 4, 128)
@@ -31,11 +33,12 @@ def test_both_layouts_are_exact_on_the_gpu(device: torch.device, images: int | N
     state = random_state(**SIZES, resolution=32, patch=8, seed=0)
     clip = freeze_clip(state, "tiny", "tiny", torch.float32, device)
     tokens = ClassTokens.build(clip, NAMES, 4)
-    expected = prompted(TextEncoder(clip, "reference"), tokens, images, None)
+    expected = prompted(TextEncoder(clip, "reference"), tokens, images)
     for padded in (True, False):
-        for own, exact in zip(prompted(TextEncoder(clip, padded=padded), tokens, images, None), expected, strict=True):
+        for own, exact in zip(prompted(TextEncoder(clip, padded=padded), tokens, images), expected, strict=True):
             assert (own - exact).norm() < 1e-5 * exact.norm()
     for autocast in (torch.float16, torch.bfloat16):
-        for own, exact in zip(prompted(TextEncoder(clip, padded=True), tokens, images, autocast), expected, strict=True):
+        found = prompted(TextEncoder(clip, padded=True), tokens, images, autocast)
+        for own, exact in zip(found, expected, strict=True):
             assert cosine(own.flatten(), exact.flatten()) > 0.99
     assert TextEncoder(clip)._pads() == (device.type == "cuda")
