@@ -22,7 +22,7 @@ from tests.helpers.tiny_clip import tiny_clip
 K, WIDTH, LAYERS = 500, 512, 12
 CASES = {"CoOp, 4 vectors": (4, 1), "CoOp, 16 vectors": (16, 1), "MaPLe": (2, 9)}
 FEWER_FLOPS, FEWER_BYTES = 17, 15
-FEWER_FLOPS_PADDED = 12
+FEWER_FLOPS_PADDED = 15
 
 
 @cache
