@@ -77,7 +77,7 @@ def test_balanced_weights_are_the_fractions_that_float32_measures(
 
 
 @pytest.mark.parametrize(
-    ("name", "prec"), [("CoOpCPTB", "amp"), ("MaPLeCPT", "amp_bf16"), ("PromptSRCCPT", "fp16"), ("PromptSRCCPT", "amp")]
+    ("name", "prec"), [("CoOpCPTB", "amp"), ("MaPLeCPT", "amp_bf16"), ("PromptSRCCPT", "fp16")]
 )
 def test_whole_run_in_half_precision(folder: Path, tmp_path: Path, device: torch.device, name: str, prec: str) -> None:
     """The scaler starts at its own scale, from which overflowing steps bring it down."""
