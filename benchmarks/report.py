@@ -35,7 +35,7 @@ def markdown(document: dict[str, Any]) -> str:
         "",
         *(_made(made) for made in document["made"] if made["measured"]),
         "",
-        "Not run on a GPU.",
+        "On a CPU; `gpu.md` is the GPU's.",
         "CLIP ViT-B/16's shape with random weights, the same on both sides, float32; class names as long in tokens",
         "as ImageNet's. The two sides run in turn in processes of their own; the ratio is the median of theirs / ours",
         "over the pairs, after one step of each that is not timed. FLOPs (matrix products torch's counter knows) and",

@@ -69,12 +69,22 @@ def heads(rows: Tensor, number: int) -> Tensor:
     return rows.unflatten(2, (number, -1)).transpose(1, 2)
 
 
+def joint_projection(block: Any, normed: Tensor) -> Tensor:
+    """Query, key and value rows (B, rows, 3 w) of one block, side by side."""
+    return F.linear(normed, block.attn.in_proj_weight, block.attn.in_proj_bias)
+
+
+def per_head(joint: Tensor, number: int) -> tuple[Tensor, Tensor, Tensor]:
+    """(B, rows, 3 w) -> three times (B, number, rows, w / number)."""
+    q, k, v = (heads(x, number) for x in joint.chunk(3, dim=-1))
+    return q, k, v
+
+
 def project(block: Any, normed: Tensor, queries: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """Query, key and value rows (B, heads, rows, w / heads) of one block; the queries of other rows if given."""
     number, weight, bias = block.attn.num_heads, block.attn.in_proj_weight, block.attn.in_proj_bias
     if queries is None:
-        q, k, v = (heads(x, number) for x in F.linear(normed, weight, bias).chunk(3, dim=-1))
-        return q, k, v
+        return per_head(joint_projection(block, normed), number)
     width = normed.shape[-1]
     k, v = (heads(x, number) for x in F.linear(normed, weight[width:], bias[width:]).chunk(2, dim=-1))
     return heads(F.linear(queries, weight[:width], bias[:width]), number), k, v

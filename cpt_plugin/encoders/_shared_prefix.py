@@ -5,6 +5,10 @@ names are therefore the same for every class in every block, deep prompts includ
 its name, the period and the end token: a few rows, packed without padding. What the first block projects them to does
 not depend on the context and is computed once. In the last block only the end token's row is needed. Same result as
 running all 77 positions, up to rounding.
+
+Attention knows two layouts of the packed rows. On a CPU it goes through groups of classes with suffixes of one length,
+the least arithmetic. On a GPU, where each operation costs the launch of a kernel whatever its size, it takes all
+classes at once (:mod:`cpt_plugin.encoders._padded_attention`).
 """
 
 from __future__ import annotations
@@ -18,7 +22,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpt_plugin.encoders._blocks import WeightState, autocast_dtype, feed_forward, project
+from cpt_plugin.encoders._blocks import (
+    WeightState,
+    autocast_dtype,
+    feed_forward,
+    joint_projection,
+    per_head,
+    project,
+)
+from cpt_plugin.encoders._padded_attention import Padding, attend_padded, taken
 from cpt_plugin.functional._normalize import working_dtype
 
 Projected = tuple[Tensor, Tensor, Tensor]
@@ -28,14 +40,15 @@ Projected = tuple[Tensor, Tensor, Tensor]
 class Layout:
     """Where the rows of K class prompts lie once their common prefix is taken off.
 
-    Rows of classes with suffixes of equal length stand together; ``buckets`` holds (classes, length) of each such
-    group, and the packed rows follow in that order.
+    With ``buckets``, (classes, length) of each group of classes with suffixes of equal length, the packed rows follow
+    in that order; with ``padding`` in the order of the classes.
 
     Attributes:
         prefix_ids: (S,) token ids of the prefix.
         slots: (P,) positions of the context vectors in the prefix.
         ids: (T,) token ids of all suffixes; positions: (T,) their positions.
-        ends: (K,) packed row of each end token; back: (K,) where each class stands in that order.
+        ends: (K,) row of each end token among prefix and packed rows.
+        back: (K,) where each class stands in the order of the rows; None where that is the order of the classes.
     """
 
     prefix_ids: Tensor
@@ -43,12 +56,13 @@ class Layout:
     ids: Tensor
     positions: Tensor
     ends: Tensor
-    back: Tensor
+    back: Tensor | None
     buckets: tuple[tuple[int, int], ...]
+    padding: Padding | None
     _constants: dict[str, Any] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of(cls, ids: Tensor, eot: Tensor, slots: Tensor) -> Layout | None:
+    def of(cls, ids: Tensor, eot: Tensor, slots: Tensor, padded: bool) -> Layout | None:
         """Layout of token ids (K, 77) with end positions (K,) and slots (K, P); None if a slot is class-specific."""
         same = (ids == ids[:1]).all(0).cpu()
         differing = (~same).nonzero()
@@ -56,17 +70,30 @@ class Layout:
         if slots.numel() and (int(slots.max()) >= shared or bool((slots != slots[:1]).any())):
             return None
         lengths = (eot - shared + 1).tolist()
-        order = sorted(range(len(lengths)), key=lambda row: lengths[row])
-        buckets = tuple((len([*group]), length) for length, group in groupby(lengths[row] for row in order))
+        order = list(range(len(lengths))) if padded else sorted(range(len(lengths)), key=lambda row: lengths[row])
+        ordered = [lengths[row] for row in order]
         rows = [(row, shared + i) for row in order for i in range(lengths[row])]
         row, position = torch.tensor(rows, device=ids.device).unbind(1)
-        ends = torch.tensor([lengths[row] for row in order], device=ids.device).cumsum(0) - 1
+        ends = torch.tensor(ordered, device=ids.device).cumsum(0) - 1 + shared
+        first = ids[0, :shared], slots[0], ids[row, position], position, ends
+        if padded:
+            return cls(*first, None, (), Padding.of(shared, lengths, ids.device))
         back = torch.empty(len(order), dtype=torch.long, device=ids.device)
         back[torch.tensor(order, device=ids.device)] = torch.arange(len(order), device=ids.device)
-        return cls(ids[0, :shared], slots[0], ids[row, position], position, ends, back, buckets)
+        return cls(*first, back, tuple((len([*group]), length) for length, group in groupby(ordered)), None)
 
-    def constants(self, tower: Any) -> tuple[Tensor, Projected]:
-        """Suffix rows (1, T, w) at the input of the first block and their queries, keys and values.
+    @property
+    def shared(self) -> int:
+        """Number S of rows of the prefix."""
+        return len(self.prefix_ids)
+
+    def kept(self) -> int:
+        """Numbers kept for the backward pass of one block, an estimate in widths."""
+        packed = self.shared + len(self.ids)
+        return 10 * packed if self.padding is None else 6 * packed + 4 * len(self.padding.rows)
+
+    def constants(self, tower: Any) -> tuple[Tensor, Tensor]:
+        """Suffix rows (1, T, w) at the input of the first block and their queries, keys and values (1, T, 3 w).
 
         Made once, unless a weight that makes them is trained.
         """
@@ -81,11 +108,11 @@ class Layout:
                 known = self._constants["known"] = key, self._first_block(tower)
         return known[1]
 
-    def _first_block(self, tower: Any) -> tuple[Tensor, Projected]:
+    def _first_block(self, tower: Any) -> tuple[Tensor, Tensor]:
         block = tower.transformer.resblocks[0]
         rows = tower.token_embedding(self.ids).to(tower.dtype)
         rows = (rows + tower.positional_embedding.to(rows.dtype)[self.positions])[None]
-        return rows, project(block, block.ln_1(rows))
+        return rows, joint_projection(block, block.ln_1(rows))
 
     def split(self, rows: Tensor, of_ends: bool = False) -> Iterator[Tensor]:
         """Packed rows (B, heads, T, ...) as (B, heads, classes, length, ...) by bucket; length 1 for end rows."""
@@ -105,19 +132,25 @@ def encode(tower: Any, layout: Layout, context: Tensor | None, deep: tuple[Tenso
     prefix = tower.token_embedding(layout.prefix_ids).to(tower.dtype)[None]
     if context is not None:
         prefix = _replace(prefix, layout.slots, context)
-    prefix = prefix + tower.positional_embedding.to(prefix.dtype)[: prefix.shape[1]]
-    rows, (q, k, v) = layout.constants(tower)
-    suffix, every = rows.expand(len(prefix), -1, -1), (len(prefix), -1, -1, -1)
-    projected = q.expand(every), k.expand(every), v.expand(every)
+    prefix = prefix + tower.positional_embedding.to(prefix.dtype)[: layout.shared]
+    suffix, projected = layout.constants(tower)
+    rows = _behind(prefix, suffix)
     blocks = tower.transformer.resblocks
     for index, block in enumerate(blocks):
         if 1 <= index <= len(deep):
-            prefix = _replace(prefix, layout.slots, deep[index - 1])
-        if index == len(blocks) - 1:
-            suffix = _last_block(block, prefix, suffix, layout)
+            rows = _replace(rows, layout.slots, deep[index - 1])
+        is_last = index == len(blocks) - 1
+        known = projected if index == 0 and not is_last else None
+        normed = block.ln_1(rows if known is None else prefix)
+        if layout.padding is None:
+            attended = _attend_buckets(block, normed, known, layout, is_last)
         else:
-            prefix, suffix = _block(block, prefix, suffix, layout, projected if index == 0 else None)
-    return tower.ln_final(suffix[:, layout.back]).to(tower.dtype) @ tower.text_projection
+            joint = joint_projection(block, normed)
+            joint = joint if known is None else _behind(joint, known)
+            attended = attend_padded(joint, block.attn.num_heads, layout.padding, is_last)
+        rows = feed_forward(block, taken(rows, layout.ends) if is_last else rows, attended)
+    rows = rows if layout.back is None else rows[:, layout.back]
+    return tower.ln_final(rows).to(tower.dtype) @ tower.text_projection
 
 
 def _replace(rows: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
@@ -127,28 +160,28 @@ def _replace(rows: Tensor, slots: Tensor, vectors: Tensor) -> Tensor:
     return rows.expand(batch, -1, -1).index_copy(1, slots, vectors.expand(shape))
 
 
-def _block(
-    block: Any, prefix: Tensor, suffix: Tensor, layout: Layout, known: Projected | None
-) -> tuple[Tensor, Tensor]:
-    """One residual attention block on prefix (B, S, w) and packed suffixes (B, T, w), maybe with known projections."""
-    shared = prefix.shape[1]
+def _behind(prefix: Tensor, suffix: Tensor) -> Tensor:
+    """Rows (B, S, ...) followed by (1, T, ...) for each of the B."""
+    return torch.cat([prefix, suffix.expand(len(prefix), -1, -1)], dim=1)
+
+
+def _attend_buckets(block: Any, normed: Tensor, known: Tensor | None, layout: Layout, is_last: bool) -> Tensor:
+    """Attention of one block (B, heads, rows, w / heads) of all rows, or of the last block's end rows.
+
+    The projections of the suffixes may be known; `normed` then holds the prefix only.
+    """
+    shared = layout.shared
+    if is_last:
+        ends, k, v = project(block, normed, normed[:, layout.ends])
+        first, (_, k, v) = _parted((ends, k, v), shared)
+        return _attend(first, (ends, k, v), layout, of_ends=True)
     if known is None:
-        first, rest = _parted(project(block, block.ln_1(torch.cat([prefix, suffix], dim=1))), shared)
+        first, rest = _parted(project(block, normed), shared)
     else:
-        first, rest = project(block, block.ln_1(prefix)), known
+        suffixes = known.expand(len(normed), -1, -1)
+        first, rest = project(block, normed), per_head(suffixes, block.attn.num_heads)
     own = F.scaled_dot_product_attention(first[0], first[1], first[2], is_causal=True)
-    attended = torch.cat([own, _attend(first, rest, layout)], dim=2)
-    rows = feed_forward(block, torch.cat([prefix, suffix], dim=1), attended)
-    return rows[:, :shared], rows[:, shared:]
-
-
-def _last_block(block: Any, prefix: Tensor, suffix: Tensor, layout: Layout) -> Tensor:
-    """End rows (B, K, w) of the packed suffixes after the last block."""
-    shared = prefix.shape[1]
-    normed = block.ln_1(torch.cat([prefix, suffix], dim=1))
-    ends, k, v = project(block, normed, normed[:, shared + layout.ends])
-    first, (_, k, v) = _parted((ends, k, v), shared)
-    return feed_forward(block, suffix[:, layout.ends], _attend(first, (ends, k, v), layout, of_ends=True))
+    return torch.cat([own, _attend(first, rest, layout)], dim=2)
 
 
 def _parted(projected: Projected, shared: int) -> tuple[Projected, Projected]:

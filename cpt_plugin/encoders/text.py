@@ -18,6 +18,7 @@ from cpt_plugin.encoders._blocks import (
     insert,
     residual_block,
 )
+from cpt_plugin.encoders._padded_attention import MOST_SEQUENCES
 from cpt_plugin.encoders._shared_prefix import Layout
 from cpt_plugin.encoders._shared_prefix import encode as encode_shared
 from cpt_plugin.encoders.frozen import FrozenCLIP
@@ -26,9 +27,9 @@ from cpt_plugin.errors import ConfigError, FeatureError
 
 LOG = logging.getLogger("cpt_plugin")
 PATHS = ("auto", "truncated", "reference")
-MEMORY_GIB = 2.0
-_KEPT_WIDTHS = {True: 10, False: 16}
-"""Numbers kept for the backward pass by one row in one block, in widths: of the packed path, and of the others."""
+MEMORY_GIB = 3.0
+_KEPT_WIDTHS = 16
+"""Numbers kept for the backward pass by one row in one block, in widths, where rows are not packed."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,11 +123,16 @@ class TextEncoder(FrozenEncoder):
     What would keep more than `memory_gib` GiB for the backward pass (estimated from rows, width and blocks) is encoded
     in chunks of classes, each run again when its gradient arrives: the same features and gradients, in less memory.
 
+    `padded` says how attention of path "auto" meets suffixes of several lengths: by groups of one length (False), all
+    at once, padded to the longest (True), or as suits the device of the weights (None: True on a GPU).
+
     Raises:
         ConfigError: unknown path, or a budget that is not above 0.
     """
 
-    def __init__(self, clip: FrozenCLIP, path: str = "auto", memory_gib: float = MEMORY_GIB) -> None:
+    def __init__(
+        self, clip: FrozenCLIP, path: str = "auto", memory_gib: float = MEMORY_GIB, padded: bool | None = None
+    ) -> None:
         super().__init__()
         if not memory_gib > 0:
             raise ConfigError(f"the text encoder's memory budget is {memory_gib} GiB; give a number above 0")
@@ -134,6 +140,7 @@ class TextEncoder(FrozenEncoder):
             raise ConfigError(f"text path {path!r} is unknown; choose one of {', '.join(PATHS)}")
         self.path = path
         self.memory_gib = memory_gib
+        self.padded = padded
         self._chunked: tuple[int, int] | None = None
         self._last: tuple[TextPrompts, tuple[Any, ...], Tensor] | None = None
         self.dtype = clip.dtype
@@ -159,9 +166,9 @@ class TextEncoder(FrozenEncoder):
         return self._last[2].clone()
 
     def _encode(self, prompts: TextPrompts) -> Tensor:
-        classes, layout = len(prompts.tokens), self._layout(prompts)
-        rows = len(layout.ids) + len(layout.prefix_ids) if layout else classes * self._length(prompts.tokens)
-        size = self._at_once(classes, rows * (prompts.images or 1), layout is not None)
+        classes, layout, images = len(prompts.tokens), self._layout(prompts), prompts.images or 1
+        kept = layout.kept() if layout else _KEPT_WIDTHS * classes * self._length(prompts.tokens)
+        size = min(self._at_once(classes, kept * images), max(1, MOST_SEQUENCES // images))
         if size >= classes:
             return self._encode_at_once(prompts)
         if self._chunked != (classes, size):
@@ -177,14 +184,17 @@ class TextEncoder(FrozenEncoder):
         again = {"use_reentrant": False, "preserve_rng_state": False}
         return torch.cat([checkpoint(encoded, start, **again) for start in starts], dim=-2)  # type: ignore[arg-type]
 
-    def _at_once(self, classes: int, rows: int, packed: bool) -> int:
-        """How many classes of that many rows in all fit in the budget."""
+    def _at_once(self, classes: int, widths: int) -> int:
+        """How many classes fit in the budget that keep so many numbers a block in all, counted in widths."""
         blocks = len(self.transformer.resblocks) if torch.is_grad_enabled() else 1
-        kept = rows * blocks * _KEPT_WIDTHS[packed] * self.positional_embedding.shape[1] * self.dtype.itemsize
+        kept = widths * blocks * self.positional_embedding.shape[1] * self.dtype.itemsize
         return max(1, int(classes * self.memory_gib * 2**30 / kept))
 
     def _layout(self, prompts: TextPrompts) -> Layout | None:
-        return prompts.tokens.layout if self.path == "auto" and prompts.is_shared else None
+        return prompts.tokens.layout(self._pads()) if self.path == "auto" and prompts.is_shared else None
+
+    def _pads(self) -> bool:
+        return self.text_projection.device.type == "cuda" if self.padded is None else self.padded
 
     def _length(self, tokens: ClassTokens) -> int:
         return tokens.ids.shape[1] if self.path == "reference" else tokens.length
@@ -206,12 +216,12 @@ class TextEncoder(FrozenEncoder):
         """Un-normalized features (n, d) of plain token ids (n, 77) through the same path, without gradient."""
         length = ids.shape[1] if self.path == "reference" else int(ids.argmax(dim=1).max()) + 1
         with torch.no_grad():
-            size = self._at_once(len(ids), len(ids) * length, self.path == "auto")
+            size = self._at_once(len(ids), len(ids) * length * _KEPT_WIDTHS)
             return torch.cat([self._encode_ids(part, length) for part in ids.split(size)])
 
     def _encode_ids(self, ids: Tensor, length: int) -> Tensor:
         eot, slots = ids.argmax(dim=1), ids.new_empty(len(ids), 0)
-        if self.path == "auto" and (layout := Layout.of(ids, eot, slots)):
+        if self.path == "auto" and (layout := Layout.of(ids, eot, slots, self._pads())):
             return encode_shared(self, layout, None, ())[0]
         return self._transform(self._embed(ids, length), eot, slots.T, ())
 

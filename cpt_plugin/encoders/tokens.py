@@ -101,6 +101,7 @@ class ClassTokens:
     layers: int
     _prefix_ids: Tensor | None = field(repr=False)
     _embedding: Any = field(repr=False)
+    _layouts: dict[bool, Layout | None] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def build(
@@ -176,10 +177,14 @@ class ClassTokens:
         """Number of positions up to and including the last end token of all classes."""
         return int(self.eot.max()) + 1
 
-    @cached_property
-    def layout(self) -> Layout | None:
-        """Packed rows for the fast text path; None where a context slot is not the same position in all classes."""
-        return Layout.of(self.ids, self.eot, self.slots)
+    def layout(self, padded: bool) -> Layout | None:
+        """Packed rows for the fast text path; None where a context slot is not the same position in all classes.
+
+        Made once for attention by groups of suffixes of one length, and once for all of them padded to one.
+        """
+        if padded not in self._layouts:
+            self._layouts[padded] = Layout.of(self.ids, self.eot, self.slots, padded)
+        return self._layouts[padded]
 
     @property
     def embeddings(self) -> Tensor:

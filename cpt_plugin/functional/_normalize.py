@@ -42,12 +42,15 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
-        units = features / lengths(features)
-        ctx.save_for_backward(features, units)
+        norms = lengths(features)
+        units = features / norms
+        ctx.save_for_backward(features, units, norms)
         return units
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        features, units = ctx.saved_tensors
+        features, units, norms = ctx.saved_tensors
+        if torch.is_grad_enabled():  # a second derivative is wanted: connect the lengths to the features
+            norms = lengths(features)
         along = torch.einsum("...d,...d->...", units, gradient).unsqueeze(-1)
-        return torch.addcmul(gradient, units, along, value=-1) / lengths(features)
+        return torch.addcmul(gradient, units, along, value=-1) / norms

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -11,17 +11,19 @@ from torch import Tensor
 from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional._checks import check_text, shape_of
 from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
+from cpt_plugin.functional._padded_clusters import PaddedClusters
 
 REDUCTIONS = ("frobenius", "pair_mean")
 _INDEX_TYPES = (torch.int64, torch.int32)
+_Group = tuple[PaddedClusters, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
 class ClusterBuckets:
     """The clusters of an assignment, arranged so that clusters of one size can be computed together.
 
-    Building it waits for the device that holds the assignment; using it does not. A training loop builds it
-    once and hands it to :func:`etf_separation` in place of the assignment.
+    Building it waits for the device that holds the assignment, its first use on a GPU for that GPU; using it again
+    does not. A training loop builds it once and hands it to :func:`etf_separation` in place of the assignment.
 
     Attributes:
         order: (n,) class indices of all clusters of two or more classes, cluster after cluster, small ones
@@ -29,15 +31,19 @@ class ClusterBuckets:
         blocks: (number of clusters, size) for each size, in the order of `order`.
         num_clusters: number of distinct clusters, singletons included.
         num_classes: K.
+        padded: whether :func:`etf_separation` pads clusters to one size, to compute them together: fewer
+            operations, more arithmetic. None: on a GPU.
     """
 
     order: Tensor
     blocks: tuple[tuple[int, int], ...]
     num_clusters: int
     num_classes: int
+    padded: bool | None = None
+    _groups: dict[tuple[torch.dtype, str], list[_Group]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def from_assignment(cls, assignment: Tensor) -> ClusterBuckets:
+    def from_assignment(cls, assignment: Tensor, padded: bool | None = None) -> ClusterBuckets:
         """Sort the classes by size of their cluster, then cluster, then class.
 
         Raises:
@@ -58,13 +64,27 @@ class ClusterBuckets:
         order = torch.argsort(rank, stable=True)[int((sizes == 1).sum()) :]
         size_values, size_counts = torch.unique(sizes[sizes > 1], return_counts=True)
         blocks = tuple(zip(size_counts.tolist(), size_values.tolist(), strict=True))
-        return cls(order.to(assignment.device), blocks, len(clusters), len(ids))
+        return cls(order.to(assignment.device), blocks, len(clusters), len(ids), padded)
 
     def to(self, device: torch.device) -> ClusterBuckets:
         """Return the same buckets with their indices on `device`."""
         if self.order.device == device:
             return self
-        return ClusterBuckets(self.order.to(device), self.blocks, self.num_clusters, self.num_classes)
+        return replace(self, order=self.order.to(device))
+
+    @property
+    def pads(self) -> bool:
+        """Whether clusters are padded where the classes are."""
+        return self.order.device.type == "cuda" if self.padded is None else self.padded
+
+    def groups(self, dtype: torch.dtype, reduction: str) -> list[_Group]:
+        """Padded clusters and the factors (n, 1, 1) of their pairs, made once."""
+        key = dtype, reduction
+        if key not in self._groups:
+            made = PaddedClusters.groups(self.order, self.blocks, dtype)
+            scales = {size: s for (_, size), s in zip(self.blocks, pair_scales(self, reduction), strict=True)}
+            self._groups[key] = [(group, group.scales(scales)) for group in made]
+        return self._groups[key]
 
 
 def etf_separation(
@@ -97,7 +117,8 @@ def etf_separation(
         include_diagonal: add the constant diagonal.
 
     Returns:
-        Scalar in float32, or float64 for float64 text. Memory is O(K d + sum_m k_m^2).
+        Scalar in float32, or float64 for float64 text. Memory is O(K d + sum_m k_m^2), on a GPU too: padding of
+        clusters of unlike size is bounded.
 
     Raises:
         FeatureError: shapes or types do not fit.
@@ -112,10 +133,15 @@ def etf_separation(
     """
     buckets = checked_buckets(text, assignment, reduction)
     with full_precision(text):
-        members = unit(text.index_select(-2, buckets.order), working_dtype(text))
+        dtype = working_dtype(text)
         if not buckets.blocks:
-            return members.sum()
-        return _reduce(members, buckets, reduction, include_diagonal)
+            return unit(text.index_select(-2, buckets.order), dtype).sum()
+        if buckets.pads:
+            terms = _padded(unit(text, dtype), buckets, reduction)
+        else:
+            terms = _by_size(unit(text.index_select(-2, buckets.order), dtype), buckets, reduction)
+        total = torch.stack(terms).sum() if len(terms) > 1 or not buckets.pads else terms[0]
+        return total + _diagonal(buckets, reduction) if include_diagonal else total
 
 
 def checked_buckets(text: Tensor, assignment: Tensor | ClusterBuckets, reduction: str) -> ClusterBuckets:
@@ -144,41 +170,68 @@ def pair_scales(buckets: ClusterBuckets, reduction: str) -> list[float]:
     return [1 / (size * (size - 1) * several) for _, size in buckets.blocks]
 
 
-def _reduce(members: Tensor, buckets: ClusterBuckets, reduction: str, include_diagonal: bool) -> Tensor:
+def _diagonal(buckets: ClusterBuckets, reduction: str) -> float:
+    scales = pair_scales(buckets, reduction)
+    return sum(count * size * scale for (count, size), scale in zip(buckets.blocks, scales, strict=True))
+
+
+def _by_size(members: Tensor, buckets: ClusterBuckets, reduction: str) -> list[Tensor]:
+    """The term of the clusters of each size; members (n, d) or (B, n, d) in the order of the buckets."""
     copies = members.shape[0] if members.ndim == 3 else 1
-    parts, diagonal = [], 0.0
     rows = members.split([count * size for count, size in buckets.blocks], dim=-2)
-    for block, (count, size), scale in zip(rows, buckets.blocks, pair_scales(buckets, reduction), strict=True):
-        parts.append(_SquaredGaps.apply(block.reshape(-1, size, block.shape[-1]), scale / copies))
-        diagonal += count * size * scale
-    total = torch.stack(parts).sum()
-    return total + diagonal if include_diagonal else total
+    parts = zip(rows, buckets.blocks, pair_scales(buckets, reduction), strict=True)
+    return [
+        _SquaredGaps.apply(block.reshape(-1, size, block.shape[-1]), 1 / (size - 1), None, scale / copies)
+        for block, (_, size), scale in parts
+    ]
+
+
+def _padded(units: Tensor, buckets: ClusterBuckets, reduction: str) -> list[Tensor]:
+    """The term of each group of padded clusters; units (K, d) or (B, K, d) in the order of the classes."""
+    copies = units.shape[0] if units.ndim == 3 else 1
+    terms = []
+    for group, scales in buckets.groups(units.dtype, reduction):
+        clusters = units.index_select(-2, group.members).reshape(-1, group.size, units.shape[-1])
+        of_clusters = group.targets, group.mask, scales
+        if copies > 1:
+            targets, mask, scales = (x.repeat(copies, 1, 1) for x in of_clusters)
+            of_clusters = targets, mask, scales / copies
+        terms.append(_SquaredGaps.apply(clusters, *of_clusters))
+    return terms
 
 
 class _SquaredGaps(torch.autograd.Function):
-    """Scaled sum of (c_ij + 1 / (k - 1))^2 over i != j of n clusters (n, k, d) of unit vectors.
+    """Scaled sum of (c_ij + t)^2 over pairs i != j of n clusters (n, k, d) of unit vectors.
 
-    The Gram matrices are symmetric, so the gradient needs one product, 4 gaps @ clusters, where autograd
-    takes two.
+    The target t = 1 / (k_m - 1) and the scale are numbers, or (n, 1, 1) of each cluster where a mask (n, k, k) says
+    which pairs count; it is symmetric. So are the Gram matrices, and the gradient needs one product,
+    4 gaps @ clusters, where autograd takes two.
     """
 
     @staticmethod
-    def forward(ctx: Any, clusters: Tensor, scale: float) -> Tensor:
-        gaps = _gaps(clusters)
+    def forward(
+        ctx: Any, clusters: Tensor, target: float | Tensor, mask: Tensor | None, scale: float | Tensor
+    ) -> Tensor:
+        gaps = _gaps(clusters, target, mask)
         ctx.save_for_backward(clusters, gaps)
-        ctx.scale = scale
+        ctx.constants = target, mask, scale
+        if isinstance(scale, Tensor):
+            return (gaps.square() * scale).sum()
         return gaps.square().sum() * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         clusters, gaps = ctx.saved_tensors
+        target, mask, scale = ctx.constants
         if torch.is_grad_enabled():  # a second derivative is wanted: connect the gaps to the clusters
-            gaps = _gaps(clusters)
-        return torch.bmm(gaps * (gradient * (4 * ctx.scale)), clusters), None
+            gaps = _gaps(clusters, target, mask)
+        return torch.bmm(gaps * (gradient * (4 * scale)), clusters), None, None, None
 
 
-def _gaps(clusters: Tensor) -> Tensor:
-    """Cosines plus 1 / (k - 1) of n clusters (n, k, d), with a zero diagonal: (n, k, k)."""
-    gaps = torch.bmm(clusters, clusters.mT).add_(1 / (clusters.shape[1] - 1))
+def _gaps(clusters: Tensor, target: float | Tensor, mask: Tensor | None) -> Tensor:
+    """Cosines plus targets of n clusters (n, k, d), 0 where masked or, without a mask, on the diagonal: (n, k, k)."""
+    gaps = torch.bmm(clusters, clusters.mT).add_(target)
+    if mask is not None:
+        return gaps.mul_(mask)
     gaps.diagonal(dim1=1, dim2=2).zero_()
     return gaps

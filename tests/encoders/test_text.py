@@ -128,15 +128,17 @@ def kept(encoder: TextEncoder, prompts: TextPrompts) -> int:
     return found.total
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_the_budget_bounds_what_is_kept_for_the_backward_pass(path: str) -> None:
+@pytest.mark.parametrize(("path", "padded"), [*((path, False) for path in PATHS), ("auto", True)])
+def test_the_budget_bounds_what_is_kept_for_the_backward_pass(path: str, padded: bool) -> None:
     clip = tiny_clip(text_width=128, text_layers=3, vision_layers=1)
     tokens = ClassTokens.build(clip, ["cat", "golden retriever", "tabby cat", "dog"] * 8, n_ctx=4)
     prompts = TextPrompts(tokens, torch.randn(4, 128).requires_grad_())
-    whole = TextEncoder(clip, path)
-    rows = whole._length(tokens) * 32 if path != "auto" else len(tokens.layout.ids)  # type: ignore[union-attr]
+    whole = TextEncoder(clip, path, padded=padded)
+    layout = tokens.layout(padded)
+    assert layout is not None
+    widths = layout.kept() if path == "auto" else 16 * 32 * whole._length(tokens)
     for budget in (kept(whole, prompts), kept(whole, prompts) / 7):
-        size = TextEncoder(clip, path, memory_gib=budget / 2**30)._at_once(32, rows, path == "auto")
+        size = TextEncoder(clip, path, memory_gib=budget / 2**30)._at_once(32, widths)
         part = prompts.select(slice(0, size))
         assert 0.3 * budget <= kept(whole, part) <= 1.3 * budget
     assert size < 10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional import ClusterBuckets, etf_separation
 from tests.functional import oracles
 from tests.functional.problems import LOSS_PROPERTY, problems
+from tests.helpers.device_calls import DeviceCalls
 
 FORMS = [(reduction, diagonal) for reduction in ("frobenius", "pair_mean") for diagonal in (False, True)]
 
@@ -37,9 +39,9 @@ def exact_simplexes() -> tuple[torch.Tensor, torch.Tensor]:
 @LOSS_PROPERTY
 def test_equals_the_loop_in_float64(problem: dict[str, torch.Tensor]) -> None:
     text, assignment = problem["text"], problem["assignment"]
-    for reduction, diagonal in FORMS:
+    for (reduction, diagonal), padded in product(FORMS, (False, True)):
         expected = oracles.etf(text.tolist(), assignment.tolist(), reduction, diagonal)
-        value = etf_separation(text, assignment, reduction, diagonal)
+        value = etf_separation(text, ClusterBuckets.from_assignment(assignment, padded), reduction, diagonal)
         assert value.dtype == torch.float64
         assert value.item() == pytest.approx(expected, abs=1e-12)
 
@@ -156,10 +158,11 @@ def test_first_and_second_derivatives() -> None:
     assignment = torch.tensor([0, 1, 0, 2, 1, 0, 3, 3])
     for shape in ((8, 3), (2, 8, 3)):
         text = torch.tensor(rng.normal(size=shape), requires_grad=True)
-        for reduction, diagonal in FORMS:
+        for form, padded in product(FORMS, (False, True)):
+            buckets = ClusterBuckets.from_assignment(assignment, padded)
 
-            def loss(t: torch.Tensor, form: tuple[str, bool] = (reduction, diagonal)) -> torch.Tensor:
-                return etf_separation(t, assignment, *form)
+            def loss(t: torch.Tensor, b: ClusterBuckets = buckets, f: tuple[str, bool] = form) -> torch.Tensor:
+                return etf_separation(t, b, *f)
 
             assert torch.autograd.gradcheck(loss, (text,))
             assert torch.autograd.gradgradcheck(loss, (text,))
@@ -205,6 +208,23 @@ def test_never_waits_for_the_device() -> None:
     loss.backward()
     assert loss.shape == ()
     assert text.grad.shape == (20, 16)
+
+
+def test_padded_clusters_take_fewer_calls_and_bounded_memory() -> None:
+    """Eight sizes about 16 are one group; one cluster of 300 among pairs is not padded onto them."""
+    assignment = torch.arange(8).repeat_interleave(torch.arange(13, 21))
+    text = torch.randn(len(assignment), 16, requires_grad=True)
+    calls = {}
+    for padded in (False, True):
+        buckets = ClusterBuckets.from_assignment(assignment, padded)
+        etf_separation(text, buckets).backward()
+        with DeviceCalls() as counted:
+            etf_separation(text, buckets).backward()
+        calls[padded] = counted.total
+    assert calls[True] < calls[False] / 2, calls
+    skewed = ClusterBuckets.from_assignment(torch.cat([torch.zeros(300), 1 + torch.arange(400) // 2]).long(), True)
+    pairs = sum(group.mask.numel() for group, _ in skewed.groups(torch.float32, "frobenius"))
+    assert pairs <= 4 * (300**2 + 200 * 2**2)
 
 
 class _Sizes(TorchDispatchMode):

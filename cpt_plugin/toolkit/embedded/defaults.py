@@ -70,7 +70,7 @@ DEFAULTS: dict[str, Any] = {
             "TRUST": False,
             "UNKNOWN_WORDS": "refuse",
         },
-        "TEXT_MEMORY_GIB": 2.0,
+        "TEXT_MEMORY_GIB": 3.0,
     },
     "OPTIM": {
         "NAME": "adam",
