@@ -119,7 +119,7 @@ def _table(entry: Entry, records: list[RunRecord], folder: Path) -> Iterator[tup
 
 def _comparison(entry: Entry, records: list[RunRecord]) -> Iterator[tuple[str, str]]:
     given = compare.parse(_words(entry))
-    _check_free(bool(given.places or given.output or given.form != "terminal"))
+    _check_free(bool(given.places or given.output or given.figure or given.form != "terminal"))
     answer = compare.answer(given, records)
     return ((suffix, compare_text.RENDERERS[form](answer)) for suffix, form in _COMPARED)
 

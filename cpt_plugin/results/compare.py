@@ -196,11 +196,20 @@ class _AtTau:
 
     def _note_settings(self, first: str, second: str) -> None:
         """Settings that differ between the two of a pair besides their parts' own, where the learner is the same."""
+        made = [self._made(name) for name in (first, second)]
+        if made[0] and made[1] and made[0] != made[1]:
+            self.notes[f"made differently, tau {self.tau:g}: {first} by {made[0]}; {second} by {made[1]}"] = None
         for world in self.worlds:
             a, b = (next(iter(self.runs[name, world].by_seed.values()), None) for name in (first, second))
             if a and b and a.prompt_learner == b.prompt_learner:
                 for line in other_settings(a, b):
                     self.notes[f"{first} and {second} also differ in {line}"] = None
+
+    def _made(self, name: str) -> str:
+        """Versions of torch and commits that a method's runs were made with."""
+        runs = [run for world in self.worlds for run in self.runs[name, world].by_seed.values()]
+        found = {f"torch {run.versions.get('torch', 'unknown')}, commit {_commit(run)}" for run in runs}
+        return " and ".join(sorted(found))
 
     def _note_worlds(self, name: str) -> None:
         """Settings of one method that differ between worlds."""
@@ -224,3 +233,8 @@ def _value(record: RunRecord, name: str) -> float | None:
         return metric(record, name)
     except KeyError:
         return None
+
+
+def _commit(record: RunRecord) -> str:
+    changed = " with changes" if record.git.dirty else ""
+    return f"{(record.git.commit or 'unknown')[:10]}{changed}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -30,6 +32,39 @@ def test_marks_stand_at_the_differences(gains, filled):
     assert mark.get_xdata() == pytest.approx([by_world.mean()])
     assert (mark.get_markerfacecolor() != "white") is filled
     assert [text.get_text() for text in panels[0].get_yticklabels()] == ["maple_cptb - maple"]
+
+
+def face(found):
+    return differences.draw(found).figure.axes[0].lines[2].get_markerfacecolor()
+
+
+@pytest.mark.parametrize(
+    "gains",
+    [
+        pytest.param([[3, 3, 3]] * 6, id="the same in every world: no spread to judge by"),
+        pytest.param([[3]], id="one pair: no interval"),
+        pytest.param([[3, 4, 5], [4, 4, 5], [3, 5, 5]], id="three worlds: exploratory"),
+    ],
+)
+def test_what_may_not_be_claimed_is_not_filled(gains):
+    records = with_gains(gains, SEEDS[: len(gains[0])])
+    assert face(compare(records, Question((("maple_cptb", "maple"),), ("new",)))) == "white"
+
+
+def test_under_a_correction_the_corrected_p_decides():
+    gains = [[2, 3, 1], [1, 0, 2], [3, 3, 2], [0, 1, -1], [2, 0, 2], [0, 1, 1]]
+    question = Question((("maple_cptb", "maple"),), ("new", "tail", "head"))
+    plain, corrected = (compare(with_gains(gains), dataclasses.replace(question, correction=c)) for c in ("", "holm"))
+    assert plain.contrasts[0].p < 0.05 < corrected.contrasts[0].p_adjusted
+    assert face(plain) != "white" == face(corrected)
+    assert "not corrected" in differences.draw(corrected).caption
+
+
+def test_more_metrics_than_colors_each_have_a_panel():
+    metrics = ("base", "new", "H", "head", "mid", "tail", "many", "medium", "few")
+    found = compare(with_gains(CLEAR), Question((("maple_cptb", "maple"),), metrics))
+    labels = [axes.get_xlabel() for axes in differences.draw(found).figure.axes]
+    assert labels == [f"difference in {metric} (points)" for metric in metrics]
 
 
 def test_missing_pairs_are_said():

@@ -155,3 +155,16 @@ def test_own_transform_and_wrapper_are_used(image_root, tmp_path):
         small_cfg(image_root, tmp_path), lambda label: label + 10, lambda label: label, Wrapper
     )
     assert min(v for b in batches(dm.train_loader_x) for v in b["value"].tolist()) >= 10
+
+
+def test_a_wrapper_that_draws_by_itself_draws_on(image_root, tmp_path):
+    class Drawing(DatasetWrapper):
+        def image(self, index):
+            drawn.append(random.random())
+            return super().image(index)
+
+    drawn = []
+    cfg = small_cfg(image_root, tmp_path)
+    for _ in batches(engine.DataManager(cfg, dataset_wrapper=Drawing).train_loader_x):
+        pass
+    assert len(set(drawn)) == len(drawn) > 6

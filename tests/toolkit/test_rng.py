@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 
 import numpy as np
@@ -107,3 +108,14 @@ def test_kept_generators_are_put_back_once_for_all_blocks_inside():
     with isolated_rng(10):
         assert draws() == inside[1]
     assert draws() == before
+
+
+@pytest.mark.parametrize("around", [contextlib.nullcontext, kept_rng])
+def test_a_block_inside_a_block_leaves_it_alone(around):
+    with around(), isolated_rng(1):
+        expected = [draws(), draws()]
+    with around(), isolated_rng(1):
+        first = draws()
+        with isolated_rng(5):
+            draws()
+        assert [first, draws()] == expected

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 from cpt_plugin.results.compare import Comparison
-from cpt_plugin.results.contrast import Contrast
+from cpt_plugin.results.contrast import ABOVE, BELOW, CLAIM_WORLDS, Contrast
 from cpt_plugin.results.figures.style import BLACK, COLORS, GREY, Drawing, finish, label, look, new_figure, stem_of
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw(comparison: Comparison) -> Drawing:
-    """A panel for each metric beside each other; filled marks where the interval leaves out 0.
+    """A panel for each metric beside each other; filled marks where a difference may be claimed.
 
     Raises:
         ConfigError: matplotlib is not installed.
@@ -27,7 +28,7 @@ def _draw(comparison: Comparison) -> Drawing:
     rows = list(dict.fromkeys((one.first, one.second, one.tau) for one in comparison.contrasts))
     taus = {tau for _, _, tau in rows}
     figure, [panels] = new_figure(1, len(metrics), 1.25 + 0.23 * len(rows), sharey=True)
-    for metric, axes, color in zip(metrics, panels, COLORS, strict=False):
+    for metric, axes, color in zip(metrics, panels, cycle(COLORS), strict=False):
         axes.axvline(0, color=BLACK, linewidth=0.8)
         for one in comparison.contrasts:
             if one.metric == metric:
@@ -38,14 +39,17 @@ def _draw(comparison: Comparison) -> Drawing:
     ]
     panels[0].set_yticks(range(len(rows)), names)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    confidence = f"{100 * comparison.correction.confidence:.4g} %"
+    correction = comparison.correction
+    unit = "seeds" if all(len(one.paired) < 2 for one in comparison.contrasts) else "worlds"
     notes = [
-        f"A grey dot is a world (mean over its seeds); the mark is the mean over worlds with its {confidence} "
-        "t-interval, filled where this leaves out 0.",
+        f"A grey dot is a world (mean over its seeds); the mark is the mean over {unit} with its "
+        f"{100 * correction.confidence:.4g} % t-interval{', not corrected' if correction.method == 'holm' else ''}; "
+        f"filled: may be claimed (p below 5 %{' as corrected' if correction.method else ''}, {CLAIM_WORLDS} worlds "
+        "or more).",
         *comparison.notes,
     ]
     shown = ", ".join(f"{tau:g}" for tau in sorted(taus))
-    title = f"Paired differences, world as the random effect: {comparison.protocol}, tau {shown}"
+    title = f"Paired differences, {unit[:-1]} as the random effect: {comparison.protocol}, tau {shown}"
     return finish(figure, stem_of("differences", comparison.protocol, *sorted(taus)), title, notes)
 
 
@@ -59,5 +63,5 @@ def _mark(axes: Axes, contrast: Contrast, position: int, color: str) -> None:
     low, high = found.interval or (found.mean, found.mean)
     axes.errorbar(
         found.mean, position, xerr=[[found.mean - low], [high - found.mean]], fmt="o", color=color, capsize=2.5,
-        markerfacecolor=color if low > 0 or high < 0 else "white", zorder=3,
+        markerfacecolor=color if contrast.verdict in (ABOVE, BELOW) else "white", zorder=3,
     )  # fmt: skip

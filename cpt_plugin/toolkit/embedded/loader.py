@@ -140,9 +140,8 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         return output
 
     def __getitems__(self, keys: Sequence[int]) -> list[dict[str, Any]]:
-        """The items of a batch; the generators' states are kept once for all of them, where nothing is overridden."""
-        own = type(self).__getitem__ is DatasetWrapper.__getitem__
-        with kept_rng() if own else nullcontext():
+        """The items of a batch; the generators' states are kept once for all of them, but not in a class of others."""
+        with kept_rng() if type(self) is DatasetWrapper else nullcontext():
             return [self[key] for key in keys]
 
 

@@ -41,27 +41,40 @@ def set_random_seed(seed: int) -> None:
 
 @contextmanager
 def kept_rng() -> Iterator[None]:
-    """Puts the global CPU generators' states back afterwards; blocks of :func:`isolated_rng` inside only seed them."""
-    token = _KEPT.set(True)
+    """Puts the global CPU generators' states back afterwards; blocks of :func:`isolated_rng` right inside only seed."""
+    with _restored(), _kept(True):
+        yield
+
+
+@contextmanager
+def isolated_rng(seed: int) -> Iterator[None]:
+    """Seeds the global CPU generators inside the block and puts their former states back afterwards."""
+    with nullcontext() if _KEPT.get() else _restored(), _kept(False):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def _restored() -> Iterator[None]:
     python_state, numpy_state = random.getstate(), np.random.get_state()  # noqa: NPY002
     torch_state = torch.default_generator.get_state()
     try:
         yield
     finally:
-        _KEPT.reset(token)
         random.setstate(python_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         torch.default_generator.set_state(torch_state)
 
 
 @contextmanager
-def isolated_rng(seed: int) -> Iterator[None]:
-    """Seeds the global CPU generators inside the block and puts their former states back afterwards."""
-    with nullcontext() if _KEPT.get() else kept_rng():
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.default_generator.manual_seed(seed)
+def _kept(value: bool) -> Iterator[None]:
+    token = _KEPT.set(value)
+    try:
         yield
+    finally:
+        _KEPT.reset(token)
 
 
 def rng_state() -> dict[str, Any]:
