@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -57,7 +58,7 @@ class RegularizedStep:
     def _install(self) -> None:
         self._taps.install()
         self._trainer.forward_backward = self
-        attached_models.add(self._model)
+        attached_models[self._model] = weakref.ref(self)
         self.installed = True
 
     def uninstall(self) -> None:
@@ -67,7 +68,7 @@ class RegularizedStep:
         self.installed = False
         self.balance.close()
         self._taps.remove()
-        attached_models.discard(self._model)
+        attached_models.pop(self._model, None)
         if vars(self._trainer).get("forward_backward") is not self:
             return
         if self._own_original:

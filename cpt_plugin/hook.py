@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from cpt_plugin._frozen_sources import FrozenSources
 from cpt_plugin._regularized_step import RegularizedStep
-from cpt_plugin._trainer_checks import check_trainer, resolve_class_counts, resolve_class_names, shared_template
+from cpt_plugin._trainer_checks import (
+    attached_models,
+    check_trainer,
+    resolve_class_counts,
+    resolve_class_names,
+    shared_template,
+)
 from cpt_plugin.balance import gradient_norm
 from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.long_tail_losses import LongTailLoss
@@ -113,6 +119,12 @@ class HookHandle:
         self._step = step
         self.regularizers: tuple[Regularizer, ...] = tuple(step.regularizers) if step else ()
         self.digest: str = _combined_digest(self.regularizers)
+
+    @classmethod
+    def of(cls, trainer: Any) -> HookHandle:
+        """Handle of what is attached to the model of ``trainer`` now, by whoever; inactive if nothing is."""
+        attached = attached_models.get(trainer.model)
+        return cls(attached() if attached is not None else None)
 
     @property
     def active(self) -> bool:
