@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import Any
 
 import torch
@@ -57,7 +59,7 @@ class RegularizedStep:
     def _install(self) -> None:
         self._taps.install()
         self._trainer.forward_backward = self
-        attached_models.add(self._model)
+        attached_models[self._model] = weakref.ref(self)
         self.installed = True
 
     def uninstall(self) -> None:
@@ -67,7 +69,7 @@ class RegularizedStep:
         self.installed = False
         self.balance.close()
         self._taps.remove()
-        attached_models.discard(self._model)
+        attached_models.pop(self._model, None)
         if vars(self._trainer).get("forward_backward") is not self:
             return
         if self._own_original:
@@ -191,24 +193,30 @@ class RegularizedStep:
         self._values.append({name: value * strengths[name] for name, value in values.items()})
 
     def _progress(self) -> float:
-        """Finished steps as a fraction of all, of epochs where the trainer does not count steps; 0 if of neither.
+        """Finished steps as a fraction of all, of epochs where the trainer does not count steps; 0 if nobody needs it.
 
         Raises HookError where a regularizer needs it and the trainer does not say.
         """
-        epoch, epochs = (getattr(self._trainer, name, None) for name in ("epoch", "max_epoch"))
-        batch, batches = (getattr(self._trainer, name, None) for name in ("batch_idx", "num_batches"))
-        if epoch is not None and epochs:
-            within = min(batch / batches, 1.0) if batch is not None and batches else 0.0
-            return min(max((epoch + within) / epochs, 0.0), math.nextafter(1.0, 0.0))
-        if needing := [regularizer.name for regularizer in self.regularizers if regularizer.needs_progress]:
+        needing = [regularizer.name for regularizer in self.regularizers if regularizer.needs_progress]
+        if not needing:
+            return 0.0
+        epoch, epochs, batch, batches = self._numbers("epoch", "max_epoch", "batch_idx", "num_batches")
+        if epoch is None or not epochs:
             raise HookError(
                 f"{needing[0]} follows a schedule, but {type(self._trainer).__name__} does not say how far it is: set "
-                "trainer.epoch and trainer.max_epoch (and batch_idx, num_batches) as Dassl does, or take no schedule."
+                "trainer.epoch and trainer.max_epoch (and batch_idx, num_batches), numbers as in Dassl, or take no "
+                "schedule."
             )
-        return 0.0
+        within = min(batch / batches, 1.0) if batch is not None and batches else 0.0
+        return min(max((epoch + within) / epochs, 0.0), math.nextafter(1.0, 0.0))
+
+    def _numbers(self, *names: str) -> list[Any]:
+        """The trainer's attributes; None for one that it lacks, or uses for something else than a number."""
+        values = (getattr(self._trainer, name, None) for name in names)
+        return [value if isinstance(value, Real) and math.isfinite(value) else None for value in values]
 
     def _position(self) -> str:
-        epoch, batch = (getattr(self._trainer, name, None) for name in ("epoch", "batch_idx"))
+        epoch, batch = self._numbers("epoch", "batch_idx")
         return "" if epoch is None or batch is None else f" (epoch {epoch + 1}, batch {batch + 1})"
 
     def _check_features(self, features: FeatureBatch) -> None:

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from cpt_plugin.errors import ConfigError, HookError
 
-attached_models: weakref.WeakSet[nn.Module] = weakref.WeakSet()
+attached_models: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.WeakKeyDictionary()
+"""The step (:class:`~cpt_plugin._regularized_step.RegularizedStep`) that each regularized model is attached by."""
 
 
 def check_trainer(trainer: Any) -> None:

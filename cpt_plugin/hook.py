@@ -11,7 +11,13 @@ from torch import Tensor, nn
 
 from cpt_plugin._frozen_sources import FrozenSources
 from cpt_plugin._regularized_step import RegularizedStep
-from cpt_plugin._trainer_checks import check_trainer, resolve_class_counts, resolve_class_names, shared_template
+from cpt_plugin._trainer_checks import (
+    attached_models,
+    check_trainer,
+    resolve_class_counts,
+    resolve_class_names,
+    shared_template,
+)
 from cpt_plugin.balance import gradient_norm
 from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.long_tail_losses import LongTailLoss
@@ -114,6 +120,12 @@ class HookHandle:
         self.regularizers: tuple[Regularizer, ...] = tuple(step.regularizers) if step else ()
         self.digest: str = _combined_digest(self.regularizers)
 
+    @classmethod
+    def of(cls, trainer: Any) -> HookHandle:
+        """Handle of what is attached to the model of ``trainer`` now, by whoever; inactive if nothing is."""
+        attached = attached_models.get(trainer.model)
+        return cls(attached() if attached is not None else None)
+
     @property
     def active(self) -> bool:
         """Whether training is regularized now."""
@@ -134,25 +146,25 @@ class HookHandle:
         """Weights that balancing has set, by part; 0 for a part that has had no gradient yet."""
         return self._step.balance.factors if self._step else {}
 
-    def state_dict(self) -> dict[str, list[float]]:
-        """What balanced weights rest on, and regularizers have learned (``name.key``), as plain numbers.
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """What balanced weights rest on (``balance``), and each of the ``regularizers`` has learned, as plain numbers.
 
         To be saved, and put back if training is interrupted.
         """
         if not self._step:
             return {}
-        own = ((f"{r.name}.{key}", value) for r in self.regularizers for key, value in r.state_dict().items())
-        return {**self._step.balance.state_dict(), **dict(own)}
+        learned = {regularizer.name: regularizer.state_dict() for regularizer in self.regularizers}
+        return {"balance": self._step.balance.state_dict(), "regularizers": learned}
 
-    def load_state_dict(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Go on with what :meth:`state_dict` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on with what :meth:`state_dict` gave, in this version or an earlier one."""
         if not self._step:
             return
-        self._step.balance.load_state_dict({name: norms for name, norms in state.items() if "." not in name})
+        if not isinstance(state.get("balance"), Mapping):
+            state = _structured(state, [regularizer.name for regularizer in self.regularizers])
+        self._step.balance.load_state_dict(state["balance"])
         for regularizer in self.regularizers:
-            prefix = f"{regularizer.name}."
-            own = {name.removeprefix(prefix): values for name, values in state.items() if name.startswith(prefix)}
-            regularizer.load_state_dict(own)
+            regularizer.load_state_dict(state["regularizers"].get(regularizer.name, {}))
 
     def measure_gradients(
         self, loss: Tensor, parameters: Sequence[nn.Parameter], scale: Tensor, found: dict[str, float]
@@ -183,6 +195,15 @@ class HookHandle:
 
 def _cpt(options: dict[str, Any]) -> list[Regularizer]:
     return build(["cpt"], {"CPT": {name.upper(): value for name, value in options.items()}})
+
+
+def _structured(flat: Mapping[str, Sequence[float]], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A state of earlier versions: norms by part, and beside them what a regularizer has learned, as ``name.key``."""
+    balance, learned = dict(flat), {}
+    for name in names:
+        own = [key for key in balance if key.startswith(f"{name}.")]
+        learned[name] = {key.removeprefix(f"{name}."): balance.pop(key) for key in own}
+    return {"balance": balance, "regularizers": learned}
 
 
 def _combined_digest(regularizers: Sequence[Regularizer]) -> str:

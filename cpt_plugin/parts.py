@@ -110,12 +110,12 @@ class Registry(dict[str, type[P]], Generic[P]):
             ConfigError: a file does not define exactly one under the file's name, or cannot be imported.
         """
         folders = sys.modules[self._package].__path__
-        state = [os.stat(folder).st_mtime_ns for folder in folders], tuple(self.items())
-        if state != self._seen:
+        ages = [(folder, _age(folder)) for folder in folders]
+        if (ages, tuple(self.items())) != self._seen:
             for module in iter_modules(folders):
                 if module.name != "base" and not module.name.startswith("_"):
                     self._load(module.name)
-            self._seen = state[0], tuple(self.items())
+            self._seen = None if any(age is None for _, age in ages) else (ages, tuple(self.items()))
         return dict(sorted(self.items()))
 
     def build(self, names: Iterable[str], cfg: Mapping[str, Any]) -> list[P]:
@@ -150,6 +150,14 @@ class Registry(dict[str, type[P]], Generic[P]):
         if defined != [stem]:
             found = ", ".join(map(repr, defined)) or "none"
             raise ConfigError(f"{module.__file__} must register one {self._kind}, {stem!r}; found {found}")
+
+
+def _age(folder: str) -> int | None:
+    """Time of the last change of a folder's list of files; None where it has none, as in a zip or a missing folder."""
+    try:
+        return os.stat(folder).st_mtime_ns
+    except OSError:
+        return None
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:

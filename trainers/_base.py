@@ -210,10 +210,9 @@ class PromptTrainer(Profiled, CLIPTrainer):
 
         Nothing of the step changes; it costs a backward pass for each of them.
         """
-        hook = self.hook or HookHandle()
         scale = torch.ones((), device=self.device) * (self.scaler.get_scale() if self.scaler is not None else 1.0)
         with self.profile.section("backward"):
-            hook.measure_gradients(loss, trained_parameters(self), scale, self.gradient_norms)
+            HookHandle.of(self).measure_gradients(loss, trained_parameters(self), scale, self.gradient_norms)
 
     def needed_classes(self, label: Tensor) -> Tensor | None:
         """Sorted classes whose text features a training step with these labels needs; None, as here, for all."""

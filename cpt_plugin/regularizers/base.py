@@ -24,7 +24,7 @@ class FeatureBatch:
         text: (K, d) text features of all classes, or (B, K, d) where they depend on the image.
         image: (B, d) image features.
         labels: (B,) integers in 0 .. K-1.
-        progress: finished steps as a fraction of all, in [0, 1); 0 where the trainer does not say.
+        progress: finished steps as a fraction of all, in [0, 1); 0 where no regularizer `needs_progress`.
     """
 
     text: Tensor
@@ -39,7 +39,7 @@ class Regularizer(Part):
     Attributes:
         needs_prototypes: whether `prepare_prototypes` is to be called, with class means of the training images.
         needs_counts: whether `prepare_counts` is to be called, with the number of training images of each class.
-        needs_progress: whether a trainer that does not say how far it is (`FeatureBatch.progress`) is refused.
+        needs_progress: whether it needs `FeatureBatch.progress`; a trainer that does not say how far it is is refused.
         gradient_fractions: parts that `compute` gives without a weight, and what the norm of their gradient is to be
             as a fraction of the main loss's; :class:`~cpt_plugin.hook.CPTHook` weighs them
             (:mod:`cpt_plugin.balance`).

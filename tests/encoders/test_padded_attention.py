@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from functools import cache
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -72,9 +73,12 @@ def test_no_more_sequences_at_once_than_a_kernel_takes(monkeypatch: pytest.Monke
 def test_the_layout_is_chosen_by_the_device_of_the_weights() -> None:
     encoder = TextEncoder(clip64(64, 1))
     assert not encoder._pads()
-    encoder.text_projection = torch.nn.Parameter(torch.empty(0, device="meta"))
-    assert not encoder._pads()
     assert TextEncoder(clip64(64, 1), padded=True)._pads()
+    for device, pads in (("meta", False), ("cuda", True)):
+        weights = SimpleNamespace(text_projection=SimpleNamespace(device=torch.device(device)), padded=None)
+        assert TextEncoder._pads(weights) == pads
+        weights.padded = not pads
+        assert TextEncoder._pads(weights) != pads
 
 
 @cache

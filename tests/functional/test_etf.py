@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,13 @@ def test_never_waits_for_the_device() -> None:
     loss.backward()
     assert loss.shape == ()
     assert text.grad.shape == (20, 16)
+
+
+@pytest.mark.parametrize(("device", "pads"), [("cpu", False), ("meta", False), ("cuda", True)])
+def test_clusters_are_padded_on_a_gpu_unless_told(device: str, pads: bool) -> None:
+    order: Any = SimpleNamespace(device=torch.device(device))
+    assert ClusterBuckets(order, ((1, 2),), 1, 2).pads == pads
+    assert ClusterBuckets(order, ((1, 2),), 1, 2, padded=not pads).pads != pads
 
 
 def test_padded_clusters_take_fewer_calls_and_bounded_memory() -> None:

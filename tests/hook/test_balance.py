@@ -108,7 +108,7 @@ def test_factors_stay_unless_averaged_and_are_restored():
     assert averaged[0] == kept[0]
     assert averaged[1] != averaged[0]
     anew, _ = factors(0.0, [0, 1])
-    for name, (main, own) in first.items():
+    for name, (main, own) in first["balance"].items():
         assert averaged[1][name] == pytest.approx(RHO[name] * main / own)
         assert min(kept[0][name], anew[1][name]) < averaged[1][name] < max(kept[0][name], anew[1][name])
 
@@ -143,6 +143,41 @@ def test_a_few_live_components_are_not_taken_for_the_whole_gradient():
     assert regularizer.undeveloped(batch) == {"rs"}
     batch.text = text + 1e-3 * torch.randn(text.shape, generator=torch.Generator().manual_seed(0))
     assert regularizer.undeveloped(batch) == set()
+
+
+class Learning(ToyRegularizer):
+    """Balanced parts whose names look like a key of the state and like another regularizer's, and a state."""
+
+    name, gradient_fractions = "learning", {"balance": 0.5, "other.drift": 0.5}
+
+    def __init__(self):
+        super().__init__()
+        self.seen = 0.0
+
+    def compute(self, batch):
+        self.seen += 1
+        parts = super().compute(batch)
+        return {"balance": parts["align"], "other.drift": parts["drift"]}
+
+    def state_dict(self):
+        return {"seen": [self.seen]}
+
+    def load_state_dict(self, state):
+        (self.seen,) = state["seen"]
+
+
+def test_state_of_this_and_of_an_earlier_version():
+    def attached(state=None):
+        trainer = MaPLeTrainer()
+        handle = CPTHook(regularizers=[Learning()]).attach(trainer)
+        handle.load_state_dict(state) if state else trainer.forward_backward(make_batch())
+        return handle.state_dict()
+
+    state = attached()
+    assert state["balance"].keys() == {"balance", "other.drift"}
+    assert state["regularizers"] == {"learning": {"seen": [1.0]}}
+    assert attached(state) == state
+    assert attached({**state["balance"], "learning.seen": [1.0]}) == state
 
 
 class Vanishing(ToyRegularizer):

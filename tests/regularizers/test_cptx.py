@@ -153,21 +153,60 @@ def test_progress_of_trainers_that_do_not_count() -> None:
     seen = []
 
     class Looks(CPTX):
+        needs = True
+
+        def __init__(self):
+            super().__init__(cluster_size=3)
+            self.needs_progress = self.needs
+
         def compute(self, step):
             seen.append(step.progress)
             return super().compute(step)
 
     trainer = CoOpTrainer()
-    CPTHook(regularizers=[Looks(cluster_size=3)]).attach(trainer)
-    for attributes in ({}, {"epoch": 1, "max_epoch": 4}, {"batch_idx": 1, "num_batches": 2}, {"epoch": 4}):
+    CPTHook(regularizers=[Looks()]).attach(trainer)
+    for attributes in ({"epoch": 1, "max_epoch": 4}, {"batch_idx": 1, "num_batches": 2}, {"epoch": 4}):
         vars(trainer).update(attributes)
         trainer.forward_backward(make_batch())
-    assert seen[:3] == [0.0, 0.25, 0.375]
-    assert 1 - 1e-12 < seen[3] < 1
+    assert seen[:2] == [0.25, 0.375]
+    assert 1 - 1e-12 < seen[2] < 1
+    Looks.needs = False
     other = CoOpTrainer()
-    CPTHook(regularizers=[CPTX(cluster_size=3, schedule="falling")]).attach(other)
-    with pytest.raises(HookError, match=r"cptx follows a schedule, but CoOpTrainer .* trainer\.epoch"):
-        other.forward_backward(make_batch())
+    CPTHook(regularizers=[Looks()]).attach(other)
+    other.forward_backward(make_batch())
+    assert seen[3] == 0.0
+
+
+def stepped(schedule: str, **attributes):
+    """Handle after a step of a trainer at the second of its four epochs, in its middle, but for these attributes."""
+    trainer = CoOpTrainer()
+    vars(trainer).update({"epoch": 1, "max_epoch": 4, "batch_idx": 1, "num_batches": 2} | attributes)
+    handle = CPTHook(regularizers=[CPTX(cluster_size=3, schedule=schedule)]).attach(trainer)
+    trainer.forward_backward(make_batch())
+    return handle
+
+
+NO_EPOCHS = [
+    {"epoch": lambda: 1}, {"max_epoch": {"stage": 4}}, {"epoch": None}, {"max_epoch": 0}, {"epoch": math.nan},
+]  # fmt: skip
+NO_BATCHES = [{"batch_idx": lambda: 1}, {"num_batches": {"train": 2}}, {"num_batches": 0}]
+
+
+@pytest.mark.parametrize("attributes", NO_EPOCHS + NO_BATCHES)
+def test_a_trainer_may_use_these_names_for_something_else(attributes) -> None:
+    assert stepped("constant", **attributes).factors == stepped("constant").factors
+
+
+@pytest.mark.parametrize("attributes", NO_EPOCHS)
+def test_a_schedule_refuses_what_is_no_number_of_epochs(attributes) -> None:
+    with pytest.raises(HookError, match=r"cptx follows a schedule, but CoOpTrainer .* trainer\.epoch .* numbers"):
+        stepped("falling", **attributes)
+
+
+@pytest.mark.parametrize("attributes", NO_BATCHES)
+def test_a_schedule_goes_by_whole_epochs_where_batches_are_no_numbers(attributes) -> None:
+    assert stepped("falling", **attributes).total == stepped("falling", batch_idx=0).total
+    assert stepped("falling", **attributes).total != stepped("falling").total
 
 
 def weights_from(given=None, **dm):
@@ -216,11 +255,12 @@ def test_the_hook_s_state_holds_weights_and_radii() -> None:
         return handle
 
     state = run([0]).state_dict()
-    assert state.keys() == {"etf", "cc", "rs", "cptx.squared_distances"}
+    assert state["balance"].keys() == {"etf", "cc", "rs"}
+    assert state["regularizers"]["cptx"].keys() == {"squared_distances"}
     assert run([], state).state_dict() == state
     assert run([1], state).factors == run([0]).factors
     gone_on, anew = run([1], state).state_dict(), run([1]).state_dict()
-    assert gone_on["cptx.squared_distances"] != anew["cptx.squared_distances"]
+    assert gone_on["regularizers"] != anew["regularizers"]
     old = {name: norms for name, norms in state.items() if "." not in name}
     assert run([], old).state_dict() == old
 

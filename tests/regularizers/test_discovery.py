@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from pkgutil import ModuleInfo, iter_modules
 from textwrap import dedent
+from zipfile import ZipFile
 
 import pytest
 import torch
 
-from cpt_plugin import regularizers
+from cpt_plugin import parts, regularizers
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.regularizers import REGISTRY, FeatureBatch, available, build
 
@@ -44,6 +47,53 @@ def test_the_guide_of_the_docstring_works_without_any_other_edit(folder: Path) -
     assert spread.compute(batch)["spread"].item() == pytest.approx(2 / 9)
     assert (spread.digest(), spread.describe()) == ("", [])
     assert not build(["spread"], {"SPREAD": {"WEIGHT": 0.0}})[0].active
+
+
+@pytest.fixture
+def searches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """One entry for every time that folders were searched for files."""
+    found: list[str] = []
+
+    def searched(path: list[str]) -> Iterator[ModuleInfo]:
+        found.append(path[-1])
+        return iter_modules(path)
+
+    monkeypatch.setattr(parts, "iter_modules", searched)
+    return found
+
+
+def test_a_new_file_is_seen_and_nothing_is_searched_without_a_change(folder: Path, searches: list[str]) -> None:
+    available()
+    available()
+    assert len(searches) == 1
+    (folder / "spread.py").write_text(GUIDE)
+    os.utime(folder, ns=(0, 1))
+    assert "spread" in available()
+    available()
+    assert len(searches) == 2
+
+
+def test_another_folder_of_the_same_age_is_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (other := folder / "other").mkdir()
+    (other / "spread.py").write_text(GUIDE)
+    for place in (folder, other):
+        os.utime(place, ns=(0, 1))
+    assert "spread" not in available()
+    monkeypatch.setattr(regularizers, "__path__", [*regularizers.__path__[:-1], str(other)])
+    assert "spread" in available()
+
+
+def test_a_package_in_a_zip_beside_a_missing_folder_is_searched_every_time(
+    folder: Path, searches: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    archive = folder / "more.zip"
+    with ZipFile(archive, "w") as packed:
+        packed.writestr("inside/spread.py", GUIDE)
+    more = [f"{archive}/inside", str(folder / "none")]
+    monkeypatch.setattr(regularizers, "__path__", [*regularizers.__path__, *more])
+    assert "spread" in available()
+    available()
+    assert len(searches) == 2
 
 
 @pytest.mark.parametrize(

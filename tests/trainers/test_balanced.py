@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from cpt_plugin import toolkit
+from cpt_plugin import regularizers, toolkit
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.regularizers.cptb import CPTB
 from tests.helpers.checkpoints import identical
 from tests.helpers.prompt_runs import fingerprint, prompt_cfg, train
 from tests.trainers.problems import gradient_norms, raises_at, saved, trained_part
@@ -48,6 +49,12 @@ def test_interrupted_run_goes_on_with_the_same_weights(folder, tmp_path, monkeyp
         "CPTB.RHO_MOMENTUM", momentum, "TRAINER.COOP.CTX_INIT", "a photo of a", "TRAINER.COOP.N_CTX", 4,
         "CPTB.TEMPLATE", "a photo of a {}.",
     )  # fmt: skip
+    whole = whole_and_cut(folder, tmp_path, monkeypatch, step, *options)
+    assert whole.history[0]["loss_rs"] < whole.history[1]["loss_rs"]
+
+
+def whole_and_cut(folder, tmp_path, monkeypatch, step, *options):
+    """A run, having checked that one interrupted before ``step`` and resumed ends as it does."""
     whole = train(configured(folder, tmp_path / "whole", "CoOpCPTB", *options))
     with monkeypatch.context() as patch:
         patch.setattr(PromptTrainer, "forward_backward", raises_at(step, PromptTrainer.forward_backward, OSError))
@@ -56,8 +63,25 @@ def test_interrupted_run_goes_on_with_the_same_weights(folder, tmp_path, monkeyp
     resumed = train(configured(folder, tmp_path / "cut", "CoOpCPTB", *options, "RESUME", tmp_path / "cut"))
     assert resumed.hook.factors == whole.hook.factors
     assert all(factor > 0 for factor in whole.hook.factors.values())
-    assert whole.history[0]["loss_rs"] < whole.history[1]["loss_rs"]
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
+    return whole
+
+
+class Dotted(CPTB):
+    """The separation alone, under a name that could be another regularizer's state."""
+
+    def __init__(self):
+        super().__init__(cluster_size=2, rho_cc=0, rho_rs=0)
+        self.gradient_fractions = {"spread.text": 0.03}
+
+    def compute(self, batch):
+        return {"spread.text": super().compute(batch)["etf"]}
+
+
+def test_interrupted_run_goes_on_with_the_weight_of_a_part_with_a_dot(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(regularizers, "build", lambda names, cfg: [Dotted()])
+    whole = whole_and_cut(folder, tmp_path, monkeypatch, 4)
+    assert whole.hook.factors.keys() == {"spread.text"}
 
 
 def test_fractions_of_zero_give_the_plain_trainer(folder, tmp_path):

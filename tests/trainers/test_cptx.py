@@ -75,6 +75,6 @@ def test_interrupted_run_goes_on_with_radii_and_schedule(folder, tmp_path, monke
         run(folder, tmp_path / "forgetful", "CoOpCPTX", *ALL, "RESUME", tmp_path / "forgetful", epochs=3)
     resumed = run(folder, tmp_path / "cut", "CoOpCPTX", *ALL, "RESUME", tmp_path / "cut", epochs=3)
     assert resumed.hook.state_dict() == whole.hook.state_dict()
-    assert "cptx.squared_distances" in whole.hook.state_dict()
+    assert whole.hook.state_dict()["regularizers"]["cptx"]["squared_distances"]
     assert fingerprint(tmp_path / "cut") == fingerprint(tmp_path / "whole")
     assert fingerprint(tmp_path / "forgetful") != fingerprint(tmp_path / "whole")

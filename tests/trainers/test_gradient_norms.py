@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from cpt_plugin import toolkit
+from cpt_plugin.hook import CPTHook, HookHandle
+from cpt_plugin.regularizers import build
 from tests.helpers.checkpoints import identical
 from tests.helpers.prompt_runs import prompt_cfg, train
 from tests.trainers.problems import gradient_norms, raises_at, trained_part
@@ -65,6 +68,20 @@ def test_the_main_loss_is_all_of_the_learners_own_terms_and_none_of_the_regulari
     assert cpt.history[0]["grad_main"] == pytest.approx(plain.history[0]["grad_main"], rel=1e-5)
     alone = train(prompt_cfg(folder, tmp_path / "alone", "IVLP", *ON, "OPTIM.MAX_EPOCH", 1))
     assert plain.history[0]["grad_main"] != pytest.approx(alone.history[0]["grad_main"], rel=1e-3)
+
+
+@pytest.mark.parametrize("part", ["cpt", "cptb"])
+def test_a_hook_attached_from_outside_is_measured_as_the_trainers_own(folder, tmp_path, part):
+    options = (*BALANCED, *ON, "OPTIM.MAX_EPOCH", 2)
+    own = train(prompt_cfg(folder, tmp_path / "own", f"CoOp{part.upper()}", *options))
+    cfg = prompt_cfg(folder, tmp_path / "outside", "CoOp", *options)
+    trainer = toolkit.build_trainer(cfg)
+    handle = CPTHook(regularizers=build([part], cfg)).attach(trainer)
+    trainer.train()
+    assert [norms(values) for values in trainer.history] == [norms(values) for values in own.history]
+    assert set(norms(own.history[0])) == {"main", *WEIGHTS}
+    handle.detach()
+    assert not HookHandle.of(trainer).active
 
 
 @pytest.mark.parametrize("name", ["CoOp", "MaPLeCPTB", "PromptSRCCPT", "CoOpDPCCPT"])
