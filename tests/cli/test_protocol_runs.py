@@ -58,7 +58,7 @@ def test_cross_dataset_record_holds_the_source_and_every_target(cross):
     sizes = {name: len(found.per_class) for name, found in record.evaluations.items()}
     assert sizes["source"] == 12
     assert sizes["shapes:triples:clean"] == 48
-    assert sum(sizes.values()) == 12 + 4 * 48 + 16
+    assert sum(sizes.values()) == 12 + 6 * 48 + 16
     assert len({found.split_hash for found in record.evaluations.values()}) == len(expected)
     assert all(found.dataset == task.dataset for found, task in zip(record.evaluations.values(), expected, strict=True))
     assert sum(group.classes for name, group in record.groups.items() if name in ("head", "mid", "tail")) == 12
@@ -114,7 +114,7 @@ def test_evaluations_that_the_protocol_no_longer_has_are_named(folder, cross, mo
     changed = Experiment(one.method, 1, dataclasses.replace(one.arguments, output=output))
     kept = dict(list(record.evaluations.items())[:-1])
     records.save(dataclasses.replace(record, evaluations=kept), changed.record_file)
-    with pytest.raises(ConfigError, match=r"shapes:shapes:clean.*delete that file"):
+    with pytest.raises(ConfigError, match=r"shapes:other_texture_shape:clean.*delete that file"):
         changed.execute()
     changed.record_file.unlink()
     assert changed.execute().record.evaluations == record.evaluations

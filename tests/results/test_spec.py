@@ -14,6 +14,7 @@ from cpt_plugin.results.spec import WORLDS, blocks, load_spec, table_names
 ROOT = Path(__file__).parents[2]
 NAMES = {
     "cpt_main", "per_dataset", "cross_dataset", "domain_generalization", "ablation", "cluster_size", "seeds", "weights",
+    "controls", "candidates",
 }  # fmt: skip
 
 
@@ -97,7 +98,7 @@ def test_nonsense_is_refused_with_its_file_on_one_line(tmp_path, changes, messag
 
 
 def test_unknown_table_names_the_nearest():
-    with pytest.raises(ConfigError, match="no table 'ablaton'; nearest: 'ablation'; possible: ablation, cluster_size"):
+    with pytest.raises(ConfigError, match="no table 'ablaton'; nearest: 'ablation'; possible: ablation, candidates, "):
         load_spec("ablaton", ROOT)
 
 
