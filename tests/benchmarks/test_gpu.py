@@ -21,6 +21,7 @@ def run(stem: Path, *words: str) -> dict[str, Any]:
     return json.loads(stem.with_suffix(".json").read_text())
 
 
+@pytest.mark.long
 def test_every_case_gives_raw_times_and_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the precisions of a GPU, which the CPU is slow in but knows."""
     asked = []
@@ -44,6 +45,7 @@ def test_every_case_gives_raw_times_and_a_row(tmp_path: Path, monkeypatch: pytes
     assert "Left out" not in table
 
 
+@pytest.mark.long
 def test_what_is_out_of_budget_or_fails_is_left_out_and_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     document = run(tmp_path / "none", "--budget", "0")
     assert document["results"] == {}

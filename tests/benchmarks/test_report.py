@@ -87,6 +87,7 @@ def test_names_are_distinct_and_long_as_said() -> None:
         class_names(1001)
 
 
+@pytest.mark.long
 def test_the_command_measures_and_goes_on_where_it_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Against the reference, one job of tiny size in two processes."""
     for name in ("COOP", "MAPLE", "DPC", "DASSL"):
