@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property, partial
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -12,12 +11,11 @@ from torch import Tensor
 
 from benchmarks.cases import FULL, JOBS, class_names
 from benchmarks.inputs import EPOCH_LENGTH
+from benchmarks.our_side import evaluation
 from cpt_plugin import CPTHook
-from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.encoders import FrozenCLIP, freeze_clip, resolve_precision
-from cpt_plugin.toolkit import TRAINER_REGISTRY, TrainerBase
 from tests.helpers.tiny_clip import random_state
-from tests.parity.problems import OPTIM
+from tests.parity.ours import without_data
 
 BATCH = 32
 LEARNERS = ("coop", "maple")
@@ -54,18 +52,12 @@ class Bench:
 
     def trainer(self, learner: str, classes: int, precision: str) -> Any:
         """A trainer of K classes without data loaders."""
-        job, cfg = JOBS[learner], default_cfg()
+        job = JOBS[learner]
         node = {**job.options, "PREC": precision}
         size = self.sizes["resolution"]
         values = {"INPUT.SIZE": (size, size), "DATASET.NAME": "ImageNet", "MODEL.TEXT_MEMORY_GIB": NO_CHUNKS_GIB}
-        values |= {f"OPTIM.{key}": value for key, value in OPTIM.items()}
         values |= {f"TRAINER.{job.node}.{key}": value for key, value in node.items()}
-        cfg.merge_from_list([part for pair in values.items() for part in pair])
-        cls = TRAINER_REGISTRY.get(job.trainer)
-        trainer = cls.__new__(cls)
-        TrainerBase.__init__(trainer)
-        trainer.cfg, trainer.device, trainer.num_classes = cfg, self.device, classes
-        trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=class_names(classes)))
+        trainer = without_data(job.trainer, class_names(classes), values, self.device)
         trainer.precision = resolve_precision(precision, self.device)
         trainer.load_frozen_clip = lambda _: self.clip(trainer.precision.dtype)
         trainer.build_model()
@@ -89,18 +81,16 @@ class Bench:
     def evaluations(self, classes: int, precision: str) -> dict[str, Callable[[], Any]]:
         """CoOp's test of 10 batches by each path: "fast" encodes the texts once, "all 77" with every batch."""
         trainer = self.trainer("coop", classes, precision)
-        trainer.set_model_mode("eval")
-        encoder, images = trainer.model.text_encoder, self.images(self.test_batch)
+        images = self.images(self.test_batch)
 
-        @torch.no_grad()
-        def test(side: str) -> None:
-            encoder.path = PATHS[side]
-            for number in range(self.test_batches):
-                if side != "fast" or number == 0:
-                    encoder._last = None
-                trainer.model_inference(images)
+        def test(path: str, run: Callable[[], None]) -> None:
+            trainer.model.text_encoder.path = path
+            run()
 
-        return {side: partial(test, side) for side in PATHS}
+        return {
+            side: partial(test, path, evaluation(trainer, images, self.test_batches, forget=side != "fast"))
+            for side, path in PATHS.items()
+        }
 
     @property
     def images_of_a_test(self) -> int:

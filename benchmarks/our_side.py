@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def build(case: Case, weights: str, side: str) -> tuple[Any, Any]:
         for model in models:
             model.text_encoder.path = "reference"
     if case.job == "evaluation":
-        return _evaluation(trainer, images, case.batches, forget=side == "reference"), trainer.model
+        return evaluation(trainer, images, case.batches, forget=side == "reference"), trainer.model
     if case.job == "cached" and side == "ours":
         with torch.no_grad():
             images = trainer.model.image_encoder(images)
@@ -41,7 +42,7 @@ def build(case: Case, weights: str, side: str) -> tuple[Any, Any]:
     return lambda: trainer.forward_backward({"img": images, "label": labels}), trainer.model
 
 
-def _evaluation(trainer: Any, images: torch.Tensor, batches: int, forget: bool) -> Any:
+def evaluation(trainer: Any, images: torch.Tensor, batches: int, forget: bool) -> Callable[[], None]:
     """A whole test: class texts are not known from the test before, nor, if told to forget, from the batch before."""
     trainer.set_model_mode("eval")
     model: PromptedCLIP = trainer.model

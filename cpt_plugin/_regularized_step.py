@@ -49,7 +49,7 @@ class RegularizedStep:
         self._attachments: list[Attachment] = []
         self._values: list[dict[str, float]] = []
         self._sources: dict[str, tuple[Regularizer, str]] = {}
-        self._live: dict[str, Tensor] = {}
+        self._live: dict[str, tuple[Tensor, float]] = {}
         self._norms: tuple[dict[str, float], dict[str, float]] = {}, {}
         self._running = False
         self._own_original = "forward_backward" in vars(trainer)
@@ -121,7 +121,7 @@ class RegularizedStep:
                 "use_reentrant=True), or set the weights to 0."
             )
         self._keep_values(parts, strengths, features)
-        self._live = {n: part if strengths[n] == 1 else part * strengths[n] for n, part in parts.items()}
+        self._live = {name: (part, strengths[name]) for name, part in parts.items()}
         output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts, features))
         if attachment.scale is not None:
             self._output_scale.check()
@@ -145,7 +145,7 @@ class RegularizedStep:
         They are there after the step, since a balanced weight may be set in its backward pass. Not finite ones, which
         a loss ``scale`` can bring about, are left out.
         """
-        norms = [gradient_norm(part, parameters, scale) / scale for part in self._live.values()]
+        norms = [strength * gradient_norm(part, parameters, scale) / scale for part, strength in self._live.values()]
         self._norms = found, dict(zip(self._live, torch.stack(norms).tolist(), strict=True)) if norms else {}
 
     def _weighted(self, name: str, part: Tensor, strength: float) -> Tensor:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write
+from cpt_plugin.cli.figures import FORMATS
 from cpt_plugin.cli.results import put
 from cpt_plugin.cli.words import Parser, parse_count, parse_seeds, typed_folder
 from cpt_plugin.config_identity import variant_name
@@ -17,7 +18,6 @@ from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol
 from cpt_plugin.results.compare import Comparison, Question, compare
 from cpt_plugin.results.record import RunRecord
 
-FIGURE_FORMATS = (".png", ".pdf")
 _PROG = "python -m cpt_plugin compare"
 _EPILOG = f"""\
 Each world (data set) counts once, by the mean over seeds of the paired difference A - B; the t-interval is over worlds.
@@ -90,8 +90,8 @@ def _drawn(figure: str | None) -> Path | None:
     if figure is None:
         return None
     path = typed_folder(figure, figure)
-    if path.suffix not in FIGURE_FORMATS:
-        raise ConfigError(f"--figure {figure}: figures are written as {' or '.join(FIGURE_FORMATS)}")
+    if path.suffix[1:] not in FORMATS:
+        raise ConfigError(f"--figure {figure}: figures are written as {' or '.join(f'.{form}' for form in FORMATS)}")
     return path
 
 
@@ -102,13 +102,11 @@ def parse(words: Sequence[str]) -> argparse.Namespace:
 
 def answer(given: argparse.Namespace, records: Sequence[RunRecord]) -> Comparison:
     """What the words ask for, from these records; raises as :func:`main` does."""
-    groups = [(given.first, given.second), *(given.groups or ())]
-    pairs = [
-        (method_name(first, records), method_name(second, records))
-        for some, others in groups
-        for second in split_names(others)
-        for first in split_names(some)
+    groups = [
+        [[method_name(name, records) for name in split_names(side)] for side in group]
+        for group in ((given.first, given.second), *(given.groups or ()))
     ]
+    pairs = [(first, second) for some, others in groups for second in others for first in some]
     if not pairs:
         raise ConfigError("nothing to compare: name a method for A and one for B")
     question = Question(

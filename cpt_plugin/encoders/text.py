@@ -168,7 +168,9 @@ class TextEncoder(FrozenEncoder):
     def _encode(self, prompts: TextPrompts) -> Tensor:
         classes, layout, images = len(prompts.tokens), self._layout(prompts), prompts.images or 1
         kept = layout.kept() if layout else _KEPT_WIDTHS * classes * self._length(prompts.tokens)
-        size = min(self._at_once(classes, kept * images), max(1, MOST_SEQUENCES // images))
+        size = self._at_once(classes, kept * images)
+        if self._pads():
+            size = min(size, max(1, MOST_SEQUENCES // images))
         if size >= classes:
             return self._encode_at_once(prompts)
         if self._chunked != (classes, size):

@@ -140,7 +140,7 @@ def etf_separation(
             terms = _padded(unit(text, dtype), buckets, reduction)
         else:
             terms = _by_size(unit(text.index_select(-2, buckets.order), dtype), buckets, reduction)
-        total = torch.stack(terms).sum() if len(terms) > 1 or not buckets.pads else terms[0]
+        total = terms[0] if len(terms) == 1 else torch.stack(terms).sum()
         return total + _diagonal(buckets, reduction) if include_diagonal else total
 
 

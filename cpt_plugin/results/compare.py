@@ -72,7 +72,9 @@ def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
     contrasts: list[Contrast] = []
     for tau in question.taus or sorted({record.tau for record in selected}, reverse=True):
         at_tau = _AtTau([record for record in selected if record.tau == tau], tau, question, notes)
-        contrasts += [at_tau.contrast(*pair, one) for pair in question.pairs for one in question.metrics]
+        for pair in question.pairs:
+            at_tau.note(*pair)
+            contrasts += [at_tau.contrast(*pair, one) for one in question.metrics]
     correction = _correction(question, len(contrasts))
     p_values = [1.0 if (p := one.p) is None else p for one in contrasts]
     adjusted = p_values
@@ -151,6 +153,12 @@ class _AtTau:
         for name in question.methods:
             self._note_worlds(name)
 
+    def note(self, first: str, second: str) -> None:
+        """Take down what is missing of two methods, and what differs between them."""
+        self._note_unpaired(first, second)
+        self._note_code(first, second)
+        self._note_settings(first, second)
+
     def contrast(self, first: str, second: str, name: str) -> Contrast:
         """The pairs of two methods in a metric."""
         worlds, lacking = [], []
@@ -166,22 +174,20 @@ class _AtTau:
                 else:
                     pairs[seed] = (a, b)
             worlds.append(WorldPairs(world, pairs, len(self.seeds)))
-        self._note_unpaired(first, second)
-        self._note_settings(first, second)
         if lacking:
-            self._note("left out, no such value", f"{first} - {second}, {name}", lacking)
+            self._list("left out, no such value", f"{first} - {second}, {name}", lacking)
         return Contrast(first, second, name, self.tau, tuple(worlds))
 
-    def _note(self, what: str, whose: str, places: Iterable[str]) -> None:
+    def _list(self, what: str, whose: str, places: Iterable[str]) -> None:
         self.notes[f"{what}: {whose}, tau {self.tau:g}: {'; '.join(places)}"] = None
 
     def _note_unpaired(self, first: str, second: str) -> None:
         """Runs of one of the two that have no partner, and what both lack."""
         for have, lack in ((first, second), (second, first)):
             if places := self._places(have, lack, True):
-                self._note("left out, unpaired", f"{have} without {lack}", places)
+                self._list("left out, unpaired", f"{have} without {lack}", places)
         if places := self._places(first, second, False):
-            self._note("missing", f"{first} and {second}", places)
+            self._list("missing", f"{first} and {second}", places)
 
     def _places(self, have: str, lack: str, present: bool) -> list[str]:
         """Worlds and seeds without a run of `lack` where `have` has one (present) or has none either."""
@@ -194,11 +200,14 @@ class _AtTau:
                 places.append(f"{world} ({which})")
         return places
 
-    def _note_settings(self, first: str, second: str) -> None:
-        """Settings that differ between the two of a pair besides their parts' own, where the learner is the same."""
+    def _note_code(self, first: str, second: str) -> None:
+        """Other versions of torch, or another commit, behind one of the two."""
         made = [self._made(name) for name in (first, second)]
         if made[0] and made[1] and made[0] != made[1]:
             self.notes[f"made differently, tau {self.tau:g}: {first} by {made[0]}; {second} by {made[1]}"] = None
+
+    def _note_settings(self, first: str, second: str) -> None:
+        """Settings that differ between the two of a pair besides their parts' own, where the learner is the same."""
         for world in self.worlds:
             a, b = (next(iter(self.runs[name, world].by_seed.values()), None) for name in (first, second))
             if a and b and a.prompt_learner == b.prompt_learner:
@@ -208,7 +217,7 @@ class _AtTau:
     def _made(self, name: str) -> str:
         """Versions of torch and commits that a method's runs were made with."""
         runs = [run for world in self.worlds for run in self.runs[name, world].by_seed.values()]
-        found = {f"torch {run.versions.get('torch', 'unknown')}, commit {_commit(run)}" for run in runs}
+        found = {f"torch {run.versions.get('torch', 'unknown')}, commit {run.git.shown(10)}" for run in runs}
         return " and ".join(sorted(found))
 
     def _note_worlds(self, name: str) -> None:
@@ -233,8 +242,3 @@ def _value(record: RunRecord, name: str) -> float | None:
         return metric(record, name)
     except KeyError:
         return None
-
-
-def _commit(record: RunRecord) -> str:
-    changed = " with changes" if record.git.dirty else ""
-    return f"{(record.git.commit or 'unknown')[:10]}{changed}"

@@ -79,6 +79,10 @@ class GitState:
     commit: str | None
     dirty: bool | None
 
+    def shown(self, digits: int | None = None) -> str:
+        """The commit, or its first digits, in words."""
+        return f"{(self.commit or 'unknown')[:digits]}{' with changed files' if self.dirty else ''}"
+
 
 @dataclass(frozen=True, kw_only=True)
 class RunRecord:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -72,27 +73,32 @@ def wide_losses() -> Any:
 
 def build(case: Problem, weights: str) -> Any:
     """A trainer with its model, optimizer and schedule, in the type of the case."""
-    cfg = default_cfg()
     values = {
         "MODEL.BACKBONE.NAME": weights,
         "INPUT.SIZE": (case.resolution, case.resolution),
         "DATASET.NAME": case.dataset,
-        **{f"OPTIM.{key}": value for key, value in OPTIM.items()},
         **{f"TRAINER.{case.node}.{key}": value for key, value in case.options.items()},
     }
     if case.node:
         values[f"TRAINER.{case.node}.PREC"] = "fp32"
-    cfg.merge_from_list([part for pair in values.items() for part in pair])
-    cls = TRAINER_REGISTRY.get(case.trainer)
-    trainer = cls.__new__(cls)
-    TrainerBase.__init__(trainer)
-    trainer.cfg, trainer.device = cfg, torch.device("cpu")
-    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(case.names)))
-    trainer.num_classes = len(case.names)
+    trainer = without_data(case.trainer, case.names, values, torch.device("cpu"))
     if case.dtype == "float64":
         _build_wide(trainer, weights)
     else:
         trainer.build_model()
+    return trainer
+
+
+def without_data(name: str, class_names: Sequence[str], values: Mapping[str, Any], device: torch.device) -> Any:
+    """A trainer with these settings and OPTIM, which has neither data loaders nor, yet, a model."""
+    cfg = default_cfg()
+    values = {**{f"OPTIM.{key}": value for key, value in OPTIM.items()}, **values}
+    cfg.merge_from_list([part for pair in values.items() for part in pair])
+    cls = TRAINER_REGISTRY.get(name)
+    trainer = cls.__new__(cls)
+    TrainerBase.__init__(trainer)
+    trainer.cfg, trainer.device, trainer.num_classes = cfg, device, len(class_names)
+    trainer.dm = SimpleNamespace(dataset=SimpleNamespace(classnames=list(class_names)))
     return trainer
 
 

@@ -11,7 +11,7 @@ from cpt_plugin.cli.main import main
 from cpt_plugin.results.compare import Question, compare
 from cpt_plugin.results.figures import differences
 from cpt_plugin.results.store import to_lines
-from tests.results.test_compare import SEEDS, WORLDS, with_gains
+from tests.helpers.comparisons import SEEDS, WORLDS, with_gains
 
 pytest.importorskip("matplotlib")
 CLEAR = [[3, 4, 5], [4, 4, 5], [3, 5, 5], [5, 5, 4], [4, 3, 3], [4, 4, 3]]

@@ -137,7 +137,7 @@ def environment(records: Sequence[RunRecord]) -> str:
         "backbone": lambda r: f"{r.backbone.name}, SHA-256 {r.backbone.digest}",
         "device": lambda r: r.device,
         "precision": lambda r: r.precision,
-        "commit": lambda r: f"{r.git.commit or 'unknown'}{' with changed files' if r.git.dirty else ''}",
+        "commit": lambda r: r.git.shown(),
     }
     for name in sorted({name for record in records for name in record.versions}):
         values[name] = lambda r, name=name: r.versions.get(name, "not recorded")  # type: ignore[misc]

@@ -17,7 +17,7 @@ from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.config_identity import flatten
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.defaults import DEFAULTS, PACKAGE_KEYS
-from cpt_plugin.toolkit.embedded.optim import DECAYS, OPTIMIZERS
+from cpt_plugin.toolkit.embedded.optim import DECAYS, OPTIMIZERS, WARMUPS
 
 
 class Config(CfgNode):
@@ -146,7 +146,7 @@ _RANGES: list[tuple[str, str, Any]] = [
     ("OPTIM.NAME", *_one_of(*OPTIMIZERS)),
     ("OPTIM.LR", "at least 0", lambda v: v >= 0),
     ("OPTIM.LR_SCHEDULER", *_one_of(*DECAYS)),
-    ("OPTIM.WARMUP_TYPE", *_one_of("constant", "linear")),
+    ("OPTIM.WARMUP_TYPE", *_one_of(*WARMUPS)),
     ("OPTIM.MAX_EPOCH", "at least 0", lambda v: v >= 0),
     ("TRAIN.PRINT_FREQ", "at least 1", lambda v: v >= 1),
     ("TEST.SPLIT", *_one_of("test", "val")),

@@ -147,13 +147,9 @@ def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg: Any) -> Epoc
     decay = DECAYS[c.LR_SCHEDULER](c)
     if c.WARMUP_EPOCH <= 0:
         return EpochScheduler(optimizer, decay)
-    warmups: dict[str, Callable[[float, int], float]] = {
-        "constant": lambda initial, epoch: c.WARMUP_CONS_LR,
-        "linear": lambda initial, epoch: initial * epoch / c.WARMUP_EPOCH if epoch else c.WARMUP_MIN_LR,
-    }
-    if c.WARMUP_TYPE not in warmups:
-        raise ConfigError(f"OPTIM.WARMUP_TYPE must be constant or linear, not {c.WARMUP_TYPE!r}")
-    return EpochScheduler(optimizer, decay, c.WARMUP_EPOCH, warmups[c.WARMUP_TYPE], c.WARMUP_RECOUNT)
+    if c.WARMUP_TYPE not in WARMUPS:
+        raise ConfigError(f"OPTIM.WARMUP_TYPE must be {' or '.join(WARMUPS)}, not {c.WARMUP_TYPE!r}")
+    return EpochScheduler(optimizer, decay, c.WARMUP_EPOCH, WARMUPS[c.WARMUP_TYPE](c), c.WARMUP_RECOUNT)
 
 
 def _cosine(c: Any) -> Schedule:
@@ -181,3 +177,8 @@ DECAYS: dict[str, Callable[[Any], Schedule]] = {
     "multi_step": _multi_step,
 }
 """``OPTIM.LR_SCHEDULER``: how the decay is made from the ``OPTIM`` node."""
+WARMUPS: dict[str, Callable[[Any], Callable[[float, int], float]]] = {
+    "constant": lambda c: lambda initial, epoch: c.WARMUP_CONS_LR,
+    "linear": lambda c: lambda initial, epoch: initial * epoch / c.WARMUP_EPOCH if epoch else c.WARMUP_MIN_LR,
+}
+"""``OPTIM.WARMUP_TYPE``: likewise, the rate of a group from its initial one and the epoch."""
