@@ -15,6 +15,7 @@ from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.methods import find_repository, parse_dataset, parse_tau
 from cpt_plugin.results.grid import Grid, build_grid
 from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.runs import run_of
 from cpt_plugin.results.spec import WORLDS, TableSpec, load_spec, table_names
 from cpt_plugin.results.store import Failure
 
@@ -39,10 +40,13 @@ def build_parser() -> argparse.ArgumentParser:
     rendered.add_argument("folder", metavar="FOLDER", help="with records and manifest.yaml (docs/tables.md)")
     rendered.add_argument("--check", action="store_true", help="write nothing; 1 where a file's bytes would change")
     export = commands.add_parser("export", help="all records of a folder as JSON lines")
-    export.add_argument("folder", metavar="FOLDER", nargs="?", help="with records at any depth (default: output)")
+    export.add_argument("folder", metavar="PLACE", nargs="?",
+                        help="folder with records at any depth (default: output), or .jsonl[.gz]")  # fmt: skip
     export.add_argument("-o", "--output", metavar="FILE", help=".jsonl or .jsonl.gz (default: standard output)")
     export.add_argument("--without-history", action="store_true", help="without the values of each epoch: figures "
                         "of training and collapse need them, tables do not")  # fmt: skip
+    export.add_argument("--except", metavar="PLACE", action="append", default=[], dest="known",
+                        help="leave out the runs that this folder or .jsonl[.gz] has; may be given again")  # fmt: skip
     imported = commands.add_parser("import", help="accuracies from <experiment>/<seed>/log.txt of Dassl's family")
     imported.add_argument("folder", metavar="FOLDER", help="with log.txt at any depth")
     imported.add_argument("-o", "--output", metavar="FILE", help="also write them there as JSON lines")
@@ -130,15 +134,18 @@ def _single_tables(records: Sequence[RunRecord], form: str) -> str:
 def _export(given: argparse.Namespace) -> int:
     from cpt_plugin.results import store
 
-    folder = typed_folder(given.folder, find_repository() / "output")
-    if not folder.exists():
-        raise RecordError(f"{folder}: there is no such folder")
-    records = store.load_all([folder])
+    place = typed_folder(given.folder, find_repository() / "output")
+    if not place.exists():
+        raise RecordError(f"{place}: there is no such folder")
+    records = store.load_all([place])
+    known = {run_of(record) for record in store.load_all(typed_folder(word, word) for word in given.known)}
+    found, records = len(records), [record for record in records if run_of(record) not in known]
     if given.without_history:
         records = [dataclasses.replace(record, history=()) for record in records]
     put(store.to_lines(records), given.output)
     if given.output:
-        print(f"{len(records)} records: {given.output}")
+        left_out = f", {found - len(records)} left out that are elsewhere" if given.known else ""
+        print(f"{len(records)} records{left_out}: {given.output}")
     return 0
 
 

@@ -42,6 +42,11 @@ def baseline_of(record: RunRecord) -> str:
     return record.method.removesuffix("".join(f"_{name}" for name in record.regularizers))
 
 
+def run_of(record: RunRecord) -> tuple[str, str, str, float, str, int]:
+    """Which run a record is of: method, variant, data set, tau, protocol and seed."""
+    return record.method, record.variant, record.dataset, record.tau, record.protocol, record.seed
+
+
 def name_of(record: RunRecord) -> str:
     """Method and variant."""
     return f"{record.method} ({record.variant})" if record.variant else record.method

@@ -66,6 +66,21 @@ def test_export_holds_every_record_and_reads_back(make_record, tmp_path, capsys)
     assert load_all([tmp_path / "output" / "1" / "record.json"]) == [records[1]]
 
 
+def test_export_leaves_out_runs_that_other_places_have(make_record, tmp_path, capsys):
+    runs = [make_record("maple", seed) for seed in (1, 2, 3)]
+    runs += [make_record("coop", 1), make_record("maple", 1, protocol="cross_dataset", targets={"dtd": 4})]
+    (tmp_path / "all.jsonl").write_text(to_lines(runs))
+    (tmp_path / "first.jsonl").write_text(to_lines(runs[:1]))
+    save(make_record("coop", 1), tmp_path / "second" / "record.json")
+    words = ["results", "export", str(tmp_path / "all.jsonl"), "-o", str(tmp_path / "rest.jsonl")]
+    known = [word for place in ("first.jsonl", "second") for word in ("--except", str(tmp_path / place))]
+    assert main([*words, *known]) == 0
+    assert "3 records, 2 left out that are elsewhere" in capsys.readouterr().out
+    assert (tmp_path / "rest.jsonl").read_text() == to_lines([runs[1], runs[2], runs[4]])
+    assert main([*words, "--except", str(tmp_path / "none")]) == 2
+    assert "none" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
