@@ -18,7 +18,7 @@ from cpt_plugin.errors import ConfigError
 from cpt_plugin.results.figures.collapse import rank_correlation
 from cpt_plugin.results.figures.group import group_records
 from cpt_plugin.results.figures.registry import FEATURES, KINDS, draw, parse_kinds
-from cpt_plugin.results.figures.style import COLORS, to_bytes
+from cpt_plugin.results.figures.style import COLORS, WIDTH, finish, look, new_figure, to_bytes
 from cpt_plugin.results.record import save
 from tests.helpers.records import make_record
 
@@ -62,6 +62,16 @@ def texts(figure):
 def test_each_kind_of_figure_has_a_file_and_a_description():
     folder = ROOT / "cpt_plugin" / "results" / "figures"
     assert all((folder / f"{name}.py").is_file() and kind.description for name, kind in KINDS.items())
+
+
+def test_long_notes_stay_within_the_figure():
+    note = "made differently, tau 0.25: maple_la by torch 2.13.0+cpu, commit 6e1373a536 and torch 2.11.0; "
+    with look():
+        figure, _ = new_figure(1, 1, 2.0)
+        figure = finish(figure, "notes", "Notes", [3 * note, 40 * "commit 06a8 "]).figure
+        figure.canvas.draw()
+        box = figure._supxlabel.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= WIDTH * figure.dpi
 
 
 def test_bars_are_the_means_of_the_classes_most_images_first():
