@@ -36,9 +36,13 @@ class Entry:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a folder of records is rendered to."""
+    """What a folder of records is rendered to.
+
+    of_comparisons: words that every comparison shares, put behind its own.
+    """
 
     records: tuple[str, ...]
+    of_comparisons: str = ""
     tables: tuple[Entry, ...] = ()
     comparisons: tuple[Entry, ...] = ()
 
@@ -83,7 +87,10 @@ def rendered(folder: Path) -> Iterator[tuple[str, bytes]]:
         for entry in entries:
             try:
                 own = records(entry.records or manifest.records)
-                forms = _table(entry, own, folder) if kind == TABLES else _comparison(entry, own)
+                if kind == TABLES:
+                    forms = _table(_words(entry.words), own, folder)
+                else:
+                    forms = _comparison(_words(f"{entry.words} {manifest.of_comparisons}"), own)
                 for suffix, text in forms:
                     yield f"{kind}/{entry.name}{suffix}", text.encode()
             except CPTError as error:
@@ -110,25 +117,25 @@ def load_manifest(path: Path) -> Manifest:
     return manifest
 
 
-def _table(entry: Entry, records: list[RunRecord], folder: Path) -> Iterator[tuple[str, str]]:
-    given = results.build_parser().parse_args(["table", *_words(entry)])
+def _table(words: list[str], records: list[RunRecord], folder: Path) -> Iterator[tuple[str, str]]:
+    given = results.build_parser().parse_args(["table", *words])
     _check_free(bool(given.records or given.output or given.format != "terminal"))
     grid = results.table_grid(given, results.table_spec(given, folder), records)
     return ((suffix, render.RENDERERS[form](grid)) for suffix, form in render.SUFFIXES)
 
 
-def _comparison(entry: Entry, records: list[RunRecord]) -> Iterator[tuple[str, str]]:
-    given = compare.parse(_words(entry))
+def _comparison(words: list[str], records: list[RunRecord]) -> Iterator[tuple[str, str]]:
+    given = compare.parse(words)
     _check_free(bool(given.places or given.output or given.figure or given.form != "terminal"))
     answer = compare.answer(given, records)
     return ((suffix, compare_text.RENDERERS[form](answer)) for suffix, form in _COMPARED)
 
 
-def _words(entry: Entry) -> list[str]:
+def _words(written: str) -> list[str]:
     try:
-        return shlex.split(entry.words)
+        return shlex.split(written)
     except ValueError as error:
-        raise ConfigError(f"the words {entry.words!r} cannot be taken apart: {error}") from error
+        raise ConfigError(f"the words {written!r} cannot be taken apart: {error}") from error
 
 
 def _check_free(says_more: bool) -> None:

@@ -139,13 +139,13 @@ def _export(given: argparse.Namespace) -> int:
         raise RecordError(f"{place}: there is no such folder")
     records = store.load_all([place])
     known = {run_of(record) for record in store.load_all(typed_folder(word, word) for word in given.known)}
-    found, records = len(records), [record for record in records if run_of(record) not in known]
+    kept = [record for record in records if run_of(record) not in known]
     if given.without_history:
-        records = [dataclasses.replace(record, history=()) for record in records]
-    put(store.to_lines(records), given.output)
+        kept = [dataclasses.replace(record, history=()) for record in kept]
+    put(store.to_lines(kept), given.output)
     if given.output:
-        left_out = f", {found - len(records)} left out that are elsewhere" if given.known else ""
-        print(f"{len(records)} records{left_out}: {given.output}")
+        left_out = f", {len(records) - len(kept)} left out that are elsewhere" if given.known else ""
+        print(f"{len(kept)} records{left_out}: {given.output}")
     return 0
 
 

@@ -12,15 +12,22 @@ from cpt_plugin.config_identity import differences
 from cpt_plugin.methods import ZEROSHOT, parse_method
 from cpt_plugin.results.published import H_OF_MEANS, Published, published
 from cpt_plugin.results.record import RunRecord
-from cpt_plugin.results.runs import BY_SEED_KEYS, EVERYWHERE, Runs, check_shared, collect, other_images
+from cpt_plugin.results.runs import (
+    BY_SEED_KEYS,
+    EVERYWHERE,
+    Key,
+    Runs,
+    check_shared,
+    collect,
+    key_of,
+    other_images,
+    run_of,
+)
 from cpt_plugin.results.spec import Column, RowSpec, TableSpec, blocks
 from cpt_plugin.results.stats import Summary, harmonic_mean, summarize
 from cpt_plugin.results.store import Failure
 from cpt_plugin.results.summary import metric, other_settings, outliers
 from cpt_plugin.results.text import listed, outlier_line
-
-Key = tuple[str, str, str, float, str]
-"""Method, variant, data set, tau, protocol."""
 
 
 @dataclass(frozen=True)
@@ -101,14 +108,14 @@ class _Builder:
         self.spec, self.world = spec, world
         self.blocks = blocks(spec, world)
         wanted = {key for _, columns in self.blocks for c in columns for row in spec.rows for key in _keys(row, c)}
-        self.records = [r for r in records if _key_of(r) in wanted and r.seed in spec.seeds]
+        self.records = [r for r in records if key_of(r) in wanted and r.seed in spec.seeds]
         if self.records:
             check_shared(sorted(self.records, key=_order), EVERYWHERE)
         self.other_images = other_images(sorted(self.records, key=_order))
         self.by_key: dict[Key, list[RunRecord]] = defaultdict(list)
         for record in sorted(self.records, key=_order):
-            self.by_key[_key_of(record)].append(record)
-        self.failures = {(_key_of(failure), failure.seed): failure for failure in failures}
+            self.by_key[key_of(record)].append(record)
+        self.failures = {run_of(failure): failure for failure in failures}
         self.runs: dict[tuple[str, Key], Runs] = {}
         self.notes: dict[str, None] = {}
         self.method = cache(parse_method)
@@ -273,9 +280,5 @@ def _keys(row: RowSpec, column: Column) -> list[Key]:
     return [(row.method, row.variant, dataset, column.tau, column.protocol) for dataset in column.datasets]
 
 
-def _key_of(run: RunRecord | Failure) -> Key:
-    return run.method, run.variant, run.dataset, run.tau, run.protocol
-
-
 def _order(record: RunRecord) -> tuple[object, ...]:
-    return (*_key_of(record), record.seed, record.config_hash, record.created)
+    return (*run_of(record), record.config_hash, record.created)

@@ -10,6 +10,10 @@ from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
 from cpt_plugin.errors import RecordError
 from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.store import Failure
+
+Key = tuple[str, str, str, float, str]
+"""Method, variant, data set, tau, protocol."""
 
 BY_SEED_KEYS = NEUTRAL_KEYS | {"SEED", "TRAINER.DPC.STAGE_ONE_HASH"}
 """Keys that differ from seed to seed of one method."""
@@ -42,9 +46,14 @@ def baseline_of(record: RunRecord) -> str:
     return record.method.removesuffix("".join(f"_{name}" for name in record.regularizers))
 
 
-def run_of(record: RunRecord) -> tuple[str, str, str, float, str, int]:
-    """Which run a record is of: method, variant, data set, tau, protocol and seed."""
-    return record.method, record.variant, record.dataset, record.tau, record.protocol, record.seed
+def key_of(run: RunRecord | Failure) -> Key:
+    """What the seeds of one run have in common."""
+    return run.method, run.variant, run.dataset, run.tau, run.protocol
+
+
+def run_of(run: RunRecord | Failure) -> tuple[Key, int]:
+    """Which run a record or a failure is of: its key and seed."""
+    return key_of(run), run.seed
 
 
 def name_of(record: RunRecord) -> str:

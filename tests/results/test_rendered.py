@@ -23,8 +23,9 @@ records: [records.jsonl.gz]
 tables:
   - {name: own, words: own.yaml}
   - {name: own-one_seed, words: "own.yaml --seeds 1 --taus 0.06 --datasets shapes:colors:clean", records: [more.jsonl]}
+of_comparisons: "--metric H,tail"
 comparisons:
-  - {name: cpt, words: "maple_cpt maple --metric H,tail --tau 0.25 --holm"}
+  - {name: cpt, words: "maple_cpt maple --tau 0.25 --holm"}
 """
 TABLE = """\
 title: Two worlds
@@ -78,7 +79,7 @@ def test_every_file_is_what_its_command_prints(folder, capsys):
     capsys.readouterr()
     assert main(["results", "table", own, "--records", kept, "--format", "latex"]) == 0
     assert capsys.readouterr().out == (folder / "tables" / "own.tex").read_text()
-    words = ["--metric", "H,tail", "--tau", "0.25", "--holm", "--markdown"]
+    words = ["--tau", "0.25", "--holm", "--metric", "H,tail", "--markdown"]
     assert main(["compare", "maple_cpt", "maple", kept, *words]) == 0
     assert capsys.readouterr().out == (folder / "comparisons" / "cpt.md").read_text()
 
@@ -149,7 +150,8 @@ def test_nothing_of_the_running_process_or_of_today_is_in_the_text(folder, capsy
         ("maple_cpt maple", "maple_npt maple", "comparisons, cpt: no records of 'maple_npt'"),
         ("maple_cpt maple", "maple_cpt 'maple", "cannot be taken apart: No closing quotation"),
         ("more.jsonl", "none.jsonl", "none.jsonl: cannot be read"),
-        ("comparisons:", "comparison:", "field comparison: is unknown"),
+        ("--metric H,tail", "--metric H,tails", "comparisons, cpt: "),
+        ("\ncomparisons:", "\ncomparison:", "field comparison: is unknown"),
     ],
 )
 def test_a_manifest_that_cannot_be_followed_is_refused_before_anything_is_written(folder, capsys, old, new, message):

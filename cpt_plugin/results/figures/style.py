@@ -49,7 +49,7 @@ _SETTINGS: dict[str, Any] = {
     "pdf.fonttype": 42,
     "text.parse_math": False,
 }
-_LONGEST_LABEL, _NOTE_LENGTH = 34, 124
+_LONGEST_LABEL, _TITLE_LENGTH, _NOTE_LENGTH = 34, 95, 124
 _NOTES = "notes"
 _WITHOUT_DATES: dict[str, dict[str, None]] = {
     "png": {"Software": None},
@@ -94,7 +94,7 @@ def new_figure(rows: int, columns: int, height: float, **layout: Any) -> tuple[F
 
 def finish(figure: Figure, stem: str, title: str, notes: Sequence[str]) -> Drawing:
     """Put a title above a figure and notes below it, in lines that fit; both are its caption too."""
-    figure.suptitle("\n".join(textwrap.wrap(title, 95)), fontsize=9)
+    figure.suptitle("\n".join(textwrap.wrap(title, _TITLE_LENGTH)), fontsize=9)
     lines = [line for note in notes for line in textwrap.wrap(note, _NOTE_LENGTH)]
     figure.supxlabel("\n".join(lines), x=0.01, ha="left", fontsize=6.5, color="#333333", gid=_NOTES)
     return Drawing(stem, " ".join(line if line.endswith(".") else f"{line}." for line in [title, *notes]), figure)

@@ -9,6 +9,7 @@ from cpt_plugin.errors import RecordError
 from cpt_plugin.results import features
 from cpt_plugin.results.features import Features
 from cpt_plugin.results.record import RunRecord, load
+from cpt_plugin.results.runs import run_of
 from cpt_plugin.results.store import JOURNAL, Failure, load_all, load_failures, to_lines
 
 
@@ -74,9 +75,9 @@ def gather(folder: Path) -> Gathered:
             kept += [one] if (path.parent, one.prompts_hash) in hashes else []
         except RecordError as error:
             damaged.append((path, str(error).removeprefix(f"{path}: ")))
-    finished = {_identity(one.record) for one in found}
+    finished = {run_of(one.record) for one in found}
     journals = [failure for path in sorted(folder.rglob(JOURNAL)) for failure in load_failures(path.parent)]
-    last = {_identity(failure): failure for failure in journals}
+    last = {run_of(failure): failure for failure in journals}
     failures = tuple(failure for key, failure in last.items() if key not in finished)
     begun = [path.parent for path in sorted(folder.rglob("run.json"))]
     unfinished = tuple(place for place in begun if not any(place.glob("record*.json")))
@@ -89,7 +90,3 @@ def _order(one: Found) -> tuple[object, ...]:
     record = one.record
     place = record.dataset, -record.tau, record.protocol
     return *place, record.method, record.variant, record.seed, str(one.file)
-
-
-def _identity(run: RunRecord | Failure) -> tuple[object, ...]:
-    return run.method, run.variant, run.dataset, run.tau, run.seed, run.protocol
