@@ -14,7 +14,7 @@ from cpt_plugin.results.spec import WORLDS, blocks, load_spec, table_names
 ROOT = Path(__file__).parents[2]
 NAMES = {
     "cpt_main", "per_dataset", "cross_dataset", "domain_generalization", "ablation", "cluster_size", "seeds", "weights",
-    "controls", "candidates",
+    "controls", "candidates", "mechanisms",
 }  # fmt: skip
 
 
