@@ -41,7 +41,7 @@ class Method:
     """A prompt learner, optionally with DPC's second stage, and the parts added to it.
 
     `name` is canonical: a long-tail loss, then regularizers, then controls, each kind in alphabetical order.
-    `regularizers` are all these parts in that order; `loss` names those that replace the cross-entropy (one at most),
+    `parts` are all these parts in that order; `loss` names those that replace the cross-entropy (one at most),
     `evaluation` those that change nothing in training. `trainer_name` is the name under which the combination is
     registered: the prompt learner's class, then DPC, then the parts.
     """
@@ -49,7 +49,7 @@ class Method:
     name: str
     prompt_learner: str
     dpc: bool
-    regularizers: tuple[str, ...]
+    parts: tuple[str, ...]
     trainer_name: str
     loss: tuple[str, ...] = ()
     evaluation: tuple[str, ...] = ()
@@ -67,18 +67,18 @@ class Method:
     @property
     def trained(self) -> Method | None:
         """For a method that changes the evaluation, the one whose prompts it evaluates; None for other methods."""
-        kept = [part for part in self.regularizers if part not in self.evaluation]
+        kept = [part for part in self.parts if part not in self.evaluation]
         return self._with(kept) if self.evaluation else None
 
     def _with(self, parts: Iterable[str], dpc: bool | None = None) -> Method:
         kept, dpc = tuple(parts), self.dpc if dpc is None else dpc
-        learner = self.trainer_name.removesuffix("".join(name.upper() for name in self.regularizers))
+        learner = self.trainer_name.removesuffix("".join(name.upper() for name in self.parts))
         learner = learner.removesuffix(DPC.upper()) if self.dpc else learner
         return replace(
             self,
             name=_method_name(self.prompt_learner, dpc, kept),
             dpc=dpc,
-            regularizers=kept,
+            parts=kept,
             trainer_name=_trainer_name(learner, dpc, kept),
             loss=tuple(part for part in self.loss if part in kept),
             evaluation=tuple(part for part in self.evaluation if part in kept),

@@ -37,7 +37,7 @@ def test_every_part_works(world: Path, name: str) -> None:
     experiment = tiny_experiment(world, world / "output", name)
     record = experiment.execute().record
     baseline = None
-    if experiment.method.regularizers:
+    if experiment.method.parts:
         baseline = tiny_experiment(world, world / "output", experiment.method.baseline.name).execute().record
     check_losses(record)
     check_prompts(record, baseline, experiment.folder)
@@ -57,7 +57,7 @@ def test_every_part_works_on_the_embedded_world(name: str, tmp_path_factory: pyt
         files[one.name] = output / "shapes" / one.name / "tau0.25" / "seed1"
     found = {one: records.load(folder / "record.json") for one, folder in files.items()}
     check_losses(found[method.name])
-    baseline = found[method.baseline.name] if method.regularizers else None
+    baseline = found[method.baseline.name] if method.parts else None
     check_prompts(found[method.name], baseline, files[method.name])
 
 

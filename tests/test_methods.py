@@ -38,7 +38,7 @@ def refusal(text, repository):
 def test_every_combination_is_taken_apart_in_any_order_of_regularizers(repository, learner, dpc, added):
     text = "_".join([learner, *["dpc"] * dpc, *added])
     method = methods.parse_method(text, repository)
-    assert (method.prompt_learner, method.dpc, method.regularizers) == (learner, dpc, tuple(sorted(added)))
+    assert (method.prompt_learner, method.dpc, method.parts) == (learner, dpc, tuple(sorted(added)))
     assert methods.parse_method(method.name, repository) == method
     assert method.trainer_name == LEARNERS[learner] + "DPC" * dpc + "".join(sorted(added)).upper()
     plain = methods.parse_method(learner + "_dpc" * dpc, repository)
@@ -85,14 +85,14 @@ def test_a_loss_comes_first_then_regularizers_then_controls(dpc, loss, added, co
     shuffled = [*loss, *added, *controls]
     seed.shuffle(shuffled)
     method = methods.parse_method("_".join(["coop", *["dpc"] * dpc, *shuffled]), ROOT)
-    assert method.regularizers == (*loss, *sorted(added), *sorted(controls))
+    assert method.parts == (*loss, *sorted(added), *sorted(controls))
     assert method.loss == tuple(loss)
     assert method.evaluation == (("mix",) if "mix" in controls else ())
     assert methods.parse_method(method.name, ROOT) == method
-    assert method.trainer_name == "CoOp" + "DPC" * dpc + "".join(method.regularizers).upper()
+    assert method.trainer_name == "CoOp" + "DPC" * dpc + "".join(method.parts).upper()
     plain = methods.parse_method("coop" + "_dpc" * dpc, ROOT)
     assert method.baseline == plain
-    trained = [part for part in method.regularizers if part != "mix"]
+    trained = [part for part in method.parts if part != "mix"]
     expected = methods.parse_method("_".join([plain.name, *trained]), ROOT) if "mix" in controls else None
     assert method.trained == expected
     first = methods.parse_method("_".join(["coop", *loss]), ROOT) if dpc else None

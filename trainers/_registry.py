@@ -72,7 +72,7 @@ def register_named(trainer: str) -> None:
         parts = _taken_apart(trainer.removeprefix(base)) if trainer.startswith(base) else None
         if parts:
             method = parse_method("_".join([name, *([NODE.lower()] if base == stage else []), *parts]))
-            registered = trainer_name(name, method.regularizers, method.dpc)
+            registered = trainer_name(name, method.parts, method.dpc)
             if registered != trainer:
                 raise ConfigError(f"no trainer {trainer!r}: its parts stand in another order, {registered}")
 

@@ -37,7 +37,7 @@ def make_record(
     return records.RunRecord(
         method=run.method.name,
         prompt_learner=run.method.prompt_learner,
-        regularizers=run.method.regularizers,
+        regularizers=run.method.parts,
         variant=run.variant,
         dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
         tau=a.tau,

@@ -62,7 +62,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
     }
     if is_embedded(task.dataset):
         own["DATASET.WORLD"] = world
-    own |= load_trainers().settings_of(method.regularizers)
+    own |= load_trainers().settings_of(method.parts)
     if arguments.epochs is not None:
         own["OPTIM.MAX_EPOCH"] = arguments.epochs
     merge_list(cfg.clone(), arguments.opts)
@@ -108,7 +108,7 @@ def check_settings(method: Method, cfg: Any) -> None:
     trainer = _trainer_class(method)
     trainer.__new__(trainer).check_cfg(cfg)
     trainer.check_model(cfg, _sizes(cfg))
-    load_trainers().check_parts(method.regularizers, cfg)
+    load_trainers().check_parts(method.parts, cfg)
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:
@@ -150,7 +150,7 @@ def _trainer_class(method: Method) -> Any:
 
 
 def _trainer_name(method: Method) -> str:
-    return load_trainers().trainer_name(method.prompt_learner, method.regularizers, method.dpc)
+    return load_trainers().trainer_name(method.prompt_learner, method.parts, method.dpc)
 
 
 def _trainer_folders(method: Method) -> list[str]:

@@ -137,7 +137,7 @@ class _Builder:
             return row.baseline
         method = self.method(row.method)
         plain = [other.label for other in self.spec.rows if other.method == method.baseline.name and not other.options]
-        return plain[0] if plain and plain[0] != row.label and (method.regularizers or row.options) else ""
+        return plain[0] if plain and plain[0] != row.label and (method.parts or row.options) else ""
 
     def _block(self, heading: str, columns: tuple[Column, ...], baselines: dict[str, str]) -> Block:
         cells = {(row.label, column): self._cell(row, column) for row in self.spec.rows for column in columns}
@@ -224,7 +224,7 @@ class _Builder:
                 self.notes[f"{label}: settings differ between {reference.dataset} and {record.dataset}: {line}"] = None
             method = self.method(record.method)
             other = first.get((baselines.get(label, ""), (method.baseline.name, "", *key[2:])))
-            if other and method.regularizers and other.method == method.baseline.name:
+            if other and method.parts and other.method == method.baseline.name:
                 for line in other_settings(record, other):
                     self.notes[f"{label} and {baselines[label]} also differ in {line}"] = None
 

@@ -47,10 +47,10 @@ def check_prompts(record: RunRecord, baseline: RunRecord | None, folder: Path) -
     early has those of some epoch.
     """
     method = parse_method(record.method)
-    if baseline is not None and method.evaluation == method.regularizers:
+    if baseline is not None and method.evaluation == method.parts:
         assert record.prompts_hash == baseline.prompts_hash
         assert record.history == baseline.history
-    elif baseline is not None and method.regularizers != ("stop",):
+    elif baseline is not None and method.parts != ("stop",):
         assert record.prompts_hash != baseline.prompts_hash
     if method.dpc and not method.evaluation:
         (path,) = folder.glob("*/model.pth.tar-*[0-9]")

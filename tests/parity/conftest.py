@@ -2,11 +2,12 @@
 
 CPT_RELEASED_COOP, _MAPLE, _PROMPTSRC, _DPC, _DAPT, _KGCOOP, _DEPT, _PROMPTKD: clones of those repositories;
 CPT_RELEASED_DASSL: a clone of Dassl.pytorch. They are only run beside this package; nothing of them is in this
-repository.
+repository. They import packages of their own (NEEDED).
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -21,10 +22,12 @@ from tests.parity.ours import OurRun, run_ours
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKER = Path(__file__).with_name("released_worker.py")
+NEEDED = {"tabulate": "tabulate", "gdown": "gdown", "wilds": "wilds==1.2.2"}
+"""What Dassl imports and this package does not need, by what pip calls it."""
 
 
 def released(*variables: str) -> list[str]:
-    """Folders named by environment variables; skips where one is unset, fails where one is wrong."""
+    """Folders named by environment variables; skips where one is unset, fails where one or the environment is wrong."""
     missing = [name for name in variables if not os.environ.get(name)]
     if missing:
         pytest.skip(f"released code is not on this machine: set {' and '.join(missing)} (folder of a clone)")
@@ -32,6 +35,9 @@ def released(*variables: str) -> list[str]:
     absent = [folder for folder in folders if not Path(folder).is_dir()]
     if absent:
         pytest.fail(f"no folder {absent[0]}")
+    lacking = [NEEDED[name] for name in NEEDED if importlib.util.find_spec(name) is None]
+    if lacking:
+        pytest.fail(f"the released code cannot be imported here: pip install -c constraints.txt {' '.join(lacking)}")
     return folders
 
 

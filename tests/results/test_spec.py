@@ -32,8 +32,8 @@ def test_every_table_is_there_and_can_be_read():
             headers = [[column.header for column in columns] for _, columns in blocks(spec, world)]
             assert all(len(set(line)) == len(line) for line in headers), "no two columns of a block alike"
         for row in spec.rows:
-            regularizers = parse_method(row.method).regularizers if row.method else ()
-            assert all(key.split(".")[0].lower() in regularizers for key in row.options or {}), "what the row reads"
+            parts = parse_method(row.method).parts if row.method else ()
+            assert all(key.split(".")[0].lower() in parts for key in row.options or {}), "what the row reads"
 
 
 def test_main_table_has_cpts_data_sets_at_cpts_ratios():
