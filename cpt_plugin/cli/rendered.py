@@ -38,7 +38,7 @@ class Entry:
 class Manifest:
     """What a folder of records is rendered to.
 
-    of_comparisons: words that every comparison shares, put behind its own.
+    of_comparisons: words that comparisons share; their own stand behind them and may say otherwise.
     """
 
     records: tuple[str, ...]
@@ -90,7 +90,7 @@ def rendered(folder: Path) -> Iterator[tuple[str, bytes]]:
                 if kind == TABLES:
                     forms = _table(_words(entry.words), own, folder)
                 else:
-                    forms = _comparison(_words(f"{entry.words} {manifest.of_comparisons}"), own)
+                    forms = _comparison(_words(f"{manifest.of_comparisons} {entry.words}"), own)
                 for suffix, text in forms:
                     yield f"{kind}/{entry.name}{suffix}", text.encode()
             except CPTError as error:

@@ -79,7 +79,7 @@ def test_every_file_is_what_its_command_prints(folder, capsys):
     capsys.readouterr()
     assert main(["results", "table", own, "--records", kept, "--format", "latex"]) == 0
     assert capsys.readouterr().out == (folder / "tables" / "own.tex").read_text()
-    words = ["--tau", "0.25", "--holm", "--metric", "H,tail", "--markdown"]
+    words = ["--metric", "H,tail", "--tau", "0.25", "--holm", "--markdown"]
     assert main(["compare", "maple_cpt", "maple", kept, *words]) == 0
     assert capsys.readouterr().out == (folder / "comparisons" / "cpt.md").read_text()
 
