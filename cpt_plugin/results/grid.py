@@ -188,7 +188,8 @@ class _Builder:
 
     def _note_runs(self) -> None:
         """Missing runs by row, protocol and tau, then what is wrong with others."""
-        missing: dict[tuple[str, str, float], list[str]] = defaultdict(list)
+        missing: dict[tuple[str, str, float], dict[tuple[int, ...], list[str]]] = defaultdict(dict)
+        datasets: dict[tuple[str, str, float], int] = defaultdict(int)
         total: dict[tuple[str, str, float], int] = defaultdict(int)
         there: dict[tuple[str, str, float], int] = defaultdict(int)
         trouble: list[str] = []
@@ -198,8 +199,9 @@ class _Builder:
             group = (label, protocol, tau)
             there[group] += len(runs.by_seed)
             total[group] += runs.expected
+            datasets[group] += 1
             if runs.missing:
-                missing[group].append(f"{dataset} (seeds {listed(runs.missing)})")
+                missing[group].setdefault(runs.missing, []).append(dataset)
             trouble += [f"not used: {problem} ({place})" for problem in runs.problems]
             for seed in runs.missing:
                 if failure := self.failures.get((key, seed)):
@@ -207,7 +209,8 @@ class _Builder:
         for (label, protocol, tau), places in missing.items():
             what = f"{label}, {protocol.replace('_', ' ')}, tau {tau:g}"
             group = (label, protocol, tau)
-            where = "; ".join(places) if there[group] else f"all {total[group]} runs"
+            parts = [_seeds_of(seeds, names, datasets[group]) for seeds, names in places.items()]
+            where = "; ".join(parts) if there[group] else f"all {total[group]} runs"
             self.notes[f"missing: {what}: {where}"] = None
         self.notes |= dict.fromkeys(trouble)
 
@@ -274,6 +277,12 @@ def _figure(row: RowSpec, column: Column) -> Published | None:
     if not row.published or column.published is None:
         return None
     return published(row.published, column.protocol, column.tau, *column.published)
+
+
+def _seeds_of(seeds: tuple[int, ...], names: list[str], datasets: int) -> str:
+    if 1 < datasets == len(names):
+        return f"seeds {listed(seeds)} of all {datasets} data sets"
+    return f"{listed(names)} (seeds {listed(seeds)})"
 
 
 def _keys(row: RowSpec, column: Column) -> list[Key]:

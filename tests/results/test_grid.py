@@ -274,7 +274,23 @@ def test_zero_shot_needs_one_run_and_other_seeds_can_be_asked_for():
     grid = build_grid(SPEC, "shapes", complete(), seeds=[1, 2, 3, 4])
     assert cells(grid)["zeroshot", 1.0, "mean of H"].complete
     assert cells(grid)["plain", 1.0, "mean of H"].expected == 4
-    assert any("missing: plain" in note and "(seeds 4)" in note for note in grid.notes)
+    assert "missing: plain, base to new, tau 1: seeds 4 of all 3 data sets" in grid.notes
+
+
+@pytest.mark.parametrize(
+    ("absent", "where"),
+    [
+        ({(dataset, 2) for dataset in DATASETS}, "seeds 2 of all 3 data sets"),
+        ({("shapes", 2), ("shapes:colors:clean", 2)}, "shapes, shapes:colors:clean (seeds 2)"),
+        ({("shapes", 2), ("shapes:colors:clean", 3)}, "shapes (seeds 2); shapes:colors:clean (seeds 3)"),
+        ({("shapes", 2), ("shapes", 3)}, "shapes (seeds 2, 3)"),
+    ],
+)
+def test_missing_runs_are_named_by_seed_and_data_set(absent, where):
+    kept = [one for one in complete() if one.method != "maple" or (one.dataset, one.seed) not in absent]
+    notes = [note for note in build_grid(SPEC, "shapes", kept).notes if note.startswith("missing: plain, base to new")]
+    assert notes
+    assert all(note.endswith(f": {where}") for note in notes)
 
 
 def test_published_figures_stand_beside_and_are_never_ranked():
