@@ -108,7 +108,7 @@ def test_marks_of_groups_are_the_tables_means_and_an_empty_group_is_named():
             wanted = [np.mean([r.groups[name].accuracy for r in records() if r.method == method])
                       for method in ("zeroshot", "maple", "maple_cpt")]  # fmt: skip
             assert drawn == pytest.approx(wanted)
-    assert "few (no classes)" in texts(figure)
+    assert "few (0)" in texts(figure)
     assert list(figure.axes[1].containers[2].lines[0].get_xdata()) == []
 
 

@@ -26,7 +26,7 @@ def _draw(group: Group) -> Drawing:
             found = [(place + shift, row.columns[name]) for place, row in enumerate(rows)]
             present = [(place, summary) for place, summary in found if summary]
             sizes = group.table.group_sizes[name]
-            words = f"{name} ({listed(sizes)} classes)" if any(sizes) else f"{name} (no classes)"
+            words = f"{name} ({listed(sizes) if any(sizes) else 0})"
             means = [summary.mean for _, summary in present]
             axes.errorbar(
                 means, [place for place, _ in present], xerr=[summary.std or 0.0 for _, summary in present],
@@ -39,8 +39,8 @@ def _draw(group: Group) -> Drawing:
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
     panels[0].set_xlim(*percent_limits(shown))
     caption = (
-        "Mean per-class accuracy of the classes trained on, with one standard deviation over seeds; of training "
-        f"images, {FEW_SHOT_BANDS}."
+        "Mean per-class accuracy of the classes trained on (in parentheses: how many), with one standard deviation "
+        f"over seeds; of training images, {FEW_SHOT_BANDS}."
     )
     title = f"Accuracy by class frequency: {group.title}"
     return finish(figure, stem_of("groups", *group.place), title, [caption, *group.notes([row.method for row in rows])])
