@@ -23,7 +23,7 @@ DEGREES = ("lcd_cos", "lcd_fro", "mid_cos", "mid_fro")
 def expected_losses(method: str) -> set[str]:
     """Names of the logged losses of all parts of a method; with DPC a long-tail loss acts in the first stage."""
     taken = parse_method(method)
-    parts = [*taken.regularizers, *(["dpc"] if taken.dpc else [])]
+    parts = [*taken.parts, *(["dpc"] if taken.dpc else [])]
     names = [name for part in parts for name in LOSSES.get(part, ())] + ([] if taken.dpc else [*taken.loss])
     return {f"loss_{name}" for name in [*names, *OWN.get(taken.prompt_learner, ())]} | {"loss"}
 
