@@ -98,8 +98,8 @@ def variant_name(options: Mapping[str, Any]) -> str:
 
 
 def _shortest(value: Any) -> str:
-    """A number as ``%g`` writes it, so that 0 and 0.0 are one name."""
+    """A number as ``%g`` writes it, so that 0 and 0.0 are one name; anything else as a command line says it."""
     try:
-        return f"{float(value):g}"
-    except ValueError:
+        return str(value) if isinstance(value, bool) else f"{float(value):g}"
+    except (TypeError, ValueError):
         return str(value)

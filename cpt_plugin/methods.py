@@ -175,7 +175,10 @@ def parse_method(text: str, repository: Path | None = None) -> Method:
 
 
 def parse_tau(text: str) -> float:
-    """Imbalance ratio tau = min n_k / max n_k, in (0, 1]; Raises ConfigError otherwise."""
+    """Imbalance ratio tau = min n_k / max n_k, in (0, 1], of six digits at most, which folders and tables show.
+
+    Raises ConfigError otherwise.
+    """
     try:
         tau = float(text)
     except ValueError:
@@ -184,6 +187,8 @@ def parse_tau(text: str) -> float:
         raise ConfigError(
             f"tau is '{text}', but must be a number in (0, 1] (fewest / most images), e.g. 0.25"
         )
+    if float(f"{tau:g}") != tau:
+        raise ConfigError(f"tau is '{text}', but must have six digits at most: write {tau:g}")
     return tau
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from cpt_plugin import worlds
@@ -76,6 +77,16 @@ def tasks(protocol: str, dataset: str) -> tuple[Task, ...]:
     seen = protocol == DOMAIN_GENERALIZATION
     targets = _other_domains(dataset) if seen else _other_datasets(dataset)
     return Task(SOURCE, dataset, "all", True), *(Task(name, name, "all", seen) for name in targets)
+
+
+def in_order(protocol: str, dataset: str, names: Iterable[str]) -> list[str]:
+    """Names of a run's evaluations as :func:`tasks` has them, behind these, by name, those that it does not know."""
+    try:
+        known = [task.name for task in tasks(protocol, dataset)]
+    except ConfigError:
+        known = [SOURCE]
+    given = set(names)
+    return [*(name for name in known if name in given), *sorted(given - {*known})]
 
 
 def _other_datasets(dataset: str) -> list[str]:

@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cpt_plugin.atomic import atomic_write
 from cpt_plugin.cli.figures import FORMATS
 from cpt_plugin.cli.results import put
 from cpt_plugin.cli.words import Parser, parse_count, parse_seeds, typed_folder
+from cpt_plugin.cli.writing import write_file
 from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.methods import find_repository, parse_dataset, parse_method, parse_tau
@@ -70,7 +70,7 @@ def main(words: Sequence[str]) -> int:
         RecordError: records that are missing, damaged, or must not be mixed.
     """
     from cpt_plugin.results.compare_text import RENDERERS
-    from cpt_plugin.results.store import load_all
+    from cpt_plugin.results.places import load_all
 
     given = parse(words)
     drawn = _drawn(given.figure)
@@ -80,8 +80,7 @@ def main(words: Sequence[str]) -> int:
     if drawn is not None:
         from cpt_plugin.results.figures import differences, style
 
-        drawn.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(drawn, style.to_bytes(differences.draw(comparison).figure, drawn.suffix[1:]))
+        write_file(drawn, style.to_bytes(differences.draw(comparison).figure, drawn.suffix[1:]))
     return 0
 
 
@@ -115,7 +114,7 @@ def answer(given: argparse.Namespace, records: Sequence[RunRecord]) -> Compariso
         parse_protocol(given.protocol),
         tuple(dict.fromkeys(map(parse_tau, _words(given.tau)))),
         tuple(dict.fromkeys(_world(name, records) for name in split_names(given.worlds or ""))),
-        parse_seeds(given.seeds) if given.seeds else (),
+        parse_seeds(given.seeds),
         "holm" if given.holm else "" if given.bonferroni is None else "bonferroni",
         parse_count("--bonferroni", given.bonferroni) if given.bonferroni else 0,
     )

@@ -8,8 +8,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cpt_plugin.atomic import atomic_write
 from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
+from cpt_plugin.cli.writing import make_folder, write_file
 from cpt_plugin.errors import ConfigError, CPTError, RecordError
 from cpt_plugin.methods import find_repository
 from cpt_plugin.results.features import Features
@@ -47,14 +47,14 @@ def figures(given: argparse.Namespace) -> int:
     from cpt_plugin.results.figures.group import group_records, title_of
     from cpt_plugin.results.figures.panels import compare
     from cpt_plugin.results.figures.registry import draw
-    from cpt_plugin.results.store import load_all
+    from cpt_plugin.results.places import load_all
 
     kinds = parse_kinds([word for word in (given.kind or "").split(",") if word])
     forms = given.format.split(",")
     if unknown := [form for form in forms if form not in FORMATS]:
         raise ConfigError(f"figures come as {' and '.join(FORMATS)}, not as '{unknown[0]}'")
     folder = typed_folder(given.folder, find_repository() / "output")
-    seeds = parse_seeds(given.seeds) if given.seeds else ()
+    seeds = parse_seeds(given.seeds)
     records = load_all([folder]) if folder.exists() else []
     if not records:
         raise RecordError(f"{folder}: no records there: nothing to draw")
@@ -69,12 +69,12 @@ def figures(given: argparse.Namespace) -> int:
         material[FEATURES] = compare(found)
         status = max(status, int(failed))
     output = typed_folder(given.output, folder / "figures")
-    output.mkdir(parents=True, exist_ok=True)
+    make_folder(output)
     for kind in kinds:
         drawings = draw(kind, material[KINDS[kind].material])
         for drawing in drawings:
             for form in forms:
-                atomic_write(output / f"{drawing.stem}.{form}", style.to_bytes(drawing.figure, form))
+                write_file(output / f"{drawing.stem}.{form}", style.to_bytes(drawing.figure, form))
         print(f"{kind}: {f'{len(drawings)} figures' if drawings else 'nothing to draw in these records'}", flush=True)
     print(f"figures: {output}")
     return status

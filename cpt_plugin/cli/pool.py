@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -124,7 +125,8 @@ class Pool:
             outcomes: list[dict[str, Any]] = json.loads(line)["outcomes"]
             return outcomes
         del self.processes[number]
-        process.stdin.close()
+        with contextlib.suppress(OSError):  # what a dead worker has not read is flushed again
+            process.stdin.close()
         code = process.wait()
         how = f"was killed by signal {-code}" if code < 0 else f"ended with status {code}"
         return f"the worker process {process.pid} {how}; its log: {self._log}"

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin._schema import SchemaError, decode
-from cpt_plugin.atomic import atomic_write
 from cpt_plugin.cli import compare, results
+from cpt_plugin.cli.writing import write_file
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.results import compare_text, render
+from cpt_plugin.results.places import load_all
 from cpt_plugin.results.record import RunRecord
-from cpt_plugin.results.store import load_all
 
 MANIFEST = "manifest.yaml"
 TABLES, COMPARISONS = "tables", "comparisons"
@@ -63,8 +64,7 @@ def render_folder(folder: Path, check: bool) -> int:
     strays = sorted(name for path in kept if (name := path.relative_to(folder).as_posix()) not in found)
     if not check:
         for path in wrong:
-            (folder / path).parent.mkdir(parents=True, exist_ok=True)
-            atomic_write(folder / path, found[path])
+            write_file(folder / path, found[path])
             wrong[path] = "written"
     for path, state in (wrong | dict.fromkeys(strays, f"not from {MANIFEST}")).items():
         print(f"{path}: {state}", file=sys.stderr)
@@ -118,14 +118,14 @@ def load_manifest(path: Path) -> Manifest:
 
 
 def _table(words: list[str], records: list[RunRecord], folder: Path) -> Iterator[tuple[str, str]]:
-    given = results.build_parser().parse_args(["table", *words])
+    given = _parsed(results.build_parser().parse_args, ["table", *words])
     _check_free(bool(given.records or given.output or given.format != "terminal"))
     grid = results.table_grid(given, results.table_spec(given, folder), records)
     return ((suffix, render.RENDERERS[form](grid)) for suffix, form in render.SUFFIXES)
 
 
 def _comparison(words: list[str], records: list[RunRecord]) -> Iterator[tuple[str, str]]:
-    given = compare.parse(words)
+    given = _parsed(compare.parse, words)
     _check_free(bool(given.places or given.output or given.figure or given.form != "terminal"))
     answer = compare.answer(given, records)
     return ((suffix, compare_text.RENDERERS[form](answer)) for suffix, form in _COMPARED)
@@ -136,6 +136,13 @@ def _words(written: str) -> list[str]:
         return shlex.split(written)
     except ValueError as error:
         raise ConfigError(f"the words {written!r} cannot be taken apart: {error}") from error
+
+
+def _parsed(parse: Callable[[list[str]], argparse.Namespace], words: list[str]) -> argparse.Namespace:
+    try:
+        return parse(words)
+    except SystemExit as end:
+        raise ConfigError("words that ask for help make no table: leave them out") from end
 
 
 def _check_free(says_more: bool) -> None:

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
+from cpt_plugin.cli.writing import write_file
 from cpt_plugin.methods import find_repository
 from cpt_plugin.results.grid import Grid
 from cpt_plugin.results.spec import WORLDS
@@ -47,7 +47,7 @@ def main(words: Sequence[str]) -> int:
 
     given = build_parser().parse_args(list(words))
     folder = typed_folder(given.folder, find_repository() / "output")
-    seeds = parse_seeds(given.seeds) if given.seeds else ()
+    seeds = parse_seeds(given.seeds)
     gathered: Gathered = gather(folder)
     page = typed_folder(given.output, folder / "report.html")
     grids = [_grid(name, given.world, gathered.records, seeds, gathered.failures) for name in given.table]
@@ -56,8 +56,7 @@ def main(words: Sequence[str]) -> int:
         print(f"report: {line}", file=sys.stderr, flush=True)
 
     text = build(gathered, page, seeds, grids, not given.no_figures, tell)
-    page.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write_text(page, text)
+    write_file(page, text)
     print(f"report on {len(gathered.found)} runs: {page}")
     return 0
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.cli.pool import Pool, Task
@@ -19,18 +18,21 @@ from cpt_plugin.cli.reproduce_arguments import ReproduceArguments
 from cpt_plugin.cli.settings import identity_of
 from cpt_plugin.cli.slurm import Jobs, Submit, submitter
 from cpt_plugin.cli.words import report
+from cpt_plugin.cli.writing import make_folder, write_file
 from cpt_plugin.config_identity import differences
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.results import store
 from cpt_plugin.results.grid import build_grid
+from cpt_plugin.results.places import load_all
 from cpt_plugin.results.provenance import utc_now
 from cpt_plugin.results.record import RunRecord, load
 from cpt_plugin.results.render import RENDERERS, SUFFIXES
-from cpt_plugin.results.runs import BY_SEED_KEYS
+from cpt_plugin.results.runs import BY_SEED_KEYS, plain_key
 from cpt_plugin.results.spec import RowSpec, TableSpec, blocks, load_spec
 
 DONE, BEGUN, TO_DO, BLOCKED = "done", "begun", "to do", "blocked"
+TABLES, LOGS = "tables", "logs"
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,9 @@ def reproduce(args: ReproduceArguments) -> int:
         return 0
     failed: list[str] = []
     try:
-        submit = None if args.slurm is None else submitter(args.slurm, args.output / "logs" / "slurm", ROOT)
+        for name in (TABLES, LOGS):
+            make_folder(args.output / name)
+        submit = None if args.slurm is None else submitter(args.slurm, args.output / LOGS / "slurm", ROOT)
         failed = _sweep([run for run in plan if run.state in (TO_DO, BEGUN)], args, submit)
     except CPTError as error:
         return report(error)
@@ -145,10 +149,16 @@ def _planned(experiment: Experiment, words: tuple[str, ...], config: dict[str, A
     if not experiment.record_file.is_file():
         return Planned(experiment, words, BEGUN if experiment.is_begun else TO_DO)
     try:
-        changed = differences(load(experiment.record_file).config, config, BY_SEED_KEYS)
+        record = load(experiment.record_file)
     except CPTError as error:
         return Planned(experiment, words, BLOCKED, str(error))
-    if changed:
+    a = experiment.arguments
+    wanted = (experiment.method.name, experiment.variant, a.dataset, a.tau, a.protocol, experiment.seed)
+    there = (*plain_key(record), record.seed)
+    if other := [f"{one} != {due}" for one, due in zip(there, wanted, strict=True) if one != due]:
+        whose = f"{experiment.record_file} is the record of another run (there != wanted): {', '.join(other)}"
+        return Planned(experiment, words, BLOCKED, f"{whose}; delete that folder")
+    if changed := differences(record.config, config, BY_SEED_KEYS):
         settings = f"{experiment.folder} holds a run with other settings (there != now): {'; '.join(changed)}"
         return Planned(experiment, words, BLOCKED, f"{settings}; give another --output, or delete that folder")
     return Planned(experiment, words, DONE)
@@ -228,9 +238,9 @@ def _sweep(runs: Sequence[Planned], args: ReproduceArguments, submit: Submit | N
 
     tasks = [Task([list(run.words) for run in group]) for group in by_folder.values()]
     if tasks and submit is not None:
-        Jobs(tasks, args.workers, tell, args.output / "logs" / "slurm", submit).run()
+        Jobs(tasks, args.workers, tell, args.output / LOGS / "slurm", submit).run()
     elif tasks:
-        Pool(tasks, args.workers, tell, args.output / "logs" / "workers.log", folder=ROOT).run()
+        Pool(tasks, args.workers, tell, args.output / LOGS / "workers.log", folder=ROOT).run()
     return failed
 
 
@@ -242,18 +252,17 @@ def _failure(run: Planned, error: str) -> store.Failure:
 
 
 def _records(args: ReproduceArguments, damaged: list[str]) -> list[RunRecord]:
-    return store.load_all([args.output], damaged) if args.output.is_dir() else []
+    return load_all([args.output], damaged) if args.output.is_dir() else []
 
 
 def _show(spec: TableSpec, args: ReproduceArguments, records: Sequence[RunRecord]) -> None:
     """Print the table and write it in every form."""
     filled = build_grid(spec, args.world, records, (), store.load_failures(args.output))
     _say("\n" + RENDERERS["terminal"](filled))
-    folder = args.output / "tables"
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = args.output / TABLES
     stem = f"{Path(args.table).stem}-{args.world}"
     for suffix, form in SUFFIXES:
-        atomic_write_text(folder / f"{stem}{suffix}", RENDERERS[form](filled))
+        write_file(folder / f"{stem}{suffix}", RENDERERS[form](filled))
     _say(f"table: {folder / stem}{', '.join(suffix for suffix, _ in SUFFIXES)}")
 
 

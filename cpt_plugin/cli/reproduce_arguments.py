@@ -10,9 +10,9 @@ from pathlib import Path
 
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.slurm_arguments import SlurmOptions, add_launcher, parse_launcher
-from cpt_plugin.cli.words import Parser, data_root, parse_count, parse_seeds, report, typed_folder
+from cpt_plugin.cli.words import Parser, data_root, parse_count, parse_seeds, parse_taus, report, typed_folder
 from cpt_plugin.errors import ConfigError, CPTError
-from cpt_plugin.methods import find_repository, parse_tau
+from cpt_plugin.methods import find_repository
 from cpt_plugin.results.spec import WORLDS, table_names
 
 _EXAMPLES = """\
@@ -88,8 +88,8 @@ def parse_reproduce(argv: Sequence[str], prog: str = "scripts/reproduce.sh") -> 
     return ReproduceArguments(
         table=table,
         world=given.world,
-        seeds=parse_seeds(given.seeds) if given.seeds else (),
-        taus=tuple(map(parse_tau, given.taus.split(","))) if given.taus else (),
+        seeds=parse_seeds(given.seeds),
+        taus=parse_taus(given.taus),
         root=data_root(given.root, repository),
         output=typed_folder(given.output, repository / "output"),
         workers=parse_count("--workers", given.workers),

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cpt_plugin.atomic import atomic_write
 from cpt_plugin.cli import figures
-from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
+from cpt_plugin.cli.words import Parser, parse_seeds, parse_taus, typed_folder
+from cpt_plugin.cli.writing import write_file
 from cpt_plugin.errors import ConfigError, RecordError
-from cpt_plugin.methods import find_repository, parse_dataset, parse_tau
+from cpt_plugin.methods import find_repository, parse_dataset
 from cpt_plugin.results.grid import Grid, build_grid
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import run_of
@@ -73,8 +73,7 @@ def table_grid(
     given: argparse.Namespace, spec: TableSpec, records: Iterable[RunRecord], failures: Iterable[Failure] = ()
 ) -> Grid:
     """The table that the words of ``results table`` ask for, from these records."""
-    seeds = parse_seeds(given.seeds) if given.seeds else ()
-    return build_grid(spec, given.world, records, seeds, failures)
+    return build_grid(spec, given.world, records, parse_seeds(given.seeds), failures)
 
 
 def table_spec(given: argparse.Namespace, base: Path | None = None) -> TableSpec:
@@ -86,8 +85,7 @@ def table_spec(given: argparse.Namespace, base: Path | None = None) -> TableSpec
     if path.suffix:
         path = base / path if base else typed_folder(given.what, given.what)
     spec = load_spec(str(path), repository)
-    if given.taus:
-        spec = dataclasses.replace(spec, taus=tuple(map(parse_tau, given.taus.split(","))))
+    spec = dataclasses.replace(spec, taus=parse_taus(given.taus) or spec.taus)
     if given.datasets:
         names = tuple(dict.fromkeys(parse_dataset(name, repository) for name in given.datasets.split(",")))
         photos = given.world == "real"
@@ -97,16 +95,17 @@ def table_spec(given: argparse.Namespace, base: Path | None = None) -> TableSpec
 
 def _table(given: argparse.Namespace) -> int:
     from cpt_plugin.results import render, store
+    from cpt_plugin.results.places import load_all
 
     place = typed_folder(given.what, given.what)
     is_records = place.is_dir() or place.suffix == ".json" or store.is_lines(place)
     if given.what not in table_names(find_repository()) and is_records:
-        put(_single_tables(store.load_all([place]), given.format), given.output)
+        put(_single_tables(load_all([place]), given.format), given.output)
         return 0
     spec = table_spec(given)
     places = [typed_folder(word, word) for word in given.records or [find_repository() / "output"]]
     failures = [failure for place in places if place.is_dir() for failure in store.load_failures(place)]
-    put(render.RENDERERS[given.format](table_grid(given, spec, store.load_all(places), failures)), given.output)
+    put(render.RENDERERS[given.format](table_grid(given, spec, load_all(places), failures)), given.output)
     return 0
 
 
@@ -119,26 +118,32 @@ def _render(given: argparse.Namespace) -> int:
 def _single_tables(records: Sequence[RunRecord], form: str) -> str:
     """A table for each data set, imbalance ratio and protocol."""
     from cpt_plugin.results import table
+    from cpt_plugin.results.summary import build_table
 
-    renderers = {"terminal": table.render_terminal, "markdown": table.render_markdown, "csv": table.render_csv}
-    if form not in renderers:
-        raise ConfigError(f"tables of a folder come as {', '.join(renderers)}, not as {form}")
+    renderers = {"terminal": table.render_terminal, "markdown": table.render_markdown}
+    if form not in (*renderers, "csv"):
+        raise ConfigError(f"tables of a folder come as {', '.join(renderers)} or csv, not as {form}")
     groups: dict[tuple[str, float, str], list[RunRecord]] = {}
     for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
         groups.setdefault((record.dataset, record.tau, record.protocol), []).append(record)
     if not groups:
         raise RecordError("no records there: nothing to make a table of")
+    if form == "csv":
+        return table.csv_of([build_table(group) for group in groups.values()])
     return "\n".join(renderers[form](group) for group in groups.values())
 
 
 def _export(given: argparse.Namespace) -> int:
     from cpt_plugin.results import store
+    from cpt_plugin.results.places import load_all
 
     place = typed_folder(given.folder, find_repository() / "output")
     if not place.exists():
         raise RecordError(f"{place}: there is no such folder")
-    records = store.load_all([place])
-    known = {run_of(record) for record in store.load_all(typed_folder(word, word) for word in given.known)}
+    records = load_all([place])
+    if not records:
+        raise RecordError(f"{place}: no records there: nothing to export")
+    known = {run_of(record) for record in load_all(typed_folder(word, word) for word in given.known)}
     kept = [record for record in records if run_of(record) not in known]
     if given.without_history:
         kept = [dataclasses.replace(record, history=()) for record in kept]
@@ -169,5 +174,4 @@ def put(text: str, output: str | None) -> None:
         sys.stdout.write(text)
         return
     path = typed_folder(output, output)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    atomic_write(path, compressed(text) if path.suffix == COMPRESSED else text.encode())
+    write_file(path, compressed(text) if path.suffix == COMPRESSED else text)

@@ -6,9 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
-from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.words import report
+from cpt_plugin.cli.writing import write_file
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
 from cpt_plugin.protocols import BASE_TO_NEW
@@ -145,9 +145,8 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     _say("\n" + table.render_terminal(records, methods, args.seeds))
     suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
     stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}{suffix}"
-    stem.parent.mkdir(parents=True, exist_ok=True)
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
-        atomic_write_text(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
+        write_file(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
     if args.only_tries_out:
         _say(f"{table.REHEARSAL}\n")
     _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")

@@ -12,6 +12,7 @@ from typing import NoReturn
 from cpt_plugin._paths import resolved
 from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.methods import parse_tau
 
 CALLED_FROM = "CPT_CALLED_FROM"
 """Environment variable: the folder in which a command was typed."""
@@ -24,16 +25,26 @@ class Parser(argparse.ArgumentParser):
         raise ConfigError(f"{message} ({self.prog} --help)")
 
 
-def parse_seeds(text: str) -> tuple[int, ...]:
-    """Seeds from `A,B,...`: whole numbers in [0, 2^32 - 1], none twice; Raises ConfigError otherwise."""
+def parse_seeds(text: str | None) -> tuple[int, ...]:
+    """Seeds from `A,B,...`: whole numbers in [0, 2^32 - 1], none twice; () when not given.
+
+    Raises ConfigError otherwise.
+    """
+    if text is None:
+        return ()
     words = [word.strip() for word in text.split(",")]
-    wrong = [word for word in words if not re.fullmatch(r"[0-9]+", word) or int(word) > MAX_SEED]
+    wrong = [word for word in words if not re.fullmatch(r"[0-9]{1,10}", word) or int(word) > MAX_SEED]
     if wrong:
         raise ConfigError(f"--seeds '{text}': '{wrong[0]}' is no whole number in 0..{MAX_SEED}, e.g. 1,2,3")
     seeds = tuple(int(word) for word in words)
     if len(set(seeds)) < len(seeds):
         raise ConfigError(f"--seeds '{text}' names a seed twice: each may be given once")
     return seeds
+
+
+def parse_taus(text: str | None) -> tuple[float, ...]:
+    """Imbalance ratios from `A,B,...`, each once; () when not given. Raises ConfigError for others."""
+    return () if text is None else tuple(dict.fromkeys(map(parse_tau, text.split(","))))
 
 
 def parse_count(name: str, text: str) -> int:

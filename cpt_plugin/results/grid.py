@@ -21,6 +21,7 @@ from cpt_plugin.results.runs import (
     collect,
     key_of,
     other_images,
+    plain_key,
     run_of,
 )
 from cpt_plugin.results.spec import Column, RowSpec, TableSpec, blocks
@@ -109,6 +110,8 @@ class _Builder:
         self.blocks = blocks(spec, world)
         wanted = {key for _, columns in self.blocks for c in columns for row in spec.rows for key in _keys(row, c)}
         self.records = [r for r in records if key_of(r) in wanted and r.seed in spec.seeds]
+        apart = [record for record in records if key_of(record) not in wanted and plain_key(record) in wanted]
+        self.otherwise_divided = sorted({record.dataset for record in apart})
         if self.records:
             check_shared(sorted(self.records, key=_order), EVERYWHERE)
         self.other_images = other_images(sorted(self.records, key=_order))
@@ -124,6 +127,8 @@ class _Builder:
         baselines = {row.label: label for row in self.spec.rows if (label := self._baseline(row))}
         filled = tuple(self._block(heading, columns, baselines) for heading, columns in self.blocks)
         self._note_runs()
+        for name in self.otherwise_divided:
+            self.notes[f"left out: records of '{name}', which is not the division of the data that tables show"] = None
         self._note_settings(baselines)
         for block in filled:
             self._note_outliers(block)
@@ -163,11 +168,13 @@ class _Builder:
         found = [self._runs(row, key) for key in _keys(row, column)]
         common = [seed for seed in seeds if all(seed in runs.by_seed for runs in found)]
         values = {seed: _value([runs.by_seed[seed] for runs in found], column.metric) for seed in common}
+        once = row.method == ZEROSHOT and not any(runs.missing and runs.by_seed for runs in found)
+        if once and not common and all(runs.by_seed for runs in found):  # each data set under another seed
+            values = {seeds[0]: _value([next(iter(runs.by_seed.values())) for runs in found], column.metric)}
         by_seed = {seed: value for seed, value in values.items() if value is not None}
         if len(by_seed) < len(values):
             lacking = listed([seed for seed in values if seed not in by_seed])
             self.notes[f"{row.label}, {column.header}: no such value for seeds {lacking}"] = None
-        once = row.method == ZEROSHOT and not any(runs.missing and runs.by_seed for runs in found)
         expected = max(1, len(common)) if once else len(seeds)
         problem = any(runs.problems for runs in found) or len(by_seed) < len(values)
         return Cell(by_seed, expected, problem)

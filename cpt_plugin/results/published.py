@@ -51,6 +51,11 @@ def figures() -> tuple[Published, ...]:
     return _file().figures
 
 
+def published_names() -> list[str]:
+    """Names of the methods that have figures."""
+    return sorted({figure.method for figure in figures()})
+
+
 def sources() -> dict[str, str]:
     """What the keys of sources stand for."""
     return _file().sources

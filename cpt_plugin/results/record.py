@@ -19,13 +19,20 @@ from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
-from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, SOURCE
-from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass
+from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, SOURCE, in_order
+from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass, worst_class
 from cpt_plugin.results.stats import harmonic_mean
 
 SCHEMA = 3
 _TOLERANCE = 1e-6
 _REMEDY = "repeat the run, or delete the record"
+_IN_CONFIG = {
+    "seed": "SEED",
+    "tau": "DATASET.IMBALANCE_TAU",
+    "shots": "DATASET.NUM_SHOTS",
+    "class_order": "DATASET.CLASS_ORDER",
+}
+"""Fields that repeat what the configuration says, where it says it."""
 
 
 class ClassResult(NamedTuple):
@@ -137,6 +144,11 @@ class RunRecord:
         return values if self.protocol == FEW_SHOT_ALL else values | {"mean": fmean(targets)}
 
     @property
+    def trained_classes(self) -> tuple[ClassResult, ...]:
+        """Results of the classes trained on, in label order."""
+        return next(iter(self.evaluations.values())).per_class
+
+    @property
     def accuracy(self) -> Accuracy:
         """Base, new and H; for base-to-new only."""
         return Accuracy(**self.metrics)
@@ -165,12 +177,20 @@ def load(path: str | Path) -> RunRecord:
     """
     path = Path(path)
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RecordError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise RecordError(f"{path}: is not JSON ({error}): {_REMEDY}") from error
-    return from_plain(plain, str(path))
+    return from_plain(plain_json(text, str(path)), str(path))
+
+
+def plain_json(text: str, origin: str) -> Any:
+    """The plain values in a JSON text; `origin` names it in the RecordError for anything else."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise RecordError(f"{origin}: is not JSON ({error}): {_REMEDY}") from error
 
 
 def to_plain(record: RunRecord) -> dict[str, Any]:
@@ -201,11 +221,39 @@ def _decode_record(plain: Any) -> RunRecord:
     record: RunRecord = decode(RunRecord, {key: value for key, value in plain.items() if key != "schema"})
     _check_ratios(record)
     _check_evaluations(record)
-    if set(record.groups) != set(GROUPS):
-        raise SchemaError("groups", f"expected {', '.join(GROUPS)}, found {', '.join(record.groups)}")
+    names = in_order(record.protocol, record.dataset, record.evaluations)
+    record = dataclasses.replace(record, evaluations={name: record.evaluations[name] for name in names})
+    _check_groups(record)
+    _check_config(record)
+    return record
+
+
+def _check_config(record: RunRecord) -> None:
+    try:
+        json.dumps(record.config, allow_nan=False)
+    except ValueError:
+        raise SchemaError("config", "holds a number that is not finite") from None
     if record.config_hash != config_hash(record.config):
         raise SchemaError("config_hash", "is not the hash of the configuration in the record")
-    return record
+    for name, key in _IN_CONFIG.items():
+        if key in record.config and record.config[key] != getattr(record, name):
+            raise SchemaError(name, f"is {getattr(record, name)!r}, but {key} is {record.config[key]!r}")
+
+
+def _check_groups(record: RunRecord) -> None:
+    """The groups as far as the record tells, and the worst of the classes trained on."""
+    if set(record.groups) != set(GROUPS):
+        raise SchemaError("groups", f"expected {', '.join(GROUPS)}, found {', '.join(record.groups)}")
+    for name, group in record.groups.items():
+        value = group.accuracy
+        if group.classes < 0 or (value is None) != (group.classes == 0) or not 0 <= (value or 0) <= 100:
+            raise SchemaError(f"groups.{name}", f"{value} % of {group.classes} classes cannot be")
+    tested = record.trained_classes
+    worst = worst_class([one.name for one in tested], [(one.correct, one.total) for one in tested])
+    if worst is None or record.worst_class is None or not math.isclose(
+        worst.accuracy, record.worst_class.accuracy, abs_tol=_TOLERANCE
+    ):
+        raise SchemaError("worst_class", f"is {record.worst_class}, but the classes give {worst}")
 
 
 def _check_ratios(record: RunRecord) -> None:
@@ -227,6 +275,8 @@ def _check_evaluations(record: RunRecord) -> None:
         for index, result in enumerate(evaluation.per_class):
             if not 0 <= result.correct <= result.total:
                 raise SchemaError(f"{field}.per_class[{index}]", f"{result.correct} of {result.total} correct")
+        if not sum(result.total for result in evaluation.per_class):
+            raise SchemaError(f"{field}.per_class", "no test image in any class")
         if not math.isclose(value, _over_images(evaluation.per_class), abs_tol=_TOLERANCE):
             found = _over_images(evaluation.per_class)
             raise SchemaError(f"{field}.accuracy", f"is {value}, but the classes give {found}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
 from cpt_plugin.errors import RecordError
@@ -54,6 +54,11 @@ def key_of(run: RunRecord | Failure) -> Key:
 def run_of(run: RunRecord | Failure) -> tuple[Key, int]:
     """Which run a record or a failure is of: its key and seed."""
     return key_of(run), run.seed
+
+
+def plain_key(record: RunRecord) -> Key:
+    """The key without what a record adds to the name of a data set that is not divided as published."""
+    return key_of(replace(record, dataset=record.dataset.partition(" (")[0]))
 
 
 def name_of(record: RunRecord) -> str:

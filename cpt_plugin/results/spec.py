@@ -8,12 +8,13 @@ from typing import Any
 
 from cpt_plugin._names import nearest
 from cpt_plugin._schema import SchemaError, decode
+from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.methods import EMBEDDED_WORLD, parse_dataset, parse_method
+from cpt_plugin.methods import EMBEDDED_WORLD, parse_dataset, parse_method, parse_tau
 from cpt_plugin.protocols import BASE_TO_NEW, HEADLINES, TRANSFER, parse_protocol, tasks
 from cpt_plugin.results.groups import GROUPS
-from cpt_plugin.results.published import AVERAGE, H_OF_MEANS, MEAN_OF_H
+from cpt_plugin.results.published import AVERAGE, H_OF_MEANS, MEAN_OF_H, published_names
 
 WORLDS = ("shapes", "real")
 SOURCES = {"shapes": EMBEDDED_WORLD, "real": "imagenet"}
@@ -165,15 +166,16 @@ def _checked(spec: TableSpec, repository: Path) -> TableSpec:
     """The same with canonical names and every label; refuses what would silently show nothing."""
     rows = []
     for row in spec.rows:
-        if not (row.method or row.published):
-            raise ConfigError("a row needs a method, or the name of a published one")
         method = parse_method(row.method, repository).name if row.method else ""
+        _check_row(row)
         name = row.published or ("" if row.options else method)
         rows.append(replace(row, method=method, label=row.label or row.method or row.published, published=name))
     labels = [row.label for row in rows]
     if twice := sorted({label for label in labels if labels.count(label) > 1}):
         raise ConfigError(f"two rows are called '{twice[0]}': give each a label of its own")
     for row in rows:
+        if row.baseline == row.label:
+            raise ConfigError(f"row '{row.label}' is its own baseline: name another row")
         if row.baseline and row.baseline not in labels:
             raise ConfigError(f"row '{row.label}': there is no row '{row.baseline}' to compare with")
     for measure in spec.columns:
@@ -185,16 +187,34 @@ def _checked(spec: TableSpec, repository: Path) -> TableSpec:
             raise ConfigError(f"over is '{measure.over}', but must be one of {', '.join(_OVER)}")
     if spec.blocks not in ("tau", "one"):
         raise ConfigError(f"blocks is '{spec.blocks}', but must be tau or one")
-    if not all(0 < tau <= 1 for tau in spec.taus):
-        raise ConfigError(f"taus are {list(spec.taus)}, but must lie in (0, 1]")
+    if wrong := [seed for seed in spec.seeds if not 0 <= seed <= MAX_SEED]:
+        raise ConfigError(f"seed {wrong[0]} is not in 0..{MAX_SEED}")
     if not (rows and spec.columns and spec.taus and spec.seeds):
         raise ConfigError("rows, columns, taus and seeds must not be empty")
     return replace(
         spec,
         rows=tuple(rows),
-        shapes=tuple(parse_dataset(name, repository) for name in spec.shapes),
+        taus=tuple(dict.fromkeys(parse_tau(str(tau)) for tau in spec.taus)),
+        shapes=_datasets(spec.shapes, repository),
+        real=_datasets(spec.real, repository),
         seeds=tuple(dict.fromkeys(spec.seeds)),
     )
+
+
+def _check_row(row: RowSpec) -> None:
+    if not (row.method or row.published):
+        raise ConfigError("a row needs a method, or the name of a published one")
+    if row.published and row.published not in (names := published_names()):
+        near = f"nearest: '{nearest(row.published, names)}'; there are: {', '.join(names)}"
+        raise ConfigError(f"nothing published under the name '{row.published}'; {near}")
+    for key, value in (row.options or {}).items():
+        if not isinstance(value, bool | int | float | str | list):
+            raise ConfigError(f"row '{row.label or row.method}': {key} is {value!r}: give a number, a text or a list")
+
+
+def _datasets(names: tuple[str, ...], repository: Path) -> tuple[str, ...]:
+    """Their names, each once; the path of somebody's own yaml stays as it is."""
+    return tuple(dict.fromkeys(n if n.endswith((".yaml", ".yml")) else parse_dataset(n, repository) for n in names))
 
 
 def _metrics(protocol: str) -> tuple[str, ...]:

@@ -10,16 +10,19 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.atomic import append_line
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.imported import MARK
-from cpt_plugin.results.record import RunRecord, from_plain, load, to_plain
+from cpt_plugin.results.record import RunRecord, from_plain, plain_json, to_plain
 
 JOURNAL = "failures.jsonl"
 COMPRESSED = ".gz"
+
+
+class ImportedFigures(RecordError):
+    """Accuracies that ``results import`` took from logs stand where records should."""
 
 
 @dataclass(frozen=True)
@@ -36,23 +39,19 @@ class Failure:
     created: str
 
 
-def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> list[RunRecord]:
-    """All records in folders (``record*.json``, at any depth), single record files and files of JSON lines.
-
-    damaged: takes what is wrong with records in folders, which are then passed over.
+def read_lines(path: Path) -> list[RunRecord]:
+    """The records in a file of JSON lines, compressed if it is called so.
 
     Raises:
-        RecordError: a place is missing or a record damaged (file and line named), or imported figures are among them.
+        ImportedFigures: it holds accuracies from logs; RecordError: it is missing or a record damaged (line named).
     """
-    found: list[RunRecord] = []
-    for place in map(Path, places):
-        if place.is_dir():
-            found += _from_folder(place, damaged)
-        elif is_lines(place):
-            found += _from_lines(place)
-        else:
-            found.append(load(place))
-    return found
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix == COMPRESSED else data
+        lines = data.decode().splitlines()
+    except (OSError, ValueError, EOFError, zlib.error) as error:
+        raise RecordError(f"{path}: cannot be read: {error}") from error
+    return [_from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
 
 
 def to_lines(records: Iterable[RunRecord]) -> str:
@@ -84,7 +83,7 @@ def load_failures(folder: str | Path) -> list[Failure]:
     path, found = Path(folder) / JOURNAL, []
     if not path.is_file():
         return []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
             found.append(decode(Failure, json.loads(line)))
         except (ValueError, SchemaError):
@@ -92,33 +91,8 @@ def load_failures(folder: str | Path) -> list[Failure]:
     return found
 
 
-def _from_folder(folder: Path, damaged: list[str] | None) -> list[RunRecord]:
-    found = []
-    for path in sorted(folder.rglob("record*.json")):
-        try:
-            found.append(load(path))
-        except RecordError as error:
-            if damaged is None:
-                raise
-            damaged.append(str(error))
-    return found
-
-
-def _from_lines(path: Path) -> list[RunRecord]:
-    try:
-        data = path.read_bytes()
-        data = gzip.decompress(data) if path.suffix == COMPRESSED else data
-        lines = data.decode().splitlines()
-    except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
-    return [_from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
-
-
 def _from_line(line: str, origin: str) -> RunRecord:
-    try:
-        plain: Any = json.loads(line)
-    except ValueError as error:
-        raise RecordError(f"{origin}: is not JSON ({error}): export the records again") from error
+    plain = plain_json(line, origin)
     if isinstance(plain, dict) and MARK in plain:
-        raise RecordError(f"{origin}: figures imported from a log are no records: keep them in a file of their own")
+        raise ImportedFigures(f"{origin}: figures imported from a log are no records: keep them in a file of their own")
     return from_plain(plain, origin)

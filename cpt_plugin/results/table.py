@@ -67,11 +67,18 @@ def render_csv(records: Iterable[RunRecord], methods: Sequence[str] = (), seeds:
 
     Arguments and errors as for `build_table`.
     """
-    table = build_table(records, methods, seeds)
-    comparisons = {comparison.method: comparison for comparison in table.comparisons}
-    lines = [_csv_line(table, row, comparisons.get(row.method)) for row in table.rows]
+    return csv_of([build_table(records, methods, seeds)])
+
+
+def csv_of(tables: Sequence[Table]) -> str:
+    """The lines of :func:`render_csv` of all tables under one header, which has the columns of each."""
+    lines = []
+    for table in tables:
+        comparisons = {comparison.method: comparison for comparison in table.comparisons}
+        lines += [_csv_line(table, row, comparisons.get(row.method)) for row in table.rows]
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(lines[0]), lineterminator="\n")
+    columns = dict.fromkeys(name for line in lines for name in line)
+    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
     writer.writeheader()
     writer.writerows(lines)
     return text.getvalue()
@@ -170,6 +177,7 @@ def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str
     line: dict[str, object] = {
         "dataset": table.dataset,
         "tau": table.tau,
+        "protocol": table.protocol,
         "toolkit": table.toolkit,
         "method": row.method,
         "seeds": len(row.by_seed),

@@ -59,7 +59,8 @@ def fitting(lines: Sequence[Sequence[str]]) -> list[list[list[str]]]:
 def markdown(grid: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table whose first column is text and whose others are figures."""
     rule = ["---", *["--:"] * (len(grid[0]) - 1)]
-    return ["| " + " | ".join(cells) + " |" for cells in [grid[0], rule, *grid[1:]]]
+    escaped = [[cell.replace("|", r"\|") for cell in line] for line in grid]
+    return ["| " + " | ".join(cells) + " |" for cells in [escaped[0], rule, *escaped[1:]]]
 
 
 def outlier_line(outlier: Outlier) -> str:

@@ -36,6 +36,8 @@ for line in sys.stdin:
         one = {"error": word, "final": word == "wrong"} if failed else {"status": "new", "seconds": 0.0}
         outcomes.append(one | {"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]})
     print(json.dumps({"outcomes": outcomes}), flush=True)
+    if word == "die after":
+        os.kill(os.getpid(), signal.SIGKILL)
 """
 
 
@@ -75,6 +77,24 @@ def test_a_dead_worker_is_noticed_and_its_task_done_by_another(tmp_path, workers
         assert "workers.log" in death
         assert (again, done, last) == (True, "done", False)
     assert reports.of("a") == reports.of("b") == [("done", False)]
+
+
+def test_a_worker_that_dies_between_two_tasks_is_replaced(tmp_path):
+    """It has answered; the next task is what finds it gone."""
+    reports = Reports()
+
+    def report(task, answer, again):
+        reports(task, answer, again)
+        if task.runs[0][0] == "die after":
+            one.processes[0].wait()
+
+    one, _ = pool(tmp_path, ["die after", "task 0", "task 1"], workers=1, reports=report)
+    one.run()
+    assert reports.of("die after") == [("done", False)]
+    (death, again), done = reports.of("task 0")
+    assert "was killed by signal 9" in death
+    assert (again, done) == (True, ("done", False))
+    assert reports.of("task 1") == [("done", False)]
 
 
 def test_what_fails_twice_is_given_up_and_a_wrong_configuration_at_once(tmp_path):

@@ -23,7 +23,8 @@ from cpt_plugin.cli.pool import Pool
 from cpt_plugin.cli.reproduce_arguments import parse_reproduce
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.results import record as records
-from cpt_plugin.results.store import JOURNAL, load_all
+from cpt_plugin.results.places import load_all
+from cpt_plugin.results.store import JOURNAL
 
 ROOT = Path(__file__).resolve().parents[2]
 TABLE = """\
@@ -165,6 +166,37 @@ def test_runs_with_other_settings_are_refused_by_name_and_not_in_the_way(swept, 
     assert "5 runs: 1 done, 4 blocked" in printed.out
     assert printed.err.count("OPTIM.MAX_EPOCH: 12 != 13") == 4
     assert "cannot run: coop shapes:colors:shift" in printed.err
+
+
+def test_a_copied_run_counts_for_no_other_seed(swept, tmp_path, capsys, monkeypatch):
+    folder = copied(swept, tmp_path)
+    place = folder / "output/shapes-colors-shift/coop/tau0.5"
+    shutil.rmtree(place / "seed2")
+    shutil.copytree(place / "seed1", place / "seed2")
+    monkeypatch.setattr(module, "Pool", None)
+    assert main(["reproduce", *words(folder)]) == 1
+    printed = capsys.readouterr()
+    assert "5 runs: 4 done, 1 blocked" in printed.out
+    assert "seed2/record.json is the record of another run (there != wanted): 1 != 2; delete that folder" in printed.err
+    assert "missing: plain, base to new, tau 0.5: shapes:colors:shift (seeds 2)" in printed.out
+
+
+@pytest.mark.parametrize("name", ["tables", "logs"])
+def test_a_file_in_the_way_is_named_before_anything_runs(tmp_path, capsys, monkeypatch, name):
+    monkeypatch.setattr(module, "Pool", None)
+    (tmp_path / "output").mkdir()
+    (tmp_path / "output" / name).write_text("")
+    assert main(["reproduce", *words(tmp_path)]) == 2
+    assert f"error: {tmp_path / 'output' / name} cannot be written (File exists)" in capsys.readouterr().err
+
+
+def test_an_option_that_is_true_has_one_name_in_a_table_and_in_its_runs(tmp_path):
+    table = TABLE.replace("{CPT.WEIGHT_CC: 0, CPT.WEIGHT_RS: 0}", "{TRAINER.COOP.CSC: true}")
+    args = parse_reproduce(words(tmp_path, table=table))
+    spec = module.load_spec(args.table, ROOT)
+    runs = [run.experiment for run in module.plan_runs(spec, args)]
+    assert {run.variant for run in runs if run.method.name == "coop_cpt"} == {spec.rows[2].variant}
+    assert spec.rows[2].variant == "TRAINER.COOP.CSC=True"
 
 
 def test_damaged_record_is_named_and_the_table_made_without_it(swept, tmp_path, capsys, monkeypatch):

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from cpt_plugin.results.store import JOURNAL, load_all
+from cpt_plugin.results.places import load_all
+from cpt_plugin.results.store import JOURNAL
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "slurm_loopback.sh"

@@ -277,6 +277,23 @@ def test_zero_shot_needs_one_run_and_other_seeds_can_be_asked_for():
     assert "missing: plain, base to new, tau 1: seeds 4 of all 3 data sets" in grid.notes
 
 
+def test_zero_shot_under_another_seed_in_each_data_set_is_one_value():
+    """It trains nothing, so any seed is the same run."""
+    others = [one for one in complete() if one.method != "zeroshot"]
+    runs = {dataset: run(ROWS[0], dataset, 1.0, seed) for dataset, seed in zip(DATASETS, SEEDS, strict=True)}
+    cell = cells(build_grid(SPEC, "shapes", [*others, *runs.values()]))["zeroshot", 1.0, "mean of H"]
+    assert cell.complete
+    assert list(cell.by_seed.values()) == [pytest.approx(np.mean([one.metrics["H"] for one in runs.values()]))]
+
+
+def test_records_of_another_division_of_the_data_are_left_out_and_named():
+    others = [run(ROWS[1], "shapes (own split 1)", 1.0, seed) for seed in SEEDS]
+    grid = build_grid(SPEC, "shapes", [*complete(), *others])
+    note = "left out: records of 'shapes (own split 1)', which is not the division of the data that tables show"
+    assert note in grid.notes
+    assert cells(grid) == cells(build_grid(SPEC, "shapes", complete()))
+
+
 @pytest.mark.parametrize(
     ("absent", "where"),
     [

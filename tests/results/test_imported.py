@@ -11,7 +11,7 @@ from scipy import stats as reference
 from cpt_plugin.cli.main import main
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.imported import describe, read_logs, to_lines
-from cpt_plugin.results.store import load_all
+from cpt_plugin.results.places import load_all
 
 STEP = "epoch [2/2] batch [5/5] time 0.6 (0.6) data 0.0 (0.0) loss 2.33 (2.30) acc 6.2 (6.2) lr 2.0000e-03 eta 0:00:03"
 

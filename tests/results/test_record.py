@@ -16,6 +16,7 @@ from cpt_plugin.results.record import (
     SCHEMA,
     ClassResult,
     Evaluation,
+    from_plain,
     load,
     save,
     to_plain,
@@ -40,6 +41,16 @@ def test_file_has_the_documented_form(make_record, tmp_path):
     assert base["per_class"][0] == ["base 0", 9, 10]
     assert list(plain["evaluations"]) == ["base", "new"]
     assert len(text.splitlines()) == len(plain) + 2
+
+
+def test_classes_trained_on_come_first_whatever_the_order_in_the_file(make_record, tmp_path):
+    """As JSON lines have it, whose keys are sorted."""
+    record = make_record("coop", protocol="cross_dataset", targets={"shapes:colors:clean": 4, "another": 2})
+    plain = to_plain(record)
+    plain["evaluations"] = dict(sorted(plain["evaluations"].items(), reverse=True))
+    found = from_plain(plain, "here")
+    assert list(found.evaluations) == ["source", "shapes:colors:clean", "another"]
+    assert [one.name for one in found.trained_classes] == [f"base {index}" for index in range(6)]
 
 
 def test_accuracy_is_over_images_not_over_classes():
@@ -74,6 +85,12 @@ def test_accuracy_is_over_images_not_over_classes():
         (("protocol",), "cross_dataset", "field evaluations: expected source and targets, found base, new"),
         (("protocol",), "zero_shot", "field protocol: expected one of base_to_new, "),
         (("config", "SEED"), 7, "field config_hash: is not the hash"),
+        (("config", "OPTIM.LR"), float("inf"), "field config: holds a number that is not finite"),
+        (("seed",), 2, "field seed: is 2, but SEED is 1"),
+        (("groups", "tail", "accuracy"), 5000.0, "field groups.tail: 5000.0 % of 2 classes cannot be"),
+        (("groups", "tail", "accuracy"), None, "field groups.tail: None % of 2 classes cannot be"),
+        (("worst_class", "accuracy"), 39.0, "field worst_class: is .*39.0.* but the classes give .*40.0"),
+        (("evaluations", "new", "per_class"), [], "field evaluations.new.per_class: no test image in any class"),
         (("surprise",), 1, "field surprise: is unknown"),
     ],
 )
@@ -102,7 +119,7 @@ def test_a_missing_field_is_named(make_record, tmp_path_factory, data):
         load(path)
 
 
-@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\x00\x00"])
+@pytest.mark.parametrize("content", ["", "{", "[1]", "null", "\x00\x00", "[" * 100_000])
 def test_a_torn_file_is_refused(tmp_path, content):
     path = tmp_path / "record.json"
     path.write_text(content)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import multiprocessing
 import random
@@ -11,8 +12,9 @@ import pytest
 from cpt_plugin.atomic import append_line
 from cpt_plugin.cli.main import main
 from cpt_plugin.errors import RecordError
+from cpt_plugin.results.places import load_all
 from cpt_plugin.results.record import save
-from cpt_plugin.results.store import JOURNAL, Failure, add_failure, load_all, load_failures, to_lines
+from cpt_plugin.results.store import JOURNAL, Failure, add_failure, compressed, load_failures, to_lines
 
 PROCESSES, APPENDS = 8, 1250
 
@@ -64,6 +66,64 @@ def test_export_holds_every_record_and_reads_back(make_record, tmp_path, capsys)
     assert main(["results", "export", str(tmp_path / "output")]) == 0
     assert capsys.readouterr().out == text
     assert load_all([tmp_path / "output" / "1" / "record.json"]) == [records[1]]
+
+
+def test_a_folder_is_read_by_its_runs_own_files_and_by_lines_for_the_others(make_record, tmp_path, capsys):
+    own, exported = make_record("maple", 1), [make_record("coop", seed) for seed in (1, 2)]
+    stale = dataclasses.replace(own, created="2020-01-01T00:00:00+00:00")
+    save(own, tmp_path / "runs" / "record.json")
+    save(own, tmp_path / "copied" / "record.json")
+    (tmp_path / "kept.jsonl.gz").write_bytes(compressed(to_lines([*exported, stale])))
+    short = [dataclasses.replace(one, history=()) for one in exported]
+    (tmp_path / "lines").mkdir()
+    (tmp_path / "lines" / "short.jsonl").write_text(to_lines(short))
+    (tmp_path / "imported.jsonl").write_text('{"imported": true, "accuracy": 81.2}\n')
+    (tmp_path / JOURNAL).write_text("{}\n")
+    found = load_all([tmp_path])
+    assert found[0] == own
+    assert sorted(one.seed for one in found[1:]) == [1, 2]
+    assert all(one.history for one in found)
+    assert sorted(load_all([tmp_path / "lines"]), key=repr) == sorted(short, key=repr)
+    assert main(["report", str(tmp_path), "--no-figures"]) == 0
+    assert "3 finished runs" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    (tmp_path / "empty").mkdir()
+    assert main(["results", "export", str(tmp_path / "empty")]) == 2
+    assert "no records there" in capsys.readouterr().err
+
+
+def test_damaged_files_of_a_folder_are_named_or_end_it(make_record, tmp_path):
+    save(make_record(), tmp_path / "good" / "record.json")
+    (tmp_path / "bad.jsonl").write_text("{\n")
+    damaged = []
+    assert len(load_all([tmp_path / "good", tmp_path], damaged)) == 2
+    assert [line.split(":")[0].rpartition("/")[2] for line in damaged] == ["bad.jsonl, line 1"]
+    with pytest.raises(RecordError, match=r"bad.jsonl, line 1: is not JSON"):
+        load_all([tmp_path / "good", tmp_path])
+
+
+def test_a_journal_with_broken_bytes_is_read_as_far_as_it_goes(tmp_path):
+    failure = Failure("maple", "", "shapes", 0.25, 1, "base_to_new", "killed", "2026-01-01T00:00:00+00:00")
+    (tmp_path / JOURNAL).write_bytes(b'{"method": "\xff\xfe"}\n')
+    add_failure(tmp_path, failure)
+    assert load_failures(tmp_path) == [failure]
+
+
+@pytest.mark.parametrize("place", ["file/below.md", "folder"])
+def test_what_cannot_be_written_is_named_in_one_line(make_record, tmp_path, capsys, place):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    for name in ("maple", "maple_cpt"):
+        save(make_record(name), tmp_path / "runs" / name / "record.json")
+    runs, to = str(tmp_path / "runs"), ["-o", str(tmp_path / place)]
+    commands = (
+        ["results", "table", "seeds", "--records", runs], ["results", "table", runs], ["results", "export", runs],
+        ["compare", "maple_cpt", "maple", runs], ["report", runs, "--no-figures"],
+    )  # fmt: skip
+    for words in commands:
+        assert main([*words, *to]) == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("report: ")]
+        assert line.startswith(f"error: {tmp_path / place.split('/')[0]}")
+        assert "cannot be written" in line
 
 
 def test_export_leaves_out_runs_that_other_places_have(make_record, tmp_path, capsys):

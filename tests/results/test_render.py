@@ -208,6 +208,26 @@ def test_a_label_that_begins_like_an_argument_of_a_line_break_is_text():
     )
 
 
+def test_a_bar_in_a_label_splits_no_cell_of_markdown():
+    spec = replace(load_spec("weights", ROOT), rows=(RowSpec("a|b", "maple"),))
+    lines = render_markdown(build_grid(spec, "shapes", [])).split("## Every cell")[0].splitlines()
+    bars = {len(re.findall(r"(?<!\\)\|", line)) for line in lines if line.startswith("|")}
+    assert len(bars) == 1
+    assert any(line.startswith(r"| a\|b | ") for line in lines)
+
+
+def test_words_that_say_nothing_or_twice_the_same(folder, capsys):
+    words = ["results", "table", str(folder / "own.yaml"), "--records", str(folder / "output")]
+    assert main([*words, "--seeds", ""]) == 2
+    assert "--seeds '': '' is no whole number" in capsys.readouterr().err
+    assert main([*words, "--seeds", "1" * 5000]) == 2
+    assert "is no whole number" in capsys.readouterr().err
+    assert main([*words, "--taus", "0.25"]) == 0
+    once = capsys.readouterr().out
+    assert main([*words, "--taus", "0.25,0.250"]) == 0
+    assert capsys.readouterr().out == once
+
+
 def test_command_tells_failed_runs_of_the_journal(folder, capsys):
     words = ["results", "table", str(folder / "own.yaml"), "--records", str(folder / "output")]
     assert main(words) == 0
@@ -222,6 +242,10 @@ def test_command_makes_a_table_for_each_data_set_of_a_folder(folder, capsys):
     printed = capsys.readouterr().out
     assert printed.count("16 shots, classes ranked by label, base to new") == 2
     assert "shapes:colors:clean, tau 0.25" in printed
+    assert main(["results", "table", str(folder / "output"), "--format", "csv"]) == 0
+    lines = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {line["dataset"] for line in lines} == {"shapes", "shapes:colors:clean"}
+    assert all(None not in line and None not in line.values() for line in lines), "one header for all"
     assert main(["results", "table", str(folder / "output"), "--format", "latex"]) == 2
     assert "not as latex" in capsys.readouterr().err
     assert main(["results", "table", "ablaton"]) == 2

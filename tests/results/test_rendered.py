@@ -12,7 +12,8 @@ import pytest
 from cpt_plugin.cli.main import main
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results import provenance
-from cpt_plugin.results.store import compressed, load_all, to_lines
+from cpt_plugin.results.places import load_all
+from cpt_plugin.results.store import compressed, to_lines
 from tests.helpers.records import make_record
 
 ROOT = Path(__file__).parents[2]
@@ -145,6 +146,7 @@ def test_nothing_of_the_running_process_or_of_today_is_in_the_text(folder, capsy
         ("words: own.yaml}", "words: owm.yaml}", "tables, own: no table"),
         ("--holm", "--holm --markdown", "comparisons, cpt: the manifest says where the records are"),
         ("words: own.yaml}", "words: own.yaml --records more.jsonl}", "tables, own: the manifest says"),
+        ("words: own.yaml}", "words: own.yaml --help}", "tables, own: words that ask for help make no table"),
         ("name: own-one_seed", "name: own", "two entries are called 'own'"),
         ("name: cpt,", "name: ../cpt,", "'../cpt' is no name of a file"),
         ("maple_cpt maple", "maple_npt maple", "comparisons, cpt: no records of 'maple_npt'"),

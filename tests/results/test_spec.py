@@ -72,6 +72,13 @@ def test_variants_and_labels(tmp_path):
     assert half.pairs == ("CPT.WEIGHT_ETF", "0.5", "CPT.WEIGHT_CC", "0")
 
 
+def test_what_is_named_twice_counts_once(tmp_path):
+    names = "['shapes:triples:tint', shapes, shapes:colors, 'shapes:colors:clean']"
+    spec = load_spec(written(tmp_path, shapes=names, real="[dtd, dtd]", taus="[1, 0.5, 1.0]", seeds="[2, 2]"), ROOT)
+    assert spec.shapes == ("shapes", "shapes:colors:clean")
+    assert (spec.real, spec.taus, spec.seeds) == (("dtd",), (1.0, 0.5), (2,))
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -84,7 +91,13 @@ def test_variants_and_labels(tmp_path):
         ({"columns": "[{protocol: cross}]"}, "nearest: 'cross_dataset'"),
         ({"columns": "[{metric: mean}]"}, "base_to_new has no metric 'mean'; possible: base, new, H"),
         ({"columns": "[{over: all}]"}, "over is 'all'"),
-        ({"taus": "[0]"}, r"taus are \[0.0\], but must lie in \(0, 1\]"),
+        ({"taus": "[0]"}, r"tau is '0.0', but must be a number in \(0, 1\]"),
+        ({"taus": "[0.3333333]"}, "tau is '0.3333333', but must have six digits at most: write 0.333333"),
+        ({"rows": "[{method: maple, baseline: maple}]"}, "row 'maple' is its own baseline"),
+        ({"rows": "[{method: maple, published: mapel}]"}, "nothing published under the name 'mapel'; nearest: 'maple'"),
+        ({"rows": "[{method: maple_cpt, options: {CPT.WEIGHT_CC: null}}]"}, "CPT.WEIGHT_CC is None: give a number"),
+        ({"real": "[eurosatt]"}, "nearest: 'eurosat'"),
+        ({"seeds": "[1, -1]"}, "seed -1 is not in 0..4294967295"),
         ({"blocks": "rows"}, "blocks is 'rows'"),
         ({"shapes": "[shapes:colours]"}, "nearest: 'colors'"),
         ({"seeds": "1"}, "field seeds: expected an array"),

@@ -10,7 +10,7 @@ from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import BLACK, COLORS, Drawing, finish, label, new_figure, stem_of
 from cpt_plugin.results.groups import THIRDS, class_accuracy, third_of
-from cpt_plugin.results.record import ClassResult, RunRecord
+from cpt_plugin.results.record import RunRecord
 
 _HATCHES = ("", "///", "...")
 _MOST_NAMES = 40
@@ -67,25 +67,21 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
 
 def by_rank(runs: Sequence[RunRecord]) -> list[list[float]]:
     """Accuracies (%) of the class of each frequency rank over the runs; classes without test images have none."""
-    found: list[list[float]] = [[] for _ in _trained(runs[0])]
+    found: list[list[float]] = [[] for _ in runs[0].trained_classes]
     for record in runs:
-        for result, rank in zip(_trained(record), _ranks(record), strict=True):
+        for result, rank in zip(record.trained_classes, _ranks(record), strict=True):
             value = class_accuracy(result.correct, result.total)
             if value is not None:
                 found[rank].append(value)
     return found
 
 
-def _trained(record: RunRecord) -> tuple[ClassResult, ...]:
-    return next(iter(record.evaluations.values())).per_class
-
-
 def _ranks(record: RunRecord) -> list[int]:
-    return class_ranks(len(_trained(record)), record.class_order, record.seed)
+    return class_ranks(len(record.trained_classes), record.class_order, record.seed)
 
 
 def _counts(record: RunRecord) -> list[int]:
-    return shot_counts(len(_trained(record)), record.tau, record.shots)
+    return shot_counts(len(record.trained_classes), record.tau, record.shots)
 
 
 def _labels(runs: Sequence[RunRecord]) -> list[str]:
@@ -94,5 +90,5 @@ def _labels(runs: Sequence[RunRecord]) -> list[str]:
     orders = {tuple(_ranks(record)) for record in runs}
     if len(orders) > 1:
         return [f"n = {count}" for count in counts]
-    names = dict(zip(next(iter(orders)), (result.name for result in _trained(runs[0])), strict=True))
+    names = dict(zip(next(iter(orders)), (result.name for result in runs[0].trained_classes), strict=True))
     return [f"{label(names[rank].replace('_', ' '))} ({count})" for rank, count in enumerate(counts)]

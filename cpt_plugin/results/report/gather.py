@@ -8,17 +8,10 @@ from pathlib import Path
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results import features
 from cpt_plugin.results.features import Features
-from cpt_plugin.results.record import RunRecord, load
+from cpt_plugin.results.places import Found, read_folder
+from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import run_of
-from cpt_plugin.results.store import JOURNAL, Failure, load_all, load_failures, to_lines
-
-
-@dataclass(frozen=True)
-class Found:
-    """A record and the file that holds it."""
-
-    record: RunRecord
-    file: Path
+from cpt_plugin.results.store import JOURNAL, Failure, load_failures
 
 
 @dataclass(frozen=True)
@@ -43,30 +36,15 @@ class Gathered:
 
 
 def gather(folder: Path) -> Gathered:
-    """Look through a folder at any depth; a record that lies there twice word for word counts once.
+    """Look through a folder at any depth; records as :func:`read_folder` finds them.
 
     Raises:
         RecordError: the folder is missing, or nothing of all this is in it.
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder")
-    found: list[Found] = []
-    damaged: list[tuple[Path, str]] = []
-    seen: set[str] = set()
-    files = [*sorted(folder.rglob("record*.json")), *sorted(folder.rglob("*.jsonl"))]
-    for path in files:
-        if path.name == JOURNAL:
-            continue
-        try:
-            records = [load(path)] if path.suffix == ".json" else load_all([path])
-        except RecordError as error:
-            damaged.append((path, str(error).removeprefix(f"{path}: ")))
-            continue
-        for record in records:
-            line = to_lines([record])
-            if line not in seen:
-                seen.add(line)
-                found.append(Found(record, path))
+    found, wrong = read_folder(folder)
+    damaged = [(path, str(error).removeprefix(f"{path}: ")) for path, error in wrong]
     kept: list[Features] = []
     hashes = {(one.file.parent, one.record.prompts_hash) for one in found}
     for path in sorted(folder.rglob(features.FILE)):

@@ -1,0 +1,77 @@
+"""Records from wherever they lie: folders, record files, JSON lines."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from cpt_plugin.errors import RecordError
+from cpt_plugin.results.record import RunRecord, load
+from cpt_plugin.results.runs import run_of
+from cpt_plugin.results.store import JOURNAL, ImportedFigures, is_lines, read_lines, to_lines
+
+
+@dataclass(frozen=True)
+class Found:
+    """A record and the file that holds it."""
+
+    record: RunRecord
+    file: Path
+
+
+def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> list[RunRecord]:
+    """All records in folders (as :func:`read_folder` finds them), single record files and files of JSON lines.
+
+    damaged: takes what is wrong with files in folders, which are then passed over.
+
+    Raises:
+        RecordError: a place is missing or a record damaged (file and line named), or imported figures are among them.
+    """
+    found: list[RunRecord] = []
+    for place in map(Path, places):
+        if place.is_dir():
+            inside, wrong = read_folder(place)
+            found += [one.record for one in inside]
+            if damaged is not None:
+                damaged += [str(error) for _, error in wrong]
+            elif wrong:
+                raise wrong[0][1]
+        else:
+            found += read_lines(place) if is_lines(place) else [load(place)]
+    return found
+
+
+def read_folder(folder: Path) -> tuple[list[Found], list[tuple[Path, RecordError]]]:
+    """Records below a folder, at any depth, and the files that are damaged, with their errors.
+
+    ``record*.json`` come first. JSON lines (``*.jsonl``, ``*.jsonl.gz``) tell of the runs that have no such file there;
+    files of imported figures are passed over. A record that lies there twice, but for its history, counts once.
+    """
+    found: list[Found] = []
+    damaged: list[tuple[Path, RecordError]] = []
+    seen: set[str] = set()
+
+    def add(records: Iterable[RunRecord], path: Path) -> None:
+        for record in records:
+            line = to_lines([dataclasses.replace(record, history=())])
+            if line not in seen:
+                seen.add(line)
+                found.append(Found(record, path))
+
+    for path in sorted(folder.rglob("record*.json")):
+        try:
+            add([load(path)], path)
+        except RecordError as error:
+            damaged.append((path, error))
+    own = {run_of(one.record) for one in found}
+    lines = [path for path in folder.rglob("[!.]*.jsonl*") if is_lines(path) and path.name != JOURNAL]
+    for path in sorted(lines):
+        try:
+            add([record for record in read_lines(path) if run_of(record) not in own], path)
+        except ImportedFigures:
+            continue
+        except RecordError as error:
+            damaged.append((path, error))
+    return found, damaged
