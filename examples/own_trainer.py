@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from cpt_plugin import CPTHook, toolkit
 from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImageEncoder, TextEncoder, TextPrompts, load_clip
+from cpt_plugin.errors import CPTError
 from cpt_plugin.toolkit import build_lr_scheduler, build_optimizer
 
 
@@ -62,6 +63,9 @@ if __name__ == "__main__":
     toolkit.set_random_seed(cfg.SEED)
     toolkit.setup_logger(output)
     trainer = toolkit.build_trainer(cfg)
-    trainer.train()
+    try:
+        trainer.train()
+    except CPTError as error:
+        sys.exit(f"own_trainer.py, whose second word is its output folder: {error}")
     parts = trainer.hook.parts if "hook" in vars(trainer) else "none"
     print(f"toolkit {toolkit.NAME}; parts of CPT in the last step: {parts}")

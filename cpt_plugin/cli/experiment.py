@@ -161,7 +161,7 @@ class Experiment:
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
         if self.trained is not None:
             identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
-        check_identity(self._identity_file, identity)
+        check_identity(self._identity_file, identity, () if self.arguments.variant else self.arguments.opts[::2])
         if self.record_file.is_file():
             return "finished before", self._finished()
         atomic_write_json(self._identity_file, identity)

@@ -75,7 +75,8 @@ def figures(given: argparse.Namespace) -> int:
         for drawing in drawings:
             for form in forms:
                 write_file(output / f"{drawing.stem}.{form}", style.to_bytes(drawing.figure, form))
-        print(f"{kind}: {f'{len(drawings)} figures' if drawings else 'nothing to draw in these records'}", flush=True)
+        count = f"{len(drawings)} figure{'s' * (len(drawings) > 1)}"
+        print(f"{kind}: {count if drawings else 'nothing to draw in these records'}", flush=True)
     print(f"figures: {output}")
     return status
 

@@ -145,6 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if lacking is None:
             raise
         return report(lacking)
+    except KeyboardInterrupt:
+        print("\ninterrupted", file=sys.stderr)
+        return 130
     except BrokenPipeError:  # whoever reads has seen enough, e.g. `... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141

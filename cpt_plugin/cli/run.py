@@ -41,7 +41,7 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
     """Carry out a command; returns its exit status. What is missing comes from `supply`, once the settings make sense.
 
     0: every run finished; 1: some failed (the table shows n/expected); 2: the configuration, the data or the output
-    folder are at fault, which ends the command at the first run that meets it;
+    folder are at fault, which ends the command at the first run that meets it, with no table;
     130: interrupted. `make_run` replaces the real experiment.
     """
     plan, make_run = plan_runs(args), make_run or _experiment()
@@ -51,15 +51,16 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
     except CPTError as error:
         return report(error)
     records, status = _execute(plan, args, make_run)
-    if records:
+    if records and status != 2:
         methods = list(dict.fromkeys(method.name for method, _ in plan))
         try:
             _show_table(args, methods, records)
         except CPTError as error:
             status = max(report(error), status)
     if status not in (0, 2):
+        mended = "" if status == 130 else "once what is named above is mended, "
         done = f"{len(records)} of {len(plan)} runs are finished"
-        print(f"{done}; given again, the same command does the rest", file=sys.stderr)
+        print(f"{done}; {mended}the same command does the rest", file=sys.stderr)
     return status
 
 

@@ -110,6 +110,7 @@ class _Builder:
         self.blocks = blocks(spec, world)
         wanted = {key for _, columns in self.blocks for c in columns for row in spec.rows for key in _keys(row, c)}
         self.records = [r for r in records if key_of(r) in wanted and r.seed in spec.seeds]
+        self.instead = _instead(records, wanted)
         apart = [record for record in records if key_of(record) not in wanted and plain_key(record) in wanted]
         self.otherwise_divided = sorted({record.dataset for record in apart})
         if self.records:
@@ -249,7 +250,7 @@ class _Builder:
     def _subtitle(self) -> str:
         seeds = f"accuracy in %, mean ±std over seeds {listed(self.spec.seeds)}, n/expected where incomplete"
         if not self.records:
-            return f"no records yet; {seeds}"
+            return f"{self.instead}; {seeds}"
         first = sorted(self.records, key=_order)[0]
         devices = ", ".join(sorted({record.device for record in self.records}))
         versions = ", ".join(sorted({record.versions.get("torch", "unknown") for record in self.records}))
@@ -294,6 +295,17 @@ def _seeds_of(seeds: tuple[int, ...], names: list[str], datasets: int) -> str:
 
 def _keys(row: RowSpec, column: Column) -> list[Key]:
     return [(row.method, row.variant, dataset, column.tau, column.protocol) for dataset in column.datasets]
+
+
+def _instead(records: Sequence[RunRecord], wanted: set[Key]) -> str:
+    """What there is instead of the runs of the table: the same under other seeds, or others."""
+    if not records:
+        return "no records yet"
+    if seeds := sorted({record.seed for record in records if key_of(record) in wanted}):
+        return f"no records of these seeds, but of {listed(seeds)} (--seeds)"
+    taus = ", ".join(f"{tau:g}" for tau in sorted({record.tau for record in records}, reverse=True))
+    places = listed(sorted({record.dataset for record in records}))
+    return f"no records of these runs; the {len(records)} that there are have tau {taus} and are of {places}"
 
 
 def _order(record: RunRecord) -> tuple[object, ...]:

@@ -39,8 +39,14 @@ def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> 
             elif wrong:
                 raise wrong[0][1]
         else:
-            found += read_lines(place) if is_lines(place) else [load(place)]
+            found += read_lines(place) if is_lines(place) else [_load_file(place)]
     return found
+
+
+def _load_file(path: Path) -> RunRecord:
+    if path.suffix != ".json":
+        raise RecordError(f"{path}: is neither a folder nor a .json, .jsonl or .jsonl.gz of records")
+    return load(path)
 
 
 def read_folder(folder: Path) -> tuple[list[Found], list[tuple[Path, RecordError]]]:

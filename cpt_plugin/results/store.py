@@ -18,6 +18,7 @@ from cpt_plugin.results.imported import MARK
 from cpt_plugin.results.record import RunRecord, from_plain, plain_json, to_plain
 
 JOURNAL = "failures.jsonl"
+_REMEDY = "give an output folder, or a file that `results export` wrote"
 COMPRESSED = ".gz"
 
 
@@ -50,7 +51,8 @@ def read_lines(path: Path) -> list[RunRecord]:
         data = gzip.decompress(data) if path.suffix == COMPRESSED else data
         lines = data.decode().splitlines()
     except (OSError, ValueError, EOFError, zlib.error) as error:
-        raise RecordError(f"{path}: cannot be read: {error}") from error
+        reason = getattr(error, "strerror", None) or error
+        raise RecordError(f"{path}: cannot be read: {reason}: {_REMEDY}") from error
     return [_from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
 
 

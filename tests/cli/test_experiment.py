@@ -371,7 +371,7 @@ def test_changed_configuration_is_refused_with_keys_and_both_values(finished, no
     with pytest.raises(ConfigError, match=message) as error:
         with_opts(experiment, *opts).execute()
     assert str(experiment.folder) in str(error.value)
-    assert "--output" in str(error.value)
+    assert "Add --variant (a folder of their own for these settings), or give another --output" in str(error.value)
     assert content(experiment.folder) == before
 
 

@@ -148,10 +148,16 @@ def test_when_every_run_fails_there_is_no_table(tmp_path, capsys):
 
 @pytest.mark.parametrize("fault", [ConfigError("unknown key OPTIM.LRR"), DataError("labels.csv, line 3: no label")])
 def test_a_wrong_configuration_or_a_fault_of_the_data_is_told_once(tmp_path, capsys, fault):
+    assert pipeline.run(arguments(tmp_path, "coop", "shapes", "1"), FakeRuns()) == 0
+    tables = {path: path.read_bytes() for path in (tmp_path / "shapes" / "tables").iterdir()}
     runs = FakeRuns({("coop", seed): fault for seed in (1, 2, 3)})
+    capsys.readouterr()
     assert pipeline.run(arguments(tmp_path, "coop", "shapes", "1"), runs) == 2
     assert runs.asked == [("zeroshot", 1), ("coop", 1)]
-    assert capsys.readouterr().err == f"error: {fault}\n"
+    printed = capsys.readouterr()
+    assert printed.err == f"error: {fault}\n"
+    assert "±" not in printed.out, "no table to bury the error"
+    assert {path: path.read_bytes() for path in (tmp_path / "shapes" / "tables").iterdir()} == tables
 
 
 def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, capsys):
@@ -166,6 +172,15 @@ def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, 
 def test_main_without_words_explains_itself(capsys):
     assert main([]) == 0
     assert "run METHOD DATASET TAU" in capsys.readouterr().out
+
+
+def test_an_interruption_of_any_command_is_one_line(capsys, monkeypatch):
+    def interrupted(words):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(_COMMANDS, "doctor", interrupted)
+    assert main(["doctor"]) == 130
+    assert capsys.readouterr().err == "\ninterrupted\n"
 
 
 def test_main_names_the_nearest_command(capsys):

@@ -277,6 +277,15 @@ def test_zero_shot_needs_one_run_and_other_seeds_can_be_asked_for():
     assert "missing: plain, base to new, tau 1: seeds 4 of all 3 data sets" in grid.notes
 
 
+def test_a_table_without_runs_says_what_there_is_instead():
+    assert "no records yet" in build_grid(SPEC, "shapes", []).subtitle
+    other_seeds = build_grid(SPEC, "shapes", complete(), seeds=[8]).subtitle
+    assert other_seeds.startswith("no records of these seeds, but of 1, 2, 3 (--seeds); ")
+    spec = dataclasses.replace(SPEC, taus=(0.5,))
+    words = build_grid(spec, "shapes", complete()).subtitle
+    assert words.startswith(f"no records of these runs; the {len(complete())} that there are have tau 1, 0.25 and are ")
+
+
 def test_zero_shot_under_another_seed_in_each_data_set_is_one_value():
     """It trains nothing, so any seed is the same run."""
     others = [one for one in complete() if one.method != "zeroshot"]

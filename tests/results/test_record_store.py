@@ -158,6 +158,8 @@ def test_a_line_that_is_no_record_is_named(make_record, tmp_path, line, message)
 def test_what_is_not_there_is_named(tmp_path, capsys):
     assert main(["results", "export", str(tmp_path / "none")]) == 2
     assert "no such folder" in capsys.readouterr().err
-    with pytest.raises(RecordError, match="cannot be read"):
+    with pytest.raises(RecordError, match="cannot be read: No such file or directory: give an output folder, or"):
         load_all([tmp_path / "none.jsonl"])
+    with pytest.raises(RecordError, match=r"README.md: is neither a folder nor a .json, .jsonl or .jsonl.gz"):
+        load_all([tmp_path / "README.md"])
     assert main(["results", "exprot"]) == 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from html.parser import HTMLParser
 
 import pytest
@@ -71,6 +72,16 @@ def test_what_is_missing_failed_begun_and_damaged_is_said(folder):
     assert "coop/seed1" in lacking
     assert "record-damaged.json: is not JSON" in lacking
     assert f"maple/{FILE}: features cannot be read" in lacking
+
+
+def test_damaged_files_and_figures_that_cannot_be_drawn_are_said_where_it_was_typed(folder, capsys, monkeypatch):
+    (folder / "maple" / "record-damaged.json").write_text("{")
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert main(["report", str(folder)]) == 0
+    printed = capsys.readouterr()
+    assert "1 damaged files named in it" in printed.out
+    assert printed.err.count("Without figures: ") == 1
+    assert "matplotlib" in printed.err
 
 
 def test_expected_seeds_can_be_given(folder):

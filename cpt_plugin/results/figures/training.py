@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
+from typing import NamedTuple
 
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, panels_beside, stem_of
@@ -12,18 +13,27 @@ from cpt_plugin.results.text import listed
 
 LOSS, GRADIENT = "loss", "grad"
 _WIDE = 20.0
+
+
+class _Words(NamedTuple):
+    title: str
+    axis: str
+    caption: str
+
+
 _WORDS = {
-    LOSS: (
+    LOSS: _Words(
         "Loss parts",
+        "mean loss",
         "Means over an epoch and over seeds; parts are weighted; loss is the learner's own, loss_reg is added.",
     ),
-    GRADIENT: (
+    GRADIENT: _Words(
         "Gradient norms",
+        "gradient norm",
         "On the trained prompts, at the first step of an epoch; means over seeds; parts are weighted; grad_main is of "
         "the learner's own loss.",
     ),
 }
-"""Title and caption."""
 
 
 def draw(groups: Sequence[Group]) -> list[Drawing]:
@@ -44,6 +54,12 @@ def curves(runs: Sequence[RunRecord], prefix: str) -> dict[str, list[tuple[int, 
     return {name: [(epoch, fmean(values)) for epoch, values in by.items()] for name, by in sorted(found.items())}
 
 
+def _scale(panels: Sequence[Sequence[float]]) -> str:
+    """One for all panels: logarithmic where that is possible and one of them spans much."""
+    wide = any(max(values) > _WIDE * min(values) for values in panels)
+    return "log" if wide and min(map(min, panels)) > 0 else "linear"
+
+
 def _draw(group: Group, prefix: str) -> Drawing | None:
     lines = {name: found for name, runs in group.plain.items() if (found := curves(runs, prefix))}
     if not lines:
@@ -53,22 +69,23 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
     rows = -(-len(lines) // columns)
     figure, grid = new_figure(rows, columns, 1.4 + 1.75 * rows, sharex=True)
     panels = [axes for row in grid for axes in row]
+    scale = _scale([[value for points in found.values() for _, value in points] for found in lines.values()])
     for axes, (name, found) in zip(panels, lines.items(), strict=False):
         for part, points in found.items():
             axes.plot(*zip(*points, strict=True), label=part, markevery=max(1, len(points) // 8), **style[part])
-        values = [value for points in found.values() for _, value in points]
-        if 0 < min(values) < max(values) / _WIDE:
-            axes.set_yscale("log")
+        axes.set_yscale(scale)
         axes.set_title(label(name))
         axes.locator_params(axis="x", integer=True)
     for axes in panels[len(lines) :]:
         axes.set_axis_off()
+    for row in grid:
+        row[0].set_ylabel(f"{_WORDS[prefix].axis}{', log' * (scale == 'log')}")
     for axes in panels[max(0, len(lines) - len(grid[0])) : len(lines)]:
         axes.set_xlabel("epoch")
         axes.tick_params(labelbottom=True)
     handles = {words: h for axes in panels for h, words in zip(*axes.get_legend_handles_labels(), strict=True)}
     figure.legend(list(handles.values()), list(handles), loc="outside right center")
-    what, caption = _WORDS[prefix]
+    what, _, caption = _WORDS[prefix]
     without = [name for name in group.plain if name not in lines]
     notes = [f"no {what.lower()}: {listed(without)}"] if without else []
     if prefix == LOSS and not any(curves(runs, GRADIENT) for runs in group.plain.values()):

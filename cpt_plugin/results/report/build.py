@@ -48,6 +48,8 @@ def build(
         comparisons = compare(gathered.features)
         kinds = [name for name, kind in KINDS.items() if kind.material == FEATURES]
         body["Features"] = "".join(figures.of(kind, comparisons) for kind in kinds)
+    if with_figures and figures.problem:
+        tell(figures.problem)
     body["Missing and failed"] = sections.lacking(gathered, groups, refused)
     if gathered.found:
         body["Runs"] = sections.runs(gathered, page)
