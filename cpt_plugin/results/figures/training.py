@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from statistics import fmean
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, panels_beside, stem_of
@@ -12,6 +12,8 @@ from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.text import listed
 
 LOSS, GRADIENT = "loss", "grad"
+SUM = "loss_reg"
+"""Drawn below the parts, with larger marks: where one part is nearly all of it, both show."""
 _WIDE = 20.0
 
 
@@ -72,7 +74,9 @@ def _draw(group: Group, prefix: str) -> Drawing | None:
     scale = _scale([[value for points in found.values() for _, value in points] for found in lines.values()])
     for axes, (name, found) in zip(panels, lines.items(), strict=False):
         for part, points in found.items():
-            axes.plot(*zip(*points, strict=True), label=part, markevery=max(1, len(points) // 8), **style[part])
+            below: dict[str, Any] = {"zorder": 1, "markersize": 8} if part == SUM else {}
+            every = max(1, len(points) // 8)
+            axes.plot(*zip(*points, strict=True), label=part, markevery=every, **style[part], **below)
         axes.set_yscale(scale)
         axes.set_title(label(name))
         axes.locator_params(axis="x", integer=True)
