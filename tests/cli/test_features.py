@@ -11,6 +11,7 @@ import torch
 from cpt_plugin.cli import features as module
 from cpt_plugin.cli.features import features_of
 from cpt_plugin.cli.main import main
+from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.results import record as records
 from cpt_plugin.results.features import FILE, effective_rank, load
@@ -175,7 +176,9 @@ def test_the_command_draws_from_features_and_names_runs_without_a_checkpoint(roo
     assert len(list(tmp_path.glob("similarity_*_new.png"))) == 2
     assert len(NEW) > 1
     record = records.load(next(output.rglob("coop/*/*/record.json")))
-    records.save(dataclasses.replace(record, seed=7), output / "gone" / "record.json")
+    config = record.config | {"SEED": 7}
+    other = dataclasses.replace(record, seed=7, config=config, config_hash=config_hash(config))
+    records.save(other, output / "gone" / "record.json")
     assert main([*words, "--kind", "similarity"]) == 1
     assert "no features: " in capsys.readouterr().err
 
