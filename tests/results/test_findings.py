@@ -114,6 +114,13 @@ def test_printed_differences_of_transfer_are_the_measured_ones(base):
     check(cells, exact)
 
 
+def test_printed_differences_of_the_slower_learners_are_the_measured_ones():
+    cells = [cell for cell in printed() if cell.heading.startswith("The slower learners")]
+    assert len(cells) == 7 * 3
+    values = {tau: compared(f"slower-{tau}") for tau in ("1", "0.25", "0.06")}
+    check(cells, lambda cell: values[cell.column.removeprefix("at ")][cell.first, cell.second, cell.base])
+
+
 def test_every_printed_difference_is_under_a_heading_that_is_checked():
-    known = ("At ", "Which part of CPT", "Transfer")
+    known = ("At ", "Which part of CPT", "Transfer", "The slower learners")
     assert [cell for cell in printed() if not cell.heading.startswith(known)] == []
