@@ -82,7 +82,7 @@ def tasks(protocol: str, dataset: str) -> tuple[Task, ...]:
 def in_order(protocol: str, dataset: str, names: Iterable[str]) -> list[str]:
     """Names of a run's evaluations as :func:`tasks` has them, behind these, by name, those that it does not know."""
     try:
-        known = [task.name for task in tasks(protocol, dataset)]
+        known = [task.name for task in tasks(protocol, dataset.partition(" (")[0])]  # "(own split 1)": as records say
     except ConfigError:
         known = [SOURCE]
     given = set(names)

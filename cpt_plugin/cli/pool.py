@@ -112,7 +112,9 @@ class Pool:
 
     def _ask(self, number: int, task: Task) -> list[dict[str, Any]] | str:
         """Outcomes of the runs, or what the worker died of."""
-        process = self.processes.get(number) or self._start(number)
+        process = self.processes.get(number)
+        if process is None or process.poll() is not None:  # it may have died after its last answer
+            process = self._start(number)
         if process is None or process.stdin is None or process.stdout is None:
             return "stopped"
         try:

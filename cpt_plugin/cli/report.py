@@ -57,7 +57,8 @@ def main(words: Sequence[str]) -> int:
 
     text = build(gathered, page, seeds, grids, not given.no_figures, tell)
     write_file(page, text)
-    damaged = f", {len(gathered.damaged)} damaged files named in it" if gathered.damaged else ""
+    count = len(gathered.damaged)
+    damaged = f", {count} damaged file{'s' * (count > 1)} named in it" if count else ""
     print(f"report on {len(gathered.found)} runs{damaged}: {page}")
     return 0
 

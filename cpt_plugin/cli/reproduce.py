@@ -155,7 +155,8 @@ def _planned(experiment: Experiment, words: tuple[str, ...], config: dict[str, A
     a = experiment.arguments
     wanted = (experiment.method.name, experiment.variant, a.dataset, a.tau, a.protocol, experiment.seed)
     there = (*plain_key(record), record.seed)
-    if other := [f"{one} != {due}" for one, due in zip(there, wanted, strict=True) if one != due]:
+    named = zip(("method", "variant", "data set", "tau", "protocol", "seed"), there, wanted, strict=True)
+    if other := [f"{name} {one} != {due}" for name, one, due in named if one != due]:
         whose = f"{experiment.record_file} is the record of another run (there != wanted): {', '.join(other)}"
         return Planned(experiment, words, BLOCKED, f"{whose}; delete that folder")
     if changed := differences(record.config, config, BY_SEED_KEYS):

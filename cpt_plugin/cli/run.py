@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.words import report
 from cpt_plugin.cli.writing import write_file
+from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
 from cpt_plugin.protocols import BASE_TO_NEW
@@ -52,7 +53,7 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
         return report(error)
     records, status = _execute(plan, args, make_run)
     if records and status != 2:
-        methods = list(dict.fromkeys(method.name for method, _ in plan))
+        methods = [] if args.variant else list(dict.fromkeys(method.name for method, _ in plan))
         try:
             _show_table(args, methods, records)
         except CPTError as error:
@@ -145,6 +146,7 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
 
     _say("\n" + table.render_terminal(records, methods, args.seeds))
     suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
+    suffix += f"-{variant_name(dict(zip(args.opts[::2], args.opts[1::2], strict=True)))}" if args.variant else ""
     stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}{suffix}"
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         write_file(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))

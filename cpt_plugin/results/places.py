@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.record import RunRecord, load
-from cpt_plugin.results.runs import run_of
-from cpt_plugin.results.store import JOURNAL, ImportedFigures, is_lines, read_lines, to_lines
+from cpt_plugin.results.runs import Key, run_of
+from cpt_plugin.results.store import is_lines, is_of_others, read_lines
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ def load_all(places: Iterable[str | Path], damaged: list[str] | None = None) -> 
 
 
 def _load_file(path: Path) -> RunRecord:
-    if path.suffix != ".json":
+    if path.suffix != ".json" and path.exists():
         raise RecordError(f"{path}: is neither a folder nor a .json, .jsonl or .jsonl.gz of records")
     return load(path)
 
@@ -53,17 +54,18 @@ def read_folder(folder: Path) -> tuple[list[Found], list[tuple[Path, RecordError
     """Records below a folder, at any depth, and the files that are damaged, with their errors.
 
     ``record*.json`` come first. JSON lines (``*.jsonl``, ``*.jsonl.gz``) tell of the runs that have no such file there;
-    files of imported figures are passed over. A record that lies there twice, but for its history, counts once.
+    files that begin with anything else, and what is hidden, are passed over. A record that lies there twice, but for
+    its history, counts once.
     """
     found: list[Found] = []
     damaged: list[tuple[Path, RecordError]] = []
-    seen: set[str] = set()
+    seen: dict[tuple[Key, int], list[RunRecord]] = defaultdict(list)
 
     def add(records: Iterable[RunRecord], path: Path) -> None:
         for record in records:
-            line = to_lines([dataclasses.replace(record, history=())])
-            if line not in seen:
-                seen.add(line)
+            short = dataclasses.replace(record, history=())
+            if short not in seen[run_of(record)]:
+                seen[run_of(record)].append(short)
                 found.append(Found(record, path))
 
     for path in sorted(folder.rglob("record*.json")):
@@ -72,12 +74,11 @@ def read_folder(folder: Path) -> tuple[list[Found], list[tuple[Path, RecordError
         except RecordError as error:
             damaged.append((path, error))
     own = {run_of(one.record) for one in found}
-    lines = [path for path in folder.rglob("[!.]*.jsonl*") if is_lines(path) and path.name != JOURNAL]
-    for path in sorted(lines):
+    for path in sorted(path for path in folder.rglob("*.jsonl*") if is_lines(path) and path.is_file()):
+        if is_of_others(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
+            continue
         try:
             add([record for record in read_lines(path) if run_of(record) not in own], path)
-        except ImportedFigures:
-            continue
         except RecordError as error:
             damaged.append((path, error))
     return found, damaged

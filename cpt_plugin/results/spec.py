@@ -195,8 +195,8 @@ def _checked(spec: TableSpec, repository: Path) -> TableSpec:
         spec,
         rows=tuple(rows),
         taus=tuple(dict.fromkeys(parse_tau(str(tau)) for tau in spec.taus)),
-        shapes=_datasets(spec.shapes, repository),
-        real=_datasets(spec.real, repository),
+        shapes=tuple(dict.fromkeys(parse_dataset(name, repository) for name in spec.shapes)),
+        real=tuple(dict.fromkeys(spec.real)),
         seeds=tuple(dict.fromkeys(spec.seeds)),
     )
 
@@ -210,11 +210,6 @@ def _check_row(row: RowSpec) -> None:
     for key, value in (row.options or {}).items():
         if not isinstance(value, bool | int | float | str | list):
             raise ConfigError(f"row '{row.label or row.method}': {key} is {value!r}: give a number, a text or a list")
-
-
-def _datasets(names: tuple[str, ...], repository: Path) -> tuple[str, ...]:
-    """Their names, each once; the path of somebody's own yaml stays as it is."""
-    return tuple(dict.fromkeys(n if n.endswith((".yaml", ".yml")) else parse_dataset(n, repository) for n in names))
 
 
 def _metrics(protocol: str) -> tuple[str, ...]:

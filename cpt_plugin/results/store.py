@@ -22,10 +22,6 @@ _REMEDY = "give an output folder, or a file that `results export` wrote"
 COMPRESSED = ".gz"
 
 
-class ImportedFigures(RecordError):
-    """Accuracies that ``results import`` took from logs stand where records should."""
-
-
 @dataclass(frozen=True)
 class Failure:
     """A run that ended without a record: which one, why, and when (UTC, ISO 8601)."""
@@ -44,7 +40,7 @@ def read_lines(path: Path) -> list[RunRecord]:
     """The records in a file of JSON lines, compressed if it is called so.
 
     Raises:
-        ImportedFigures: it holds accuracies from logs; RecordError: it is missing or a record damaged (line named).
+        RecordError: it is missing, a record damaged (line named), or a line not a record but figures from a log.
     """
     try:
         data = path.read_bytes()
@@ -59,6 +55,16 @@ def read_lines(path: Path) -> list[RunRecord]:
 def to_lines(records: Iterable[RunRecord]) -> str:
     """The records as JSON lines, sorted, so that the same records give the same bytes."""
     return "".join(sorted(json.dumps(to_plain(record), sort_keys=True, allow_nan=False) + "\n" for record in records))
+
+
+def is_of_others(path: Path) -> bool:
+    """Whether a file of JSON lines begins with something that is no record: another program's log, imported figures."""
+    try:
+        with gzip.open(path, "rt") if path.suffix == COMPRESSED else path.open(encoding="utf-8") as file:
+            first = json.loads(next(file, "{}"))
+    except (OSError, ValueError, EOFError, zlib.error, RecursionError):
+        return False
+    return not (isinstance(first, dict) and "schema" in first)
 
 
 def is_lines(path: Path) -> bool:
@@ -96,5 +102,5 @@ def load_failures(folder: str | Path) -> list[Failure]:
 def _from_line(line: str, origin: str) -> RunRecord:
     plain = plain_json(line, origin)
     if isinstance(plain, dict) and MARK in plain:
-        raise ImportedFigures(f"{origin}: figures imported from a log are no records: keep them in a file of their own")
+        raise RecordError(f"{origin}: figures imported from a log are no records: keep them in a file of their own")
     return from_plain(plain, origin)

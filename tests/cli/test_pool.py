@@ -80,7 +80,7 @@ def test_a_dead_worker_is_noticed_and_its_task_done_by_another(tmp_path, workers
 
 
 def test_a_worker_that_dies_between_two_tasks_is_replaced(tmp_path):
-    """It has answered; the next task is what finds it gone."""
+    """It has answered, so the next task costs no attempt."""
     reports = Reports()
 
     def report(task, answer, again):
@@ -91,10 +91,7 @@ def test_a_worker_that_dies_between_two_tasks_is_replaced(tmp_path):
     one, _ = pool(tmp_path, ["die after", "task 0", "task 1"], workers=1, reports=report)
     one.run()
     assert reports.of("die after") == [("done", False)]
-    (death, again), done = reports.of("task 0")
-    assert "was killed by signal 9" in death
-    assert (again, done) == (True, ("done", False))
-    assert reports.of("task 1") == [("done", False)]
+    assert reports.of("task 0") == reports.of("task 1") == [("done", False)]
 
 
 def test_what_fails_twice_is_given_up_and_a_wrong_configuration_at_once(tmp_path):

@@ -177,7 +177,7 @@ def test_a_copied_run_counts_for_no_other_seed(swept, tmp_path, capsys, monkeypa
     assert main(["reproduce", *words(folder)]) == 1
     printed = capsys.readouterr()
     assert "5 runs: 4 done, 1 blocked" in printed.out
-    assert "seed2/record.json is the record of another run (there != wanted): 1 != 2; delete that folder" in printed.err
+    assert "seed2/record.json is the record of another run (there != wanted): seed 1 != 2; delete" in printed.err
     assert "missing: plain, base to new, tau 0.5: shapes:colors:shift (seeds 2)" in printed.out
 
 

@@ -50,6 +50,10 @@ def test_classes_trained_on_come_first_whatever_the_order_in_the_file(make_recor
     plain["evaluations"] = dict(sorted(plain["evaluations"].items(), reverse=True))
     found = from_plain(plain, "here")
     assert list(found.evaluations) == ["source", "shapes:colors:clean", "another"]
+    other = dataclasses.replace(record, dataset="imagenet (own split 1)", evaluations={
+        name: record.evaluations["source"] for name in ("caltech101", "source", "ucf101", "oxford_pets")
+    })
+    assert list(from_plain(to_plain(other), "here").evaluations) == ["source", "caltech101", "oxford_pets", "ucf101"]
     assert [one.name for one in found.trained_classes] == [f"base {index}" for index in range(6)]
 
 

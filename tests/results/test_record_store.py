@@ -79,6 +79,10 @@ def test_a_folder_is_read_by_its_runs_own_files_and_by_lines_for_the_others(make
     (tmp_path / "lines" / "short.jsonl").write_text(to_lines(short))
     (tmp_path / "imported.jsonl").write_text('{"imported": true, "accuracy": 81.2}\n')
     (tmp_path / JOURNAL).write_text("{}\n")
+    (tmp_path / ".hidden").mkdir()
+    (tmp_path / ".hidden" / "x.jsonl").write_text("{")
+    (tmp_path / "metrics.jsonl").write_text('{"loss": 1}\n')
+    (tmp_path / "folder.jsonl").mkdir()
     found = load_all([tmp_path])
     assert found[0] == own
     assert sorted(one.seed for one in found[1:]) == [1, 2]
@@ -89,6 +93,12 @@ def test_a_folder_is_read_by_its_runs_own_files_and_by_lines_for_the_others(make
     (tmp_path / "empty").mkdir()
     assert main(["results", "export", str(tmp_path / "empty")]) == 2
     assert "no records there" in capsys.readouterr().err
+
+
+def test_imported_figures_among_records_are_named(make_record, tmp_path):
+    (tmp_path / "mixed.jsonl").write_text(to_lines([make_record()]) + '{"imported": true, "accuracy": 81.2}\n')
+    with pytest.raises(RecordError, match=r"mixed.jsonl, line 2: figures imported from a log are no records"):
+        load_all([tmp_path])
 
 
 def test_damaged_files_of_a_folder_are_named_or_end_it(make_record, tmp_path):
@@ -160,6 +170,7 @@ def test_what_is_not_there_is_named(tmp_path, capsys):
     assert "no such folder" in capsys.readouterr().err
     with pytest.raises(RecordError, match="cannot be read: No such file or directory: give an output folder, or"):
         load_all([tmp_path / "none.jsonl"])
+    (tmp_path / "README.md").write_text("# words")
     with pytest.raises(RecordError, match=r"README.md: is neither a folder nor a .json, .jsonl or .jsonl.gz"):
         load_all([tmp_path / "README.md"])
     assert main(["results", "exprot"]) == 2

@@ -79,7 +79,7 @@ def test_damaged_files_and_figures_that_cannot_be_drawn_are_said_where_it_was_ty
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert main(["report", str(folder)]) == 0
     printed = capsys.readouterr()
-    assert "1 damaged files named in it" in printed.out
+    assert "1 damaged file named in it" in printed.out
     assert printed.err.count("Without figures: ") == 1
     assert "matplotlib" in printed.err
 

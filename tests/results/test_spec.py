@@ -96,7 +96,6 @@ def test_what_is_named_twice_counts_once(tmp_path):
         ({"rows": "[{method: maple, baseline: maple}]"}, "row 'maple' is its own baseline"),
         ({"rows": "[{method: maple, published: mapel}]"}, "nothing published under the name 'mapel'; nearest: 'maple'"),
         ({"rows": "[{method: maple_cpt, options: {CPT.WEIGHT_CC: null}}]"}, "CPT.WEIGHT_CC is None: give a number"),
-        ({"real": "[eurosatt]"}, "nearest: 'eurosat'"),
         ({"seeds": "[1, -1]"}, "seed -1 is not in 0..4294967295"),
         ({"blocks": "rows"}, "blocks is 'rows'"),
         ({"shapes": "[shapes:colours]"}, "nearest: 'colors'"),
