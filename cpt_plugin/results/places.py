@@ -11,7 +11,7 @@ from pathlib import Path
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.record import RunRecord, load
 from cpt_plugin.results.runs import Key, run_of
-from cpt_plugin.results.store import is_lines, is_of_others, read_lines
+from cpt_plugin.results.store import JOURNAL, is_lines, is_of_others, read_lines
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def read_folder(folder: Path) -> tuple[list[Found], list[tuple[Path, RecordError
             damaged.append((path, error))
     own = {run_of(one.record) for one in found}
     for path in sorted(path for path in folder.rglob("*.jsonl*") if is_lines(path) and path.is_file()):
-        if is_of_others(path) or any(part.startswith(".") for part in path.relative_to(folder).parts):
+        hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+        if hidden or path.name == JOURNAL or is_of_others(path):
             continue
         try:
             add([record for record in read_lines(path) if run_of(record) not in own], path)

@@ -78,7 +78,7 @@ def test_a_folder_is_read_by_its_runs_own_files_and_by_lines_for_the_others(make
     (tmp_path / "lines").mkdir()
     (tmp_path / "lines" / "short.jsonl").write_text(to_lines(short))
     (tmp_path / "imported.jsonl").write_text('{"imported": true, "accuracy": 81.2}\n')
-    (tmp_path / JOURNAL).write_text("{}\n")
+    (tmp_path / JOURNAL).write_text('{"method": "ma')  # as a killed process leaves it
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "x.jsonl").write_text("{")
     (tmp_path / "metrics.jsonl").write_text('{"loss": 1}\n')
