@@ -79,10 +79,15 @@ def tasks(protocol: str, dataset: str) -> tuple[Task, ...]:
     return Task(SOURCE, dataset, "all", True), *(Task(name, name, "all", seen) for name in targets)
 
 
+def plain_dataset(name: str) -> str:
+    """A record's data set without the ``(own split 1)`` of one that is not divided as published."""
+    return name.partition(" (")[0]
+
+
 def in_order(protocol: str, dataset: str, names: Iterable[str]) -> list[str]:
     """Names of a run's evaluations as :func:`tasks` has them, behind these, by name, those that it does not know."""
     try:
-        known = [task.name for task in tasks(protocol, dataset.partition(" (")[0])]  # "(own split 1)": as records say
+        known = [task.name for task in tasks(protocol, plain_dataset(dataset))]
     except ConfigError:
         known = [SOURCE]
     given = set(names)

@@ -88,7 +88,7 @@ def compute(record: records.RunRecord, folder: Path, root: Path, classes: str = 
 
 def _task(record: records.RunRecord, classes: str) -> records.Evaluation:
     if classes == "trained":
-        return next(iter(record.evaluations.values()))
+        return record.trained
     if classes not in record.evaluations:
         raise ConfigError(f"a {record.protocol} run has no '{classes}' classes; there are {', '.join(CLASSES)}")
     return record.evaluations[classes]

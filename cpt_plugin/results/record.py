@@ -144,9 +144,9 @@ class RunRecord:
         return values if self.protocol == FEW_SHOT_ALL else values | {"mean": fmean(targets)}
 
     @property
-    def trained_classes(self) -> tuple[ClassResult, ...]:
-        """Results of the classes trained on, in label order."""
-        return next(iter(self.evaluations.values())).per_class
+    def trained(self) -> Evaluation:
+        """The evaluation of the classes trained on."""
+        return next(iter(self.evaluations.values()))
 
     @property
     def accuracy(self) -> Accuracy:
@@ -248,7 +248,7 @@ def _check_groups(record: RunRecord) -> None:
         value = group.accuracy
         if group.classes < 0 or (value is None) != (group.classes == 0) or not 0 <= (value or 0) <= 100:
             raise SchemaError(f"groups.{name}", f"{value} % of {group.classes} classes cannot be")
-    tested = record.trained_classes
+    tested = record.trained.per_class
     worst = worst_class([one.name for one in tested], [(one.correct, one.total) for one in tested])
     if worst is None or record.worst_class is None or not math.isclose(
         worst.accuracy, record.worst_class.accuracy, abs_tol=_TOLERANCE

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
 from cpt_plugin.errors import RecordError
 from cpt_plugin.methods import ZEROSHOT
+from cpt_plugin.protocols import plain_dataset
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.store import Failure
 
@@ -58,7 +59,7 @@ def run_of(run: RunRecord | Failure) -> tuple[Key, int]:
 
 def plain_key(record: RunRecord) -> Key:
     """The key without what a record adds to the name of a data set that is not divided as published."""
-    return key_of(replace(record, dataset=record.dataset.partition(" (")[0]))
+    return key_of(replace(record, dataset=plain_dataset(record.dataset)))
 
 
 def name_of(record: RunRecord) -> str:

@@ -54,7 +54,7 @@ def test_classes_trained_on_come_first_whatever_the_order_in_the_file(make_recor
         name: record.evaluations["source"] for name in ("caltech101", "source", "ucf101", "oxford_pets")
     })
     assert list(from_plain(to_plain(other), "here").evaluations) == ["source", "caltech101", "oxford_pets", "ucf101"]
-    assert [one.name for one in found.trained_classes] == [f"base {index}" for index in range(6)]
+    assert [one.name for one in found.trained.per_class] == [f"base {index}" for index in range(6)]
 
 
 def test_accuracy_is_over_images_not_over_classes():

@@ -67,9 +67,9 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
 
 def by_rank(runs: Sequence[RunRecord]) -> list[list[float]]:
     """Accuracies (%) of the class of each frequency rank over the runs; classes without test images have none."""
-    found: list[list[float]] = [[] for _ in runs[0].trained_classes]
+    found: list[list[float]] = [[] for _ in runs[0].trained.per_class]
     for record in runs:
-        for result, rank in zip(record.trained_classes, _ranks(record), strict=True):
+        for result, rank in zip(record.trained.per_class, _ranks(record), strict=True):
             value = class_accuracy(result.correct, result.total)
             if value is not None:
                 found[rank].append(value)
@@ -77,11 +77,11 @@ def by_rank(runs: Sequence[RunRecord]) -> list[list[float]]:
 
 
 def _ranks(record: RunRecord) -> list[int]:
-    return class_ranks(len(record.trained_classes), record.class_order, record.seed)
+    return class_ranks(len(record.trained.per_class), record.class_order, record.seed)
 
 
 def _counts(record: RunRecord) -> list[int]:
-    return shot_counts(len(record.trained_classes), record.tau, record.shots)
+    return shot_counts(len(record.trained.per_class), record.tau, record.shots)
 
 
 def _labels(runs: Sequence[RunRecord]) -> list[str]:
@@ -90,5 +90,5 @@ def _labels(runs: Sequence[RunRecord]) -> list[str]:
     orders = {tuple(_ranks(record)) for record in runs}
     if len(orders) > 1:
         return [f"n = {count}" for count in counts]
-    names = dict(zip(next(iter(orders)), (result.name for result in runs[0].trained_classes), strict=True))
+    names = dict(zip(next(iter(orders)), (result.name for result in runs[0].trained.per_class), strict=True))
     return [f"{label(names[rank].replace('_', ' '))} ({count})" for rank, count in enumerate(counts)]
