@@ -45,7 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--and", dest="groups", nargs=2, action="append", metavar=("A", "B"), help="compare these as "
                         "well, under the same correction; may be given several times")  # fmt: skip
     parser.add_argument("--metric", metavar="M[,M2,...]", help="H, base, new, all, mean, worst, head, mid, tail, many, "
-                        "medium, few, or a target's name (default: the protocol's headline)")  # fmt: skip
+                        "medium, few, balanced_accuracy, macro_f1, g_mean, ece, or a target's name (default: the "
+                        "protocol's headline)")  # fmt: skip
     parser.add_argument("--worlds", metavar="W[,W2,...]", help="data sets expected (default: those that occur)")
     parser.add_argument("--seeds", metavar="N[,N2,...]", help="seeds expected (default: those that occur)")
     parser.add_argument("--tau", metavar="T[,T2,...]", help="imbalance ratios (default: each one that occurs)")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from pathlib import Path
 from typing import Any
@@ -34,7 +33,7 @@ def features_of(record_file: Path, root: Path, classes: str = "trained") -> Feat
     if path.is_file():
         kept = store.load(path)
         if (kept.prompts_hash, kept.backbone) == (record.prompts_hash, record.backbone.digest):
-            return dataclasses.replace(kept, protocol=record.protocol)
+            return kept.of(record)
     found = compute(record, record_file.parent, root, classes)
     found.save(path)
     return found
@@ -77,13 +76,14 @@ def compute(record: records.RunRecord, folder: Path, root: Path, classes: str = 
         prompts_hash=record.prompts_hash,
         backbone=record.backbone.digest,
         class_names=tuple(trainer.dm.dataset.classnames),
-        ranks=_ranks(record, trainer),
+        class_counts=(),
+        by_schedule=False,
         clusters=_clusters(record, frozen, trainer.dm.dataset.classnames),
         text=text.cpu().numpy(),
         frozen_text=frozen.cpu().numpy(),
         image=image.cpu().numpy(),
         labels=labels.cpu().numpy(),
-    )
+    ).of(record)
 
 
 def _task(record: records.RunRecord, classes: str) -> records.Evaluation:
@@ -125,12 +125,6 @@ def _encode(trainer: Any) -> tuple[Any, Any, Any]:
         images.append(image.float())
         labels.append(label)
     return normalize(sum(texts), dim=-1), torch.cat(images), torch.cat(labels)
-
-
-def _ranks(record: records.RunRecord, trainer: Any) -> tuple[int, ...]:
-    from cpt_plugin.long_tail import class_ranks
-
-    return tuple(class_ranks(trainer.dm.num_classes, record.class_order, record.seed))
 
 
 def _clusters(record: records.RunRecord, frozen: Any, names: list[str]) -> tuple[int, ...]:

@@ -10,7 +10,8 @@ from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.protocols import FEW_SHOT_ALL, Task
 from cpt_plugin.results import record as records
-from cpt_plugin.results.groups import group_accuracies, worst_class
+from cpt_plugin.results.groups import FEW_SHOT_BANDS, group_accuracies, worst_class
+from cpt_plugin.results.older import FROM_DATA
 from cpt_plugin.results.provenance import git_state, utc_now, versions
 
 if TYPE_CHECKING:
@@ -25,14 +26,12 @@ def make_record(
     How the training went is then told as in the record of that run.
     """
     from cpt_plugin import toolkit
-    from cpt_plugin.long_tail import class_ranks
 
     a, cfg, dm = run.arguments, trainer.cfg, trainer.dm
-    per_class = evaluations[run.tasks[0].name].per_class
-    tested = [(c.correct, c.total) for c in per_class]
+    tested = evaluations[run.tasks[0].name]
+    bands = getattr(dm.dataset, "bands", FEW_SHOT_BANDS)
     trained = None if run.trained is None else records.load(run.trained.record_file)
-    ranks = class_ranks(dm.num_classes, cfg.DATASET.CLASS_ORDER, run.seed)
-    counts = [n for n in dm.class_counts if n]
+    present = [n for n in dm.class_counts if n]
     config = identity_of(run.method, cfg)
     return records.RunRecord(
         method=run.method.name,
@@ -41,7 +40,10 @@ def make_record(
         variant=run.variant,
         dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
         tau=a.tau,
-        realized_tau=min(counts) / max(counts),
+        realized_tau=min(present) / max(present),
+        class_counts=tuple(dm.class_counts),
+        counts_from=FROM_DATA,
+        bands=bands,
         class_order=cfg.DATASET.CLASS_ORDER,
         shots=a.shots,
         seed=run.seed,
@@ -49,10 +51,14 @@ def make_record(
         toolkit=toolkit.NAME,
         backbone=records.Backbone(trainer.clip.name, trainer.clip.digest),
         evaluations=evaluations,
-        groups=group_accuracies(tested, dm.class_counts, ranks),
-        worst_class=worst_class([c.name for c in per_class], tested),
+        groups=group_accuracies(tested.tested, dm.class_counts, bands),
+        worst_class=worst_class([c.name for c in tested.per_class], tested.tested),
         losses=last_epoch_means(trainer) if trained is None else trained.losses,
         history=tuple(getattr(trainer, "history", ())) if trained is None else trained.history,
+        selection=getattr(trainer, "selection", "") if trained is None else trained.selection,
+        parts_without_gradient=(
+            tuple(getattr(trainer, "parts_without_gradient", ())) if trained is None else trained.parts_without_gradient
+        ),
         prompts_hash=getattr(trainer, "prompts_hash", ""),
         timings=timings,
         config=config,
@@ -77,7 +83,15 @@ def check_evaluable_on_other_classes(trainer: Any) -> None:
 
 def evaluation(task: Task, trainer: Any) -> records.Evaluation:
     """What a trainer's last evaluation came to."""
-    return records.Evaluation.of(task.dataset, task.classes, class_results(trainer), trainer.dm.split_hash)
+    found = trainer.evaluator
+    return records.Evaluation.of(
+        task.dataset,
+        task.classes,
+        class_results(trainer),
+        trainer.dm.split_hash,
+        found.predicted_counts(),
+        found.calibration_error(),
+    )
 
 
 def class_results(trainer: Any) -> list[records.ClassResult]:

@@ -11,7 +11,7 @@ from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.protocols import BASE_TO_NEW, HEADLINES
 from cpt_plugin.results.contrast import Contrast, Correction, WorldPairs
 from cpt_plugin.results.groups import GROUPS
-from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.record import BY_CLASS, RunRecord
 from cpt_plugin.results.runs import BY_SEED_KEYS, EVERYWHERE, Runs, check_shared, collect, name_of, other_images
 from cpt_plugin.results.stats import bonferroni, holm
 from cpt_plugin.results.summary import metric, other_settings
@@ -69,6 +69,9 @@ def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
     for complaint in other_images(selected).values():
         raise RecordError(complaint)
     notes: dict[str, None] = {}
+    assumed = sorted({f"{r.dataset}, tau {r.tau:g}" for r in selected if r.by_schedule})
+    if assumed and {*question.metrics} & {*GROUPS}:
+        notes[f"groups BY SCHEDULE, not read from the data (older records): {'; '.join(assumed)}"] = None
     contrasts: list[Contrast] = []
     for tau in question.taus or sorted({record.tau for record in selected}, reverse=True):
         at_tau = _AtTau([record for record in selected if record.tau == tau], tau, question, notes)
@@ -117,7 +120,7 @@ def _selected(records: Iterable[RunRecord], question: Question) -> list[RunRecor
 
 
 def _check_metrics(metrics: Sequence[str], records: Sequence[RunRecord]) -> None:
-    possible = [*dict.fromkeys(name for record in records for name in record.metrics), "worst", *GROUPS]
+    possible = [*dict.fromkeys(name for record in records for name in record.metrics), "worst", *BY_CLASS, *GROUPS]
     for name in metrics:
         if name not in possible:
             near = f"nearest: '{nearest(name, possible)}'; possible: {', '.join(possible)}"

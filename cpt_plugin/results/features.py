@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from numpy.typing import NDArray
 
 from cpt_plugin.atomic import atomic_write
 from cpt_plugin.errors import RecordError
+from cpt_plugin.results.groups import ranks_of
+from cpt_plugin.results.record import RunRecord
 
 FILE = "features.npz"
 Floats = NDArray[np.float32]
@@ -23,7 +26,8 @@ class Features:
     """Unit features of one run's trained prompts on test images of K classes.
 
     text: (K, d); frozen_text: (K, d), without learned prompts; image: (N, d); labels: (N,); clusters: (K,), by
-    frozen_text. class_names: K; ranks: (K,), 0 for the class with the most training images.
+    frozen_text. class_names: K; class_counts: (K,) training images, or none of classes that were not trained on;
+    by_schedule: whether they may not be what the data held.
     prompts_hash, backbone: of the record that they belong to; classes: base, new or all.
     """
 
@@ -37,7 +41,8 @@ class Features:
     prompts_hash: str
     backbone: str
     class_names: tuple[str, ...]
-    ranks: tuple[int, ...]
+    class_counts: tuple[int, ...]
+    by_schedule: bool
     clusters: tuple[int, ...]
     text: Floats
     frozen_text: Floats
@@ -45,6 +50,19 @@ class Features:
     labels: NDArray[np.int64]
 
     _ARRAYS = ("text", "frozen_text", "image", "labels")
+
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """(K,) 0 for the class with the most training images; the label where the classes were not trained on."""
+        return tuple(ranks_of(self.class_counts or [0] * len(self.class_names)))
+
+    def of(self, record: RunRecord) -> Features:
+        """The same, with what the run's record says of the protocol and the training images."""
+        trained = self.classes == record.trained.classes
+        counts = record.class_counts if trained else ()
+        return dataclasses.replace(
+            self, protocol=record.protocol, class_counts=counts, by_schedule=trained and record.by_schedule
+        )
 
     def save(self, path: Path) -> None:
         """Write them, whole or not at all; the same features give the same bytes."""
@@ -65,7 +83,10 @@ def load(path: str | Path) -> Features:
         with np.load(path, allow_pickle=False) as file:
             plain: dict[str, Any] = json.loads(str(file["about"]))
             values: dict[str, Any] = {name: file[name] for name in Features._ARRAYS}
-            values |= {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
+            values |= {"class_counts": (), "by_schedule": False}  # older files lack them, and had "ranks" instead
+            values |= {
+                key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key != "ranks"
+            }
             return Features(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: features cannot be read ({error}): delete the file, and make them again") from error

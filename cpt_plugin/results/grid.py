@@ -11,7 +11,7 @@ from statistics import fmean
 from cpt_plugin.config_identity import differences
 from cpt_plugin.methods import ZEROSHOT, parse_method
 from cpt_plugin.results.published import H_OF_MEANS, Published, published
-from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.record import LOWER_IS_BETTER, RunRecord
 from cpt_plugin.results.runs import (
     BY_SEED_KEYS,
     EVERYWHERE,
@@ -130,6 +130,8 @@ class _Builder:
         self._note_runs()
         for name in self.otherwise_divided:
             self.notes[f"left out: records of '{name}', which is not the division of the data that tables show"] = None
+        if assumed := sorted({f"{r.dataset}, tau {r.tau:g}" for r in self.records if r.by_schedule}):
+            self.notes[f"groups BY SCHEDULE, not read from the data (older records): {'; '.join(assumed)}"] = None
         self._note_settings(baselines)
         for block in filled:
             self._note_outliers(block)
@@ -148,7 +150,9 @@ class _Builder:
     def _block(self, heading: str, columns: tuple[Column, ...], baselines: dict[str, str]) -> Block:
         cells = {(row.label, column): self._cell(row, column) for row in self.spec.rows for column in columns}
         for column in columns:
-            ranks = _ranks({row.label: cells[row.label, column] for row in self.spec.rows})
+            ranks = _ranks(
+                {row.label: cells[row.label, column] for row in self.spec.rows}, column.metric in LOWER_IS_BETTER
+            )
             for row in self.spec.rows:
                 cell = cells[row.label, column]
                 other = cells.get((baselines.get(row.label, ""), column), Cell({}, 0))
@@ -273,11 +277,11 @@ def _value(records: Sequence[RunRecord], name: str) -> float | None:
     return fmean(present) if len(present) == len(values) else None
 
 
-def _ranks(cells: dict[str, Cell]) -> dict[str, int]:
+def _ranks(cells: dict[str, Cell], lower_is_better: bool) -> dict[str, int]:
     means = {label: cell.summary.mean for label, cell in cells.items() if cell.complete and cell.summary}
     if len(means) < 2:
         return {}
-    best = sorted(set(means.values()), reverse=True)[:2]
+    best = sorted(set(means.values()), reverse=not lower_is_better)[:2]
     return {label: best.index(mean) + 1 for label, mean in means.items() if mean in best}
 
 

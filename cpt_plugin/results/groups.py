@@ -8,6 +8,7 @@ from statistics import fmean
 from typing import NamedTuple
 
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.metrics import class_accuracy
 
 THIRDS = ("head", "mid", "tail")
 BANDS = ("many", "medium", "few")
@@ -51,31 +52,25 @@ class WorstClass:
 def group_accuracies(
     per_class: Sequence[tuple[int, int]],
     counts: Sequence[int],
-    ranks: Sequence[int],
     bands: Bands = FEW_SHOT_BANDS,
 ) -> dict[str, GroupAccuracy]:
     """Mean of the per-class accuracies of each of `GROUPS`.
 
-    head / mid / tail: the ranks 0..K-1 cut in three runs whose lengths differ by at most one, the longer
-    ones first (`numpy.array_split(range(K), 3)`); many / medium / few: by training images, as `bands` says
-    (n >= 10, 4..9, n <= 3).
-    `per_class` holds (correct, total) of the test set, `counts` the training images, `ranks` the frequency
-    rank (0 = most images); all three are in label order. A class without test images belongs to no group.
+    head / mid / tail: the frequency ranks 0..K-1 (`ranks_of(counts)`) cut in three runs whose lengths differ by at
+    most one, the longer ones first (`numpy.array_split(range(K), 3)`); many / medium / few: by training images, as
+    `bands` says (n >= 10, 4..9, n <= 3).
+    `per_class` holds (correct, total) of the test set, `counts` the training images after all sampling; both are in
+    label order. A class without test images belongs to no group.
 
-    Raises ConfigError when the lengths differ, `ranks` is no permutation of 0..K-1, or correct > total.
+    Raises ConfigError when the lengths differ, or correct > total.
     """
-    if not len(per_class) == len(counts) == len(ranks):
-        raise ConfigError(
-            f"{len(per_class)} classes tested, {len(counts)} training counts, {len(ranks)} ranks: "
-            "give one of each per class"
-        )
-    if sorted(ranks) != list(range(len(ranks))):
-        raise ConfigError(f"class ranks {list(ranks)} are not a permutation of 0..{len(ranks) - 1}")
+    if len(per_class) != len(counts):
+        raise ConfigError(f"{len(per_class)} classes tested, {len(counts)} training counts: give one of each per class")
     members: dict[str, list[float]] = {name: [] for name in GROUPS}
-    for tested, count, rank in zip(per_class, counts, ranks, strict=True):
+    for tested, count, rank in zip(per_class, counts, ranks_of(counts), strict=True):
         accuracy = class_accuracy(*tested)
         if accuracy is not None:
-            members[third_of(rank, len(ranks))].append(accuracy)
+            members[third_of(rank, len(counts))].append(accuracy)
             members[_band(count, bands)].append(accuracy)
     return {
         name: GroupAccuracy(len(values), fmean(values) if values else None)
@@ -99,13 +94,6 @@ def worst_class(names: Sequence[str], per_class: Sequence[tuple[int, int]]) -> W
         if accuracy is not None and (worst is None or accuracy < worst.accuracy):
             worst = WorstClass(name, accuracy)
     return worst
-
-
-def class_accuracy(correct: int, total: int) -> float | None:
-    """100 * correct / total, or None for a class without test images."""
-    if not 0 <= correct <= total:
-        raise ConfigError(f"{correct} correct of {total} test images cannot be")
-    return 100 * correct / total if total else None
 
 
 def third_of(rank: int, num_classes: int) -> str:

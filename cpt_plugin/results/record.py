@@ -1,7 +1,8 @@
-"""One run, one record (schema v3): every number a table needs, and what it takes to get it again.
+"""One run, one record (schema 4): every number a table needs, and what it takes to get it again.
 
 A record holds one training and any number of evaluations by name: ``base`` and ``new``; ``all``; ``source`` and the
-targets. Records of schema v2, which knew base-to-new only, are converted when they are read.
+targets. Records of schema 2, which knew base-to-new only, and 3, which did not tell how many images of each class
+were trained on, are converted when they are read (:mod:`cpt_plugin.results.older`).
 """
 
 from __future__ import annotations
@@ -15,15 +16,19 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
 
+from cpt_plugin import metrics
 from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
 from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, SOURCE, in_order
-from cpt_plugin.results.groups import GROUPS, GroupAccuracy, WorstClass, worst_class
+from cpt_plugin.results.groups import GROUPS, Bands, GroupAccuracy, WorstClass, group_accuracies, ranks_of, worst_class
+from cpt_plugin.results.older import BY_SCHEDULE, COUNTS_FROM, FROM_DATA, SCHEMA, converted
 from cpt_plugin.results.stats import harmonic_mean
 
-SCHEMA = 3
+BY_CLASS = ("balanced_accuracy", "macro_f1", "g_mean", "ece")
+"""Metrics of the classes trained on, in percent, besides their accuracy: see :mod:`cpt_plugin.metrics`."""
+LOWER_IS_BETTER = frozenset({"ece"})
 _TOLERANCE = 1e-6
 _REMEDY = "repeat the run, or delete the record"
 _IN_CONFIG = {
@@ -65,6 +70,8 @@ class Evaluation:
     """The trained prompts on the test images of ``classes`` (base, new or all) of one data set.
 
     accuracy: percent of the images, not rounded; per_class: in label order; split_hash: digest of the image lists.
+    predicted: images taken for each class, in label order; ece: expected calibration error in percent
+    (:func:`~cpt_plugin.metrics.expected_calibration_error`); both None in records that do not know them.
     """
 
     dataset: str
@@ -72,11 +79,37 @@ class Evaluation:
     accuracy: float
     per_class: tuple[ClassResult, ...]
     split_hash: str
+    predicted: tuple[int, ...] | None = None
+    ece: float | None = None
 
     @classmethod
-    def of(cls, dataset: str, classes: str, per_class: Sequence[ClassResult], split_hash: str) -> Evaluation:
+    def of(
+        cls,
+        dataset: str,
+        classes: str,
+        per_class: Sequence[ClassResult],
+        split_hash: str,
+        predicted: Sequence[int] | None = None,
+        ece: float | None = None,
+    ) -> Evaluation:
         """The evaluation with these results, its accuracy over all images."""
-        return cls(dataset, classes, _over_images(per_class), tuple(per_class), split_hash)
+        claimed = None if predicted is None else tuple(predicted)
+        return cls(dataset, classes, _over_images(per_class), tuple(per_class), split_hash, claimed, ece)
+
+    @property
+    def tested(self) -> list[tuple[int, int]]:
+        """(correct, total) of each class, in label order."""
+        return [(result.correct, result.total) for result in self.per_class]
+
+    @property
+    def by_class(self) -> dict[str, float | None]:
+        """The metrics :data:`BY_CLASS`; None for those that the record does not know."""
+        return {
+            "balanced_accuracy": metrics.balanced_accuracy(self.tested),
+            "macro_f1": None if self.predicted is None else metrics.macro_f1(self.tested, self.predicted),
+            "g_mean": metrics.g_mean(self.tested),
+            "ece": self.ece,
+        }
 
 
 @dataclass(frozen=True)
@@ -98,6 +131,11 @@ class RunRecord:
     variant: settings that set the run apart from the plain one of its method, as its folder names them; mostly "".
     evaluations: by name, the classes trained on first.
     tau: ratio min / max training images asked for; realized_tau: the one that came out.
+    class_counts: training images of each class trained on, after all sampling, in label order; counts_from: how they
+    are known (``COUNTS_FROM``); bands: what many, medium and few mean for this data set. All that speaks of frequent
+    and rare classes follows from these.
+    selection: how the prompts that were tested were chosen among the epochs; "" where the record does not tell.
+    parts_without_gradient: parts of the loss that could not change any prompt.
     losses: named loss parts, mean over the last epoch (empty for zero-shot); timings: seconds by phase.
     history: an entry an epoch with the mean of all logged values and the degrees of neural collapse.
     prompts_hash: SHA-256 of the trained prompts, "" where nothing is trained.
@@ -112,6 +150,9 @@ class RunRecord:
     dataset: str
     tau: float
     realized_tau: float
+    class_counts: tuple[int, ...]
+    counts_from: str
+    bands: Bands
     class_order: str
     shots: int
     seed: int
@@ -123,6 +164,8 @@ class RunRecord:
     worst_class: WorstClass | None
     losses: dict[str, float]
     history: tuple[dict[str, float], ...]
+    selection: str
+    parts_without_gradient: tuple[str, ...]
     prompts_hash: str
     timings: dict[str, float]
     config: dict[str, Any]
@@ -147,6 +190,16 @@ class RunRecord:
     def trained(self) -> Evaluation:
         """The evaluation of the classes trained on."""
         return next(iter(self.evaluations.values()))
+
+    @property
+    def ranks(self) -> list[int]:
+        """Frequency rank of each class trained on, by label: 0 for the most training images."""
+        return ranks_of(self.class_counts)
+
+    @property
+    def by_schedule(self) -> bool:
+        """Whether `class_counts` are what the schedule asked for, and may not be what the data held."""
+        return self.counts_from == BY_SCHEDULE
 
     @property
     def accuracy(self) -> Accuracy:
@@ -214,8 +267,7 @@ def _over_images(results: Sequence[ClassResult]) -> float:
 def _decode_record(plain: Any) -> RunRecord:
     if not isinstance(plain, dict):
         raise SchemaError("", "expected an object")
-    if plain.get("schema") == 2:
-        plain = _from_v2(plain)
+    plain = converted(plain)
     if plain.get("schema") != SCHEMA:
         raise SchemaError("schema", f"expected {SCHEMA}, found {plain.get('schema')!r}")
     record: RunRecord = decode(RunRecord, {key: value for key, value in plain.items() if key != "schema"})
@@ -223,6 +275,7 @@ def _decode_record(plain: Any) -> RunRecord:
     _check_evaluations(record)
     names = in_order(record.protocol, record.dataset, record.evaluations)
     record = dataclasses.replace(record, evaluations={name: record.evaluations[name] for name in names})
+    _check_counts(record)
     _check_groups(record)
     _check_config(record)
     return record
@@ -248,12 +301,39 @@ def _check_groups(record: RunRecord) -> None:
         value = group.accuracy
         if group.classes < 0 or (value is None) != (group.classes == 0) or not 0 <= (value or 0) <= 100:
             raise SchemaError(f"groups.{name}", f"{value} % of {group.classes} classes cannot be")
-    tested = record.trained.per_class
-    worst = worst_class([one.name for one in tested], [(one.correct, one.total) for one in tested])
+    trained = record.trained
+    if record.counts_from == FROM_DATA:
+        for name, group in group_accuracies(trained.tested, record.class_counts, record.bands).items():
+            if group.classes != record.groups[name].classes or not _close(group.accuracy, record.groups[name].accuracy):
+                raise SchemaError(f"groups.{name}", f"is {record.groups[name]}, but the classes give {group}")
+    worst = worst_class([one.name for one in trained.per_class], trained.tested)
     if worst is None or record.worst_class is None or not math.isclose(
         worst.accuracy, record.worst_class.accuracy, abs_tol=_TOLERANCE
     ):
         raise SchemaError("worst_class", f"is {record.worst_class}, but the classes give {worst}")
+
+
+def _check_counts(record: RunRecord) -> None:
+    """The training images by class, as far as the record tells."""
+    counts, tested = record.class_counts, record.trained.per_class
+    if record.counts_from not in COUNTS_FROM:
+        raise SchemaError("counts_from", f"expected one of {', '.join(COUNTS_FROM)}, found {record.counts_from!r}")
+    if len(counts) != len(tested):
+        raise SchemaError("class_counts", f"has {len(counts)} classes, but {len(tested)} are tested")
+    present = [count for count in counts if count]
+    if not present or min(counts) < 0:
+        raise SchemaError("class_counts", f"{min(counts)} to {max(counts)} training images cannot be")
+    ratio = min(present) / max(present)
+    if record.counts_from == FROM_DATA and not math.isclose(ratio, record.realized_tau, abs_tol=_TOLERANCE):
+        raise SchemaError("realized_tau", f"is {record.realized_tau}, but class_counts give {ratio}")
+    if record.bands.few_up_to >= record.bands.many_from:
+        raise SchemaError("bands", f"{record.bands} overlap")
+
+
+def _close(one: float | None, other: float | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return math.isclose(one, other, abs_tol=_TOLERANCE)
 
 
 def _check_ratios(record: RunRecord) -> None:
@@ -275,6 +355,7 @@ def _check_evaluations(record: RunRecord) -> None:
         for index, result in enumerate(evaluation.per_class):
             if not 0 <= result.correct <= result.total:
                 raise SchemaError(f"{field}.per_class[{index}]", f"{result.correct} of {result.total} correct")
+        _check_predictions(field, evaluation)
         if not sum(result.total for result in evaluation.per_class):
             raise SchemaError(f"{field}.per_class", "no test image in any class")
         if not math.isclose(value, _over_images(evaluation.per_class), abs_tol=_TOLERANCE):
@@ -282,21 +363,14 @@ def _check_evaluations(record: RunRecord) -> None:
             raise SchemaError(f"{field}.accuracy", f"is {value}, but the classes give {found}")
 
 
-def _from_v2(plain: dict[str, Any]) -> dict[str, Any]:
-    """A record of schema v2 in the form of v3; what is not as v2 had it is left for the decoder to name."""
-    parts = [plain.get(key) for key in ("accuracy", "per_class", "split_hash")]
-    if not all(isinstance(part, dict) and {"base", "new"} <= part.keys() for part in parts):
-        raise SchemaError("schema", "says 2, but accuracy, per_class or split_hash of base and new is missing")
-    accuracy, per_class, split_hash = parts
-    evaluations = {
-        name: {
-            "dataset": plain.get("dataset"),
-            "classes": name,
-            "accuracy": accuracy[name],  # type: ignore[index]
-            "per_class": per_class[name],  # type: ignore[index]
-            "split_hash": split_hash[name],  # type: ignore[index]
-        }
-        for name in ("base", "new")
-    }
-    kept = {key: value for key, value in plain.items() if key not in ("accuracy", "per_class", "split_hash")}
-    return kept | {"schema": SCHEMA, "variant": "", "evaluations": evaluations}
+def _check_predictions(field: str, evaluation: Evaluation) -> None:
+    if evaluation.ece is not None and not 0 <= evaluation.ece <= 100:
+        raise SchemaError(f"{field}.ece", f"{evaluation.ece} % cannot be")
+    if evaluation.predicted is None:
+        return
+    tested = evaluation.tested
+    fit = len(evaluation.predicted) == len(tested) and all(
+        hits <= claimed for (hits, _), claimed in zip(tested, evaluation.predicted, strict=True)
+    )
+    if not fit or sum(evaluation.predicted) != sum(total for _, total in tested):
+        raise SchemaError(f"{field}.predicted", "does not fit the classes' correct and total images")

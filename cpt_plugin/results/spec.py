@@ -15,6 +15,7 @@ from cpt_plugin.methods import EMBEDDED_WORLD, parse_dataset, parse_method, pars
 from cpt_plugin.protocols import BASE_TO_NEW, HEADLINES, TRANSFER, parse_protocol, tasks
 from cpt_plugin.results.groups import GROUPS
 from cpt_plugin.results.published import AVERAGE, H_OF_MEANS, MEAN_OF_H, published_names
+from cpt_plugin.results.record import BY_CLASS
 
 WORLDS = ("shapes", "real")
 SOURCES = {"shapes": EMBEDDED_WORLD, "real": "imagenet"}
@@ -213,6 +214,6 @@ def _check_row(row: RowSpec) -> None:
 
 
 def _metrics(protocol: str) -> tuple[str, ...]:
-    groups = ("worst", *GROUPS)
+    groups = ("worst", *BY_CLASS, *GROUPS)
     own = {BASE_TO_NEW: ("base", "new", "H", H_OF_MEANS), "few_shot_all": ("all",)}
     return (*own.get(protocol, ("source", "mean")), *groups)

@@ -10,8 +10,8 @@ from cpt_plugin.config_identity import differences
 from cpt_plugin.errors import RecordError
 from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.protocols import HEADLINES
-from cpt_plugin.results.groups import GROUPS
-from cpt_plugin.results.record import Backbone, RunRecord
+from cpt_plugin.results.groups import GROUPS, Bands
+from cpt_plugin.results.record import BY_CLASS, Backbone, RunRecord
 from cpt_plugin.results.runs import (
     BY_SEED_KEYS,
     EVERYWHERE,
@@ -31,6 +31,7 @@ _SHARED = {
     "tau": lambda record: record.tau,
     "protocol": lambda record: record.protocol,
     "evaluations": lambda record: ", ".join(record.evaluations),
+    "groups": lambda record: str(record.bands),
     **EVERYWHERE,
 }
 
@@ -75,7 +76,8 @@ class Outlier:
 class Table:
     """Everything a renderer prints. `group_sizes` holds the numbers of classes that occur (mostly one).
 
-    accuracies: the metrics of the protocol; headline: the one that sums it up.
+    accuracies: the metrics of the protocol; headline: the one that sums it up; by_class: those of `BY_CLASS` that any
+    of the records knows. by_schedule: runs whose training images by class are not known from the data.
     """
 
     dataset: str
@@ -86,6 +88,9 @@ class Table:
     protocol: str
     accuracies: tuple[str, ...]
     headline: str
+    by_class: tuple[str, ...]
+    bands: Bands
+    by_schedule: tuple[str, ...]
     toolkit: str
     backbone: Backbone
     devices: tuple[str, ...]
@@ -98,8 +103,8 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns: the metrics, the worst class, the groups."""
-        return (*self.accuracies, "worst", *GROUPS)
+        """All columns: the metrics, the worst class, the metrics of the classes trained on, the groups."""
+        return (*self.accuracies, "worst", *self.by_class, *GROUPS)
 
 
 def build_table(
@@ -128,7 +133,8 @@ def build_table(
         raise RecordError(complaint)
     first = ordered[0]
     accuracies, headline = tuple(first.metrics), HEADLINES[first.protocol]
-    rows = tuple(_row(name, runs[name], (*accuracies, "worst", *GROUPS)) for name in names)
+    by_class = tuple(name for name in BY_CLASS if any(metric(record, name) is not None for record in ordered))
+    rows = tuple(_row(name, runs[name], (*accuracies, "worst", *by_class, *GROUPS)) for name in names)
     return Table(
         first.dataset,
         first.tau,
@@ -138,6 +144,9 @@ def build_table(
         first.protocol,
         accuracies,
         headline,
+        by_class,
+        first.bands,
+        tuple(f"{name_of(record)} seed {record.seed}" for record in ordered if record.by_schedule),
         first.toolkit,
         first.backbone,
         tuple(sorted({record.device for record in ordered})),
@@ -165,9 +174,11 @@ def _row(name: str, runs: Runs, columns: Sequence[str]) -> Row:
 
 
 def metric(record: RunRecord, name: str) -> float | None:
-    """A metric, a group's accuracy or ``worst``, the worst class's; None where the group is empty."""
+    """A metric, one of `BY_CLASS`, a group's accuracy or ``worst``, the worst class's; None for what there is not."""
     if name == "worst":
         return record.worst_class.accuracy if record.worst_class else None
+    if name in BY_CLASS:
+        return record.trained.by_class[name]
     return record.groups[name].accuracy if name in record.groups else record.metrics[name]
 
 

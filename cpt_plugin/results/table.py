@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from cpt_plugin.backbones import MICRO
 from cpt_plugin.methods import EMBEDDED_WORLD, is_embedded
-from cpt_plugin.results.groups import FEW_SHOT_BANDS, GROUPS
+from cpt_plugin.results.groups import GROUPS
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.summary import Comparison, Row, Table, build_table
@@ -25,11 +25,7 @@ from cpt_plugin.results.text import (
 
 _COLUMNS_A_BLOCK = 4
 
-LEGEND = (
-    "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
-    f"{FEW_SHOT_BANDS}; "
-    "in brackets the number of classes; worst is the worst of them"
-)
+_HEADERS = {"balanced_accuracy": "balanced acc.", "macro_f1": "macro-F1", "g_mean": "G-mean", "ece": "ECE"}
 REHEARSAL = f"ACCURACIES MEAN NOTHING here: the {MICRO} model knows neither real images nor their names"
 
 
@@ -44,8 +40,9 @@ def render_terminal(
     blocks = (
         ["\n".join(wrapped(line) for line in title_of(table))],
         *_accuracy_blocks(table),
+        *([_block(table, table.by_class, with_seeds=False)] if table.by_class else []),
         _block(table, GROUPS, with_seeds=False),
-        [wrapped(line) for line in [*notes_of(table), LEGEND]],
+        [wrapped(line) for line in [*notes_of(table), legend_of(table)]],
     )
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"
 
@@ -58,7 +55,7 @@ def render_markdown(
     header = ["method", *(header_of(table, column) for column in table.columns), "seeds"]
     body = [[row.method, *_cells(row, table.columns), _seeds(row)] for row in table.rows]
     grid = markdown([header, *body])
-    notes = [f"- {line}" for line in [*notes_of(table), LEGEND]]
+    notes = [f"- {line}" for line in [*notes_of(table), legend_of(table)]]
     return "\n".join([*title_of(table), "", *grid, "", *notes]) + "\n"
 
 
@@ -96,6 +93,16 @@ def title_of(table: Table) -> list[str]:
     ]
 
 
+def legend_of(table: Table) -> str:
+    """What the columns of the classes trained on mean."""
+    return (
+        "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
+        f"{table.bands}; "
+        "in brackets the number of classes; worst is the worst of them"
+        + (f"; {', '.join(_HEADERS[name] for name in table.by_class)} are over all of them" if table.by_class else "")
+    )
+
+
 def _warnings(table: Table) -> list[str]:
     return [REHEARSAL] if table.backbone.name == MICRO and not is_embedded(table.dataset) else []
 
@@ -118,6 +125,8 @@ def _block(table: Table, columns: Sequence[str], with_seeds: bool) -> list[str]:
 
 def header_of(table: Table, column: str) -> str:
     """Head of a column; groups with their number of classes."""
+    if column in _HEADERS:
+        return _HEADERS[column]
     if column not in GROUPS:
         return column.removeprefix(f"{EMBEDDED_WORLD}:")
     return f"{column} ({_span(table.group_sizes[column], '-')})"
@@ -148,6 +157,12 @@ def notes_of(table: Table) -> list[str]:
     lines = [line for comparison in table.comparisons for line in _comparison_lines(headline, comparison)]
     lines += [_seed_line(headline, row) for row in table.rows if row.by_seed]
     lines += [f"missing seeds of {row.method}: {listed(row.missing)}" for row in table.rows if row.missing]
+    if table.by_schedule:
+        lines.append(
+            f"groups BY SCHEDULE for {listed(table.by_schedule)}: these records are older than schema 4 and do not tell "
+            "how many images of each class there were; where the data had fewer than the schedule asks for, or a tail "
+            "of their own, the groups are wrong"
+        )
     return lines + [outlier_line(outlier) for outlier in table.outliers]
 
 

@@ -9,6 +9,9 @@ import sys
 from collections import Counter
 from typing import Any
 
+import torch
+
+from cpt_plugin import metrics
 from cpt_plugin.toolkit import compat
 
 compat.prepare_dassl()
@@ -44,6 +47,7 @@ from cpt_plugin.toolkit.embedded.data import (  # noqa: E402
     read_split,
     split_hash,
 )
+from cpt_plugin.toolkit.embedded.evaluation import confidence_of  # noqa: E402
 from cpt_plugin.toolkit.embedded.logs import setup_logger as _log_to_console  # noqa: E402
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
 
@@ -116,8 +120,41 @@ def _class_counts(evaluator: Any) -> list[tuple[int, int]]:
     total = Counter(evaluator._y_true)
     pairs = zip(evaluator._y_true, evaluator._y_pred, strict=True)
     correct = Counter(truth for truth, predicted in pairs if truth == predicted)
-    size = 1 + max([*total, *(evaluator._lab2cname or ())], default=-1)
-    return [(correct[label], total[label]) for label in range(size)]
+    return [(correct[label], total[label]) for label in range(_size(evaluator))]
+
+
+def _predicted_counts(evaluator: Any) -> list[int]:
+    """Images that the last evaluation took for each class, by label."""
+    counts = Counter(evaluator._y_pred)
+    return [counts[label] for label in range(_size(evaluator))]
+
+
+def _calibration_error(evaluator: Any) -> float | None:
+    """Expected calibration error (%) of the last evaluation."""
+    batches = getattr(evaluator, "confidence", [])
+    confidence = torch.cat(batches) if batches else []
+    correct = [truth == predicted for truth, predicted in zip(evaluator._y_true, evaluator._y_pred, strict=True)]
+    return metrics.expected_calibration_error(confidence, correct)
+
+
+def _size(evaluator: Any) -> int:
+    return 1 + max([*evaluator._y_true, *evaluator._y_pred, *(evaluator._lab2cname or ())], default=-1)
+
+
+def _keep_confidence(reset: Any, process: Any) -> tuple[Any, Any]:
+    """Both of the evaluator's methods, which then leave the softmax's maximum of each image in ``confidence``."""
+
+    @functools.wraps(reset)
+    def reset_too(self: Any) -> None:
+        reset(self)
+        self.confidence = []
+
+    @functools.wraps(process)
+    def process_and_keep(self: Any, mo: torch.Tensor, gt: torch.Tensor) -> None:
+        process(self, mo, gt)
+        self.__dict__.setdefault("confidence", []).append(confidence_of(mo))
+
+    return reset_too, process_and_keep
 
 
 def _keep_losses(run_epoch: Any) -> Any:
@@ -208,3 +245,6 @@ _trainer.DataManager = DataManager
 TrainerX.run_epoch = _keep_losses(TrainerX.run_epoch)
 SimpleTrainer.losses = _trainer.MetricMeter()
 Classification.class_counts = _class_counts
+Classification.predicted_counts = _predicted_counts
+Classification.calibration_error = _calibration_error
+Classification.reset, Classification.process = _keep_confidence(Classification.reset, Classification.process)

@@ -6,8 +6,8 @@ import dataclasses
 from typing import Any
 
 from cpt_plugin.config_identity import config_hash
-from cpt_plugin.long_tail import class_ranks, shot_counts
-from cpt_plugin.results.groups import group_accuracies, worst_class
+from cpt_plugin.long_tail import shot_counts
+from cpt_plugin.results.groups import FEW_SHOT_BANDS, group_accuracies, worst_class
 from cpt_plugin.results.record import (
     Backbone,
     ClassResult,
@@ -27,19 +27,21 @@ def make_record(
     config: dict[str, Any] | None = None,
     accuracy: tuple[float, float] | None = None,
     split_hash: tuple[str, str] | None = None,
+    counts: tuple[int, ...] = (),
     targets: dict[str, int] | None = None,
     **changes: Any,
 ) -> RunRecord:
     """Build a valid record of the method ``name``; keyword arguments replace fields.
 
-    accuracy, split_hash: of base and new, whatever the classes give; targets: correct of 10 images of each target of a
+    counts: training images by class, those of tau where it is not given. accuracy, split_hash: of base and new, whatever the classes give; targets: correct of 10 images of each target of a
     record of a transfer protocol.
     """
     learner, *added = name.split("_")
     base = tuple(ClassResult(f"base {index}", hits, 10) for index, hits in enumerate(correct))
     new = tuple(ClassResult(f"new {index}", hits, 10) for index, hits in enumerate(new_correct))
     tested = [(result.correct, result.total) for result in base]
-    counts = shot_counts(len(base), tau)
+    counts = counts or tuple(shot_counts(len(base), tau))
+    bands = changes.get("bands", FEW_SHOT_BANDS)
     full_config = {"SEED": seed, "OUTPUT_DIR": f"output/seed{seed}", "OPTIM.LR": 0.002, "OPTIM.NAME": "sgd"}
     full_config |= {"TRAINER.NAME": name, **(config or {})}
     dataset = changes.get("dataset", "shapes")
@@ -65,6 +67,9 @@ def make_record(
         "dataset": "shapes",
         "tau": tau,
         "realized_tau": min(counts) / max(counts),
+        "class_counts": counts,
+        "counts_from": "data",
+        "bands": bands,
         "class_order": "label",
         "shots": 16,
         "seed": seed,
@@ -72,10 +77,12 @@ def make_record(
         "toolkit": "embedded",
         "backbone": Backbone("micro", "ab" * 32),
         "evaluations": evaluations,
-        "groups": group_accuracies(tested, counts, class_ranks(len(base))),
+        "groups": group_accuracies(tested, counts, bands),
         "worst_class": worst_class([result.name for result in base], tested),
         "losses": {"ce": 0.5} | dict.fromkeys(added, 0.25),
         "history": ({"loss": 0.7}, {"loss": 0.5}),
+        "selection": "last epoch",
+        "parts_without_gradient": (),
         "prompts_hash": "cd" * 32,
         "timings": {"train": 12.5},
         "config": full_config,

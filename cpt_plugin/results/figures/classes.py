@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from statistics import fmean
 
-from cpt_plugin.long_tail import class_ranks, shot_counts
 from cpt_plugin.methods import ZEROSHOT
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import BLACK, COLORS, Drawing, finish, label, new_figure, stem_of
-from cpt_plugin.results.groups import THIRDS, class_accuracy, third_of
+from cpt_plugin.metrics import class_accuracy
+from cpt_plugin.results.groups import THIRDS, third_of
 from cpt_plugin.results.record import RunRecord
 
 _HATCHES = ("", "///", "...")
@@ -29,8 +29,9 @@ def draw(groups: Sequence[Group]) -> list[Drawing]:
 
 def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
     reference = by_rank(group.plain[ZEROSHOT]) if ZEROSHOT in group.plain else []
-    first = group.plain[names[0]][0]
-    labels = _labels(group.plain[names[0]])
+    runs = group.plain[names[0]]
+    labels = _labels(runs)
+    images = [count for record in runs for count in record.class_counts]
     figure, panels = new_figure(len(names), 1, 1.3 + 0.95 * len(names) + 0.06 * max(map(len, labels)),
                                 sharex=True, sharey=True)  # fmt: skip
     thirds = [THIRDS.index(third_of(rank, len(labels))) for rank in range(len(labels))]
@@ -57,7 +58,7 @@ def _draw(group: Group, names: Sequence[str], suffix: str) -> Drawing:
     else:
         last.set_xlabel("rank of the class, most training images first")
     caption = (
-        f"Classes trained on, from {max(_counts(first))} training images (left) to {min(_counts(first))} (right); "
+        f"Classes trained on, from {max(images)} training images (left) to {min(images)} (right); "
         "head, mid and tail in blue, orange and green (plain, striped, dotted); error bars: worst to best seed"
         + ("; black dashes: zero-shot." if reference else ".")
     )
@@ -69,26 +70,23 @@ def by_rank(runs: Sequence[RunRecord]) -> list[list[float]]:
     """Accuracies (%) of the class of each frequency rank over the runs; classes without test images have none."""
     found: list[list[float]] = [[] for _ in runs[0].trained.per_class]
     for record in runs:
-        for result, rank in zip(record.trained.per_class, _ranks(record), strict=True):
+        for result, rank in zip(record.trained.per_class, record.ranks, strict=True):
             value = class_accuracy(result.correct, result.total)
             if value is not None:
                 found[rank].append(value)
     return found
 
 
-def _ranks(record: RunRecord) -> list[int]:
-    return class_ranks(len(record.trained.per_class), record.class_order, record.seed)
-
-
-def _counts(record: RunRecord) -> list[int]:
-    return shot_counts(len(record.trained.per_class), record.tau, record.shots)
-
-
 def _labels(runs: Sequence[RunRecord]) -> list[str]:
     """Name and training images of the class of each rank; the images alone where the seeds rank differently."""
-    counts = _counts(runs[0])
-    orders = {tuple(_ranks(record)) for record in runs}
+    counts = [_span(one) for one in zip(*(sorted(r.class_counts, reverse=True) for r in runs), strict=True)]
+    orders = {tuple(record.ranks) for record in runs}
     if len(orders) > 1:
         return [f"n = {count}" for count in counts]
     names = dict(zip(next(iter(orders)), (result.name for result in runs[0].trained.per_class), strict=True))
     return [f"{label(names[rank].replace('_', ' '))} ({count})" for rank, count in enumerate(counts)]
+
+
+def _span(counts: Sequence[int]) -> str:
+    """Training images of one rank: the same number in every seed, or from the smallest to the largest."""
+    return "-".join(dict.fromkeys((str(min(counts)), str(max(counts)))))

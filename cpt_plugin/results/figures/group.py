@@ -45,7 +45,9 @@ class Group:
         """What a figure of some rows must say: on which seeds they rest, and which are missing."""
         shown = [row for row in self.table.rows if names is None or row.method in names]
         seeds = f"seeds {listed(self.table.seeds)}; {self.table.shots} shots; backbone {self.table.backbone.name}"
-        return [seeds, *(f"missing: {row.method}, seeds {listed(row.missing)}" for row in shown if row.missing)]
+        doubt = [f"training images BY SCHEDULE, not read from the data: {listed(names)}"
+                 for names in [self.table.by_schedule] if names]  # fmt: skip
+        return [seeds, *doubt, *(f"missing: {row.method}, seeds {listed(row.missing)}" for row in shown if row.missing)]
 
 
 def group_records(

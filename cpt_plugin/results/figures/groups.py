@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import COLORS, Drawing, finish, label, new_figure, percent_limits, stem_of
-from cpt_plugin.results.groups import BANDS, FEW_SHOT_BANDS, THIRDS
+from cpt_plugin.results.groups import BANDS, THIRDS
 from cpt_plugin.results.text import listed
 
 _MARKERS = ("o", "s", "^")
@@ -40,7 +40,7 @@ def _draw(group: Group) -> Drawing:
     panels[0].set_xlim(*percent_limits(shown))
     caption = (
         "Mean per-class accuracy of the classes trained on (in parentheses: how many), with one standard deviation "
-        f"over seeds; of training images, {FEW_SHOT_BANDS}."
+        f"over seeds; of training images, {group.table.bands}."
     )
     title = f"Accuracy by class frequency: {group.title}"
     return finish(figure, stem_of("groups", *group.place), title, [caption, *group.notes([row.method for row in rows])])

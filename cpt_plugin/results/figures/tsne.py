@@ -1,4 +1,4 @@
-"""t-SNE of image and text features of a few classes, from the most frequent to the rarest."""
+"""t-SNE of image and text features of a few classes, from the most frequent to the rarest of those trained on."""
 
 from __future__ import annotations
 
@@ -66,17 +66,25 @@ def _draw(comparison: Comparison) -> Drawing:
         axes.margins(0.06)
     for axes in panels[len(comparison.panels) :]:
         axes.set_axis_off()
+    heading, order = _order(comparison.any)
     handles, labels_shown = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels_shown, loc="outside right center", markerscale=1.6, title="frequent to rare",
-                  title_fontsize=7)  # fmt: skip
+    figure.legend(handles, labels_shown, loc="outside right center", markerscale=1.6, title=heading, title_fontsize=7)
     caption = (
         f"t-SNE of the image features (small) and text features (large, outlined) of {len(classes)} of "
-        f"{len(comparison.any.class_names)} classes, from the most to the least training images; each modality is "
+        f"{len(comparison.any.class_names)} classes, {order}; each modality is "
         f"centered on its own mean; up to {_IMAGES_A_CLASS} test images a class, seed {SEED}. Distances between "
         "panels mean nothing."
     )
     title = f"Image and text features: {comparison.title}"
     return finish(figure, stem_of("tsne", *comparison.stem), title, [caption])
+
+
+def _order(features: Features) -> tuple[str, str]:
+    """How the classes are ordered: above the legend, and in the caption."""
+    if not features.class_counts:
+        return "classes", "none of which was trained on"
+    doubt = " by the schedule (the record does not tell what the data held)" if features.by_schedule else ""
+    return "frequent to rare", f"from the most to the least training images{doubt}"
 
 
 def _centered(rows: np.ndarray) -> np.ndarray:

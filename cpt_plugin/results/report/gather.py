@@ -46,11 +46,12 @@ def gather(folder: Path) -> Gathered:
     found, wrong = read_folder(folder)
     damaged = [(path, str(error).removeprefix(f"{path}: ")) for path, error in wrong]
     kept: list[Features] = []
-    hashes = {(one.file.parent, one.record.prompts_hash) for one in found}
+    records = {(one.file.parent, one.record.prompts_hash): one.record for one in found}
     for path in sorted(folder.rglob(features.FILE)):
         try:
             one = features.load(path)
-            kept += [one] if (path.parent, one.prompts_hash) in hashes else []
+            record = records.get((path.parent, one.prompts_hash))
+            kept += [one.of(record)] if record else []
         except RecordError as error:
             damaged.append((path, str(error).removeprefix(f"{path}: ")))
     finished = {run_of(one.record) for one in found}

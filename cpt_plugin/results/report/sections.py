@@ -19,7 +19,7 @@ from cpt_plugin.results.report.gather import Found, Gathered
 from cpt_plugin.results.report.html import Cell
 from cpt_plugin.results.runs import name_of
 from cpt_plugin.results.stats import Summary
-from cpt_plugin.results.table import LEGEND, header_of, notes_of
+from cpt_plugin.results.table import header_of, legend_of, notes_of
 from cpt_plugin.results.table import title_of as lines_of
 from cpt_plugin.results.text import listed, spread
 
@@ -51,7 +51,7 @@ def group_table(group: Group) -> str:
          Cell(f"{len(row.by_seed)}/{row.expected}", len(row.by_seed))]
         for row in table.rows
     ]  # fmt: skip
-    notes = html.folded("differences, values by seed", html.bullets([*notes_of(table), LEGEND]))
+    notes = html.folded("differences, values by seed", html.bullets([*notes_of(table), legend_of(table)]))
     return html.table("; ".join(lines_of(table)), header, rows) + notes
 
 

@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from cpt_plugin import metrics
 from cpt_plugin.atomic import atomic_write
 from cpt_plugin.errors import DataError, TrainingError
 from cpt_plugin.toolkit.embedded.logs import LOGGER
 from cpt_plugin.toolkit.embedded.registry import EVALUATOR_REGISTRY
+
+
+_MORE = ("balanced_accuracy", "g_mean", "ece")
 
 
 class EvaluatorBase:
@@ -34,11 +38,9 @@ class EvaluatorBase:
 
 @EVALUATOR_REGISTRY.register()
 class Classification(EvaluatorBase):
-    r"""Accuracy, error rate and macro F1 in percent; per class and as confusion counts when configured.
+    """Accuracy and error rate, macro F1, balanced accuracy, G-mean and calibration error (:mod:`cpt_plugin.metrics`).
 
-    Macro F1 is the mean over the classes present in the ground truth of
-    :math:`2 t_c / (2 t_c + f^+_c + f^-_c)`, with :math:`t_c` hits, :math:`f^+_c` false alarms and
-    :math:`f^-_c` misses of class :math:`c`.
+    All in percent; accuracy per class and confusion counts when configured.
     """
 
     def __init__(self, cfg: Any, lab2cname: dict[int, str] | None = None, **kwargs: Any) -> None:
@@ -49,6 +51,7 @@ class Classification(EvaluatorBase):
     def reset(self) -> None:
         self._truth: list[torch.Tensor] = []
         self._predicted: list[torch.Tensor] = []
+        self._confidence: list[torch.Tensor] = []
 
     def process(self, mo: torch.Tensor, gt: torch.Tensor) -> None:
         """Takes logits (B, K) and labels (B,).
@@ -60,11 +63,23 @@ class Classification(EvaluatorBase):
             raise TrainingError(f"the logits of batch {len(self._truth) + 1} of the evaluation contain NaN")
         self._predicted.append(mo.argmax(dim=1).cpu())
         self._truth.append(gt.cpu())
+        self._confidence.append(confidence_of(mo))
+
+    def predicted_counts(self) -> list[int]:
+        """Returns how many images were taken for each class, by label."""
+        truth, predicted = self._arrays()
+        return np.bincount(predicted, minlength=self._num_classes(truth, predicted)).tolist()
+
+    def calibration_error(self) -> float | None:
+        """Returns :func:`~cpt_plugin.metrics.expected_calibration_error` of the softmax of the logits."""
+        truth, predicted = self._arrays()
+        confidence = torch.cat(self._confidence).numpy() if self._confidence else np.zeros(0)
+        return metrics.expected_calibration_error(confidence, truth == predicted)
 
     def class_counts(self) -> list[tuple[int, int]]:
         """Returns (correct, total) of every class, by label."""
         truth, predicted = self._arrays()
-        size = self._num_classes(truth)
+        size = self._num_classes(truth, predicted)
         total = np.bincount(truth, minlength=size)
         correct = np.bincount(truth[truth == predicted], minlength=size)
         return list(zip(correct.tolist(), total.tolist(), strict=True))
@@ -80,13 +95,22 @@ class Classification(EvaluatorBase):
             raise DataError("the evaluation saw no image; check the split (TEST.SPLIT) and the data folder")
         correct = int((truth == predicted).sum())
         accuracy = 100.0 * correct / len(truth)
-        results = OrderedDict(
-            accuracy=accuracy, error_rate=100.0 - accuracy, macro_f1=100.0 * macro_f1(truth, predicted)
-        )
+        tested = self.class_counts()
+        values = {
+            "accuracy": accuracy,
+            "error_rate": 100.0 - accuracy,
+            "macro_f1": metrics.macro_f1(tested, self.predicted_counts()),
+            "balanced_accuracy": metrics.balanced_accuracy(tested),
+            "g_mean": metrics.g_mean(tested),
+            "ece": self.calibration_error(),
+        }
+        results = OrderedDict((name, value) for name, value in values.items() if value is not None)
         LOGGER.info(
             f"=> result\n* total: {len(truth):,}\n* correct: {correct:,}\n* accuracy: {accuracy:.1f}%\n"
             f"* error: {results['error_rate']:.1f}%\n* macro_f1: {results['macro_f1']:.1f}%"
         )
+        more = ", ".join(f"{name} {results[name]:.1f}%" for name in _MORE if name in results)
+        LOGGER.info(f"=> with every class counting alike, and calibration\n* {more}")
         if self.cfg.TEST.PER_CLASS_RESULT:
             results["perclass_accuracy"] = self._log_per_class()
         if self.cfg.TEST.COMPUTE_CMAT:
@@ -128,11 +152,6 @@ class Classification(EvaluatorBase):
         LOGGER.info(f"Confusion counts (rows: truth) are saved to {path}")
 
 
-def macro_f1(truth: np.ndarray, predicted: np.ndarray) -> float:
-    """Returns the mean F1 in [0, 1] over the classes present in ``truth`` (see :class:`Classification`)."""
-    size = int(max(truth.max(), predicted.max())) + 1
-    hits = np.bincount(truth[truth == predicted], minlength=size)
-    present = np.bincount(truth, minlength=size)
-    claimed = np.bincount(predicted, minlength=size)
-    labels = present > 0
-    return float(np.mean(2.0 * hits[labels] / (present + claimed)[labels]))
+def confidence_of(logits: torch.Tensor) -> torch.Tensor:
+    """Returns the largest softmax probability (B,) of logits (B, K), in float64 on the CPU."""
+    return logits.detach().double().softmax(dim=1).amax(dim=1).cpu()

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from cpt_plugin.results.groups import BANDS, THIRDS, group_accuracies, ranks_of, worst_class
+from cpt_plugin.results.groups import BANDS, FEW_SHOT_BANDS, THIRDS, group_accuracies, worst_class
 from cpt_plugin.toolkit.embedded.logs import LOGGER
 
 
 def report_groups(dm: Any, evaluator: Any, cfg: Any) -> dict[str, float]:
     """Log and return the accuracies of the groups (percent, by name; empty groups left out).
 
-    Only for a data set that says by ``bands`` what it calls many, medium and few (see
-    :func:`cpt_plugin.results.groups.group_accuracies`), and not on new classes, which were never trained on.
+    Only where classes have different numbers of training images, or the data set says by ``bands`` what it calls many,
+    medium and few (see :func:`cpt_plugin.results.groups.group_accuracies`), and not on new classes, which were never
+    trained on.
     """
     bands = getattr(getattr(dm, "dataset", None), "bands", None)
     counts = getattr(dm, "class_counts", [])
     untrained = cfg.DATASET.SUBSAMPLE_CLASSES == "new" or not any(counts)
-    if bands is None or untrained or not hasattr(evaluator, "class_counts"):
+    balanced = bands is None and len(set(counts)) == 1
+    if balanced or untrained or not hasattr(evaluator, "class_counts"):
         return {}
+    bands = bands or FEW_SHOT_BANDS
     tested = evaluator.class_counts()
-    groups = group_accuracies(tested, counts, ranks_of(counts), bands)
+    groups = group_accuracies(tested, counts, bands)
     meaning = {
         "many": f"{bands.many_from} training images or more",
         "medium": f"{bands.few_up_to + 1} to {bands.many_from - 1}",

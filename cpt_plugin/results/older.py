@@ -1,0 +1,87 @@
+"""Records of older schemas in the form of today's; what is not as they had it is left for the decoder to name."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from cpt_plugin._schema import SchemaError
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.long_tail import class_ranks, shot_counts
+from cpt_plugin.methods import is_embedded
+from cpt_plugin.protocols import BASE_TO_NEW, DATASETS_11, FEW_SHOT_ALL, SOURCE
+from cpt_plugin.results.groups import FEW_SHOT_BANDS
+
+SCHEMA = 4
+BY_SCHEDULE = "schedule"
+FROM_DATA = "data"
+DERIVED = "derived"
+COUNTS_FROM = (FROM_DATA, DERIVED, BY_SCHEDULE)
+"""Where a record's training images by class come from: read when it was made; worked out afterwards from the
+schedule, with certainty, as every class of the data set has at least as many images as it can ask for; or without."""
+_FEWEST_PUBLISHED = 16
+"""Training images that every class of the eleven data sets and of the drawn worlds has at least."""
+
+
+def converted(plain: dict[str, Any]) -> dict[str, Any]:
+    """The plain values of a record of schema 2 or 3 as schema 4 has them; those of other schemas as they are.
+
+    Raises:
+        SchemaError: it says 2, but lacks what records of schema 2 had.
+    """
+    if plain.get("schema") == 2:
+        plain = _from_v2(plain)
+    return _from_v3(plain) if plain.get("schema") == 3 else plain
+
+
+def _from_v2(plain: dict[str, Any]) -> dict[str, Any]:
+    parts = [plain.get(key) for key in ("accuracy", "per_class", "split_hash")]
+    if not all(isinstance(part, dict) and {"base", "new"} <= part.keys() for part in parts):
+        raise SchemaError("schema", "says 2, but accuracy, per_class or split_hash of base and new is missing")
+    accuracy, per_class, split_hash = parts
+    evaluations = {
+        name: {
+            "dataset": plain.get("dataset"),
+            "classes": name,
+            "accuracy": accuracy[name],  # type: ignore[index]
+            "per_class": per_class[name],  # type: ignore[index]
+            "split_hash": split_hash[name],  # type: ignore[index]
+        }
+        for name in ("base", "new")
+    }
+    kept = {key: value for key, value in plain.items() if key not in ("accuracy", "per_class", "split_hash")}
+    return kept | {"schema": 3, "variant": "", "evaluations": evaluations}
+
+
+def _from_v3(plain: dict[str, Any]) -> dict[str, Any]:
+    try:
+        counts = _scheduled(plain)
+        derived = _is_certain(plain, counts)
+    except (ConfigError, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        counts, derived = [], False
+    added = {
+        "class_counts": counts,
+        "counts_from": DERIVED if derived else BY_SCHEDULE,
+        "bands": list(FEW_SHOT_BANDS),
+        "selection": "",
+        "parts_without_gradient": [],
+    }
+    return plain | added | {"schema": SCHEMA}
+
+
+def _scheduled(plain: dict[str, Any]) -> list[int]:
+    """Training images by label that the schedule asks for."""
+    trained = {BASE_TO_NEW: "base", FEW_SHOT_ALL: "all"}.get(plain["protocol"], SOURCE)
+    num_classes, shots = len(plain["evaluations"][trained]["per_class"]), plain["shots"]
+    if plain["tau"] == 1:
+        return [shots] * num_classes
+    by_rank = shot_counts(num_classes, plain["tau"], plain["config"].get("DATASET.MAX_PER_CLASS", 16))
+    return [min(shots, by_rank[rank]) for rank in class_ranks(num_classes, plain["class_order"], plain["seed"])]
+
+
+def _is_certain(plain: dict[str, Any], counts: list[int]) -> bool:
+    """Whether the data cannot have been otherwise than scheduled."""
+    known = is_embedded(plain["dataset"]) or plain["dataset"] in DATASETS_11
+    complete = plain["config"].get("DATASET.CHECK_COUNTS", True)
+    asked = 1 <= plain["shots"] <= _FEWEST_PUBLISHED
+    return known and complete and asked and math.isclose(min(counts) / max(counts), plain["realized_tau"])
