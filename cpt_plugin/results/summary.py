@@ -103,8 +103,8 @@ class Table:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All columns: the metrics, the worst class, the metrics of the classes trained on, the groups."""
-        return (*self.accuracies, "worst", *self.by_class, *GROUPS)
+        """All columns: the metrics, the worst class, the groups, the metrics of the classes trained on."""
+        return (*self.accuracies, "worst", *GROUPS, *self.by_class)
 
 
 def build_table(
@@ -134,7 +134,7 @@ def build_table(
     first = ordered[0]
     accuracies, headline = tuple(first.metrics), HEADLINES[first.protocol]
     by_class = tuple(name for name in BY_CLASS if any(metric(record, name) is not None for record in ordered))
-    rows = tuple(_row(name, runs[name], (*accuracies, "worst", *by_class, *GROUPS)) for name in names)
+    rows = tuple(_row(name, runs[name], (*accuracies, "worst", *GROUPS, *by_class)) for name in names)
     return Table(
         first.dataset,
         first.tau,

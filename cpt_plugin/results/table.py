@@ -40,8 +40,8 @@ def render_terminal(
     blocks = (
         ["\n".join(wrapped(line) for line in title_of(table))],
         *_accuracy_blocks(table),
-        *([_block(table, table.by_class, with_seeds=False)] if table.by_class else []),
         _block(table, GROUPS, with_seeds=False),
+        *([_block(table, table.by_class, with_seeds=False)] if table.by_class else []),
         [wrapped(line) for line in [*notes_of(table), legend_of(table)]],
     )
     return "\n\n".join("\n".join(block) for block in blocks) + "\n"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -87,6 +88,31 @@ def test_features_are_computed_once(root, output, found, monkeypatch):
     assert again.class_names == found["coop"].class_names == tuple(BASE)
 
 
+def test_kept_features_of_an_older_version_take_the_training_images_of_the_record(root, output, found, tmp_path):
+    """They held ranks by the label, which were wrong for data with a tail of their own."""
+    record = records.load(next(output.rglob("coop/*/*/record.json")))
+    found["coop"].save(tmp_path / FILE)
+    with np.load(tmp_path / FILE) as file:
+        arrays = dict(file)
+    about = json.loads(str(arrays["about"]))
+    del about["class_counts"], about["by_schedule"]
+    np.savez(tmp_path / FILE, **arrays | {"about": np.array(json.dumps(about | {"ranks": [0, 1, 2, 3]}))})
+    records.save(record, tmp_path / "record.json")
+    again = features_of(tmp_path / "record.json", root)
+    assert again.class_counts == record.class_counts
+    assert again.ranks == tuple(record.ranks)
+
+
+def test_classes_that_were_not_trained_on_are_neither_frequent_nor_rare(root, output):
+    pytest.importorskip("sklearn")
+    pytest.importorskip("matplotlib")
+    new = features_of(next(output.rglob("coop/*/*/record.json")), root, "new")
+    assert new.class_counts == ()
+    [drawing] = draw("tsne", compare([new]))
+    assert drawing.figure.legends[0].get_title().get_text() == "classes"
+    assert "none of which was trained on" in " ".join(drawing.figure._supxlabel.get_text().split())
+
+
 def test_kept_features_of_other_prompts_are_made_anew_and_wrong_checkpoints_refused(root, output, tmp_path):
     source = next(output.rglob("coop/*/*/record.json")).parent
     copy = tmp_path / "run"
@@ -132,7 +158,7 @@ def test_panels_stand_frozen_plain_cpt_for_each_learner(found):
 
 
 def test_classes_stand_by_cluster_and_then_by_frequency(found):
-    features = dataclasses.replace(found["coop"], clusters=(1, 0, 1, 0), ranks=(2, 3, 0, 1))
+    features = dataclasses.replace(found["coop"], clusters=(1, 0, 1, 0), class_counts=(4, 2, 16, 8))
     assert cluster_order(features) == [3, 1, 2, 0]
 
 

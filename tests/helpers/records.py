@@ -17,6 +17,11 @@ from cpt_plugin.results.record import (
 )
 
 
+def predicted(correct: tuple[int, ...]) -> tuple[int, ...]:
+    """Every image of a class (10 each) that is not taken for it is taken for the first class."""
+    return 10 * len(correct) - sum(correct[1:]), *correct[1:]
+
+
 def make_record(
     name: str = "maple",
     seed: int = 1,
@@ -47,14 +52,14 @@ def make_record(
     dataset = changes.get("dataset", "shapes")
     hashes = split_hash or (f"base split {seed}", "new split")
     evaluations = {
-        "base": Evaluation.of(dataset, "base", base, hashes[0]),
+        "base": Evaluation.of(dataset, "base", base, hashes[0], predicted(correct), 12.5),
         "new": Evaluation.of(dataset, "new", new, hashes[1]),
     }
     if accuracy:
         for part, value in zip(("base", "new"), accuracy, strict=True):
             evaluations[part] = dataclasses.replace(evaluations[part], accuracy=value)
     if changes.get("protocol") == "few_shot_all":
-        evaluations = {"all": Evaluation.of(dataset, "all", base, hashes[0])}
+        evaluations = {"all": Evaluation.of(dataset, "all", base, hashes[0], predicted(correct), 12.5)}
     if targets:
         evaluations = {"source": Evaluation.of(dataset, "all", base, hashes[0])}
         for target, hits in targets.items():

@@ -19,6 +19,7 @@ from cpt_plugin.results.figures.collapse import rank_correlation
 from cpt_plugin.results.figures.group import group_records
 from cpt_plugin.results.figures.registry import FEATURES, KINDS, draw, parse_kinds
 from cpt_plugin.results.figures.style import COLORS, WIDTH, finish, look, new_figure, to_bytes
+from cpt_plugin.results.groups import LONG_TAILED_BANDS
 from cpt_plugin.results.record import save
 from tests.helpers.records import make_record
 
@@ -88,9 +89,37 @@ def test_bars_are_the_means_of_the_classes_most_images_first():
 
 
 def test_bars_stand_at_ranks_where_the_class_order_is_drawn_by_seed():
-    both = [make_record("coop", seed, class_order="random") for seed in (1, 2)]
+    orders = {1: (16, 12, 9, 6, 5, 4), 2: (12, 4, 5, 6, 9, 16)}
+    both = [make_record("coop", seed, class_order="random", counts=counts) for seed, counts in orders.items()]
     figure = one("classes", both).figure
     assert next(label.get_text() for label in figure.axes[0].get_xticklabels()) == "n = 16"
+
+
+def test_bars_stand_by_the_images_of_the_data_not_by_the_label():
+    record = make_record("coop", tau=1.0, counts=(2, 4, 6, 10, 16, 20))
+    figure = one("classes", [record]).figure
+    names = [label.get_text() for label in figure.axes[-1].get_xticklabels()]
+    assert names == ["base 5 (20)", "base 4 (16)", "base 3 (10)", "base 2 (6)", "base 1 (4)", "base 0 (2)"]
+    assert any("from 20 training images (left) to 2 (right)" in text for text in texts(figure))
+
+
+def test_seeds_with_other_images_show_the_span_of_their_counts():
+    both = [make_record("coop", seed, tau=1.0, counts=counts) for seed, counts in
+            {1: (9, 9, 8, 7, 6, 5), 2: (9, 8, 8, 7, 6, 4)}.items()]  # fmt: skip
+    names = [label.get_text() for label in one("classes", both).figure.axes[-1].get_xticklabels()]
+    assert names == ["base 0 (9)", "base 1 (8-9)", "base 2 (8)", "base 3 (7)", "base 4 (6)", "base 5 (4-5)"]
+
+
+@pytest.mark.parametrize("kind", ["classes", "groups"])
+def test_counts_that_only_the_schedule_tells_are_said_to_be_so(kind):
+    figure = one(kind, [make_record("coop", counts_from="schedule"), make_record("maple")]).figure
+    assert any("BY SCHEDULE, not read from the data: coop seed 1" in " ".join(text.split()) for text in texts(figure))
+
+
+def test_bands_of_the_data_set_are_those_of_the_caption():
+    record = make_record("coop", tau=1.0, counts=(500, 200, 100, 50, 19, 5), bands=LONG_TAILED_BANDS)
+    figure = one("groups", [record]).figure
+    assert any("many has 101 or more, medium 20 to 100, few up to 19" in " ".join(t.split()) for t in texts(figure))
 
 
 def test_many_methods_share_out_over_figures_and_none_is_lost():

@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
+from cpt_plugin.results.groups import FEW_SHOT_BANDS
 from cpt_plugin.results.record import (
     SCHEMA,
     ClassResult,
@@ -35,7 +37,7 @@ def test_file_has_the_documented_form(make_record, tmp_path):
     save(make_record(), tmp_path / "record.json")
     text = (tmp_path / "record.json").read_text()
     plain = json.loads(text)
-    assert plain["schema"] == SCHEMA == 3
+    assert plain["schema"] == SCHEMA == 4
     base = plain["evaluations"]["base"]
     assert (base["dataset"], base["classes"], base["accuracy"]) == ("shapes", "base", 65.0)
     assert base["per_class"][0] == ["base 0", 9, 10]
@@ -66,7 +68,7 @@ def test_accuracy_is_over_images_not_over_classes():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        (("schema",), 1, "field schema: expected 3, found 1"),
+        (("schema",), 1, "field schema: expected 4, found 1"),
         (("seed",), "1", "field seed: expected a whole number, found '1'"),
         (("seed",), True, "field seed: expected a whole number, found True"),
         (("tau",), 1.5, r"field tau: 1.5 is not in \(0, 1\]"),
@@ -96,6 +98,17 @@ def test_accuracy_is_over_images_not_over_classes():
         (("worst_class", "accuracy"), 39.0, "field worst_class: is .*39.0.* but the classes give .*40.0"),
         (("evaluations", "new", "per_class"), [], "field evaluations.new.per_class: no test image in any class"),
         (("surprise",), 1, "field surprise: is unknown"),
+        (("class_counts",), [16, 4], "field class_counts: has 2 classes, but 6 are tested"),
+        (("class_counts",), [0] * 6, "field class_counts: 0 to 0 training images cannot be"),
+        (("class_counts", 0), -1, "field class_counts: -1 to"),
+        (("class_counts", 0), 32, "field realized_tau: is 0.25, but class_counts give 0.125"),
+        (("class_counts",), [4, 5, 7, 9, 12, 16], r"field groups.head: is .*85.0.*, but the classes give .*45.0"),
+        (("counts_from",), "hearsay", "field counts_from: expected one of data, derived, schedule"),
+        (("bands",), [3, 3], "field bands: many has 3 or more, .* overlap"),
+        (("evaluations", "base", "predicted"), [60], "field evaluations.base.predicted: does not fit"),
+        (("evaluations", "base", "predicted"), [10, 10, 10, 10, 10, 11], "evaluations.base.predicted: does not fit"),
+        (("evaluations", "base", "predicted"), [1, 19, 10, 10, 10, 10], "evaluations.base.predicted: does not fit"),
+        (("evaluations", "base", "ece"), 101.0, "field evaluations.base.ece: 101.0 % cannot be"),
     ],
 )
 def test_a_wrong_field_is_named(make_record, tmp_path, field, value, message):
@@ -179,7 +192,7 @@ def test_round_trip_of_every_protocol(make_record, tmp_path):
 
 
 def test_record_of_schema_2_is_converted():
-    """Written by the version before schema 3: coop_cpt on shapes, 4 shots, 2 epochs."""
+    """Written by the version before schema 3 (whose v3 is converted in turn): coop_cpt on shapes, 4 shots, 2 epochs."""
     plain, record = json.loads(V2.read_text()), load(V2)
     assert plain["schema"] == 2
     assert (record.method, record.protocol, record.variant) == ("coop_cpt", "base_to_new", "")
@@ -208,3 +221,75 @@ def test_a_damaged_record_of_schema_2_is_refused(tmp_path, change, message):
     path.write_text(json.dumps(json.loads(V2.read_text()) | change))
     with pytest.raises(RecordError, match=message):
         load(path)
+
+
+# -- training images by class --------------------------------------------------------------------------------------
+
+V3 = Path(__file__).parent / "data" / "record_v3.json"
+
+
+def v3(**changes):
+    """A record as the version before schema 4 wrote it, with the configuration that goes with the changes."""
+    plain = json.loads(V3.read_text()) | changes
+    keys = {"seed": "SEED", "tau": "DATASET.IMBALANCE_TAU", "shots": "DATASET.NUM_SHOTS"}
+    plain["config"] = plain["config"] | {key: plain[name] for name, key in keys.items()} | changes.get("config", {})
+    return plain | {"config_hash": config_hash(plain["config"])}
+
+
+def test_record_of_schema_3_is_converted():
+    plain, record = json.loads(V3.read_text()), load(V3)
+    assert plain["schema"] == 3
+    assert record.class_counts == (16, 12, 9, 6, 5, 4)
+    assert (record.counts_from, record.by_schedule, record.bands) == ("derived", False, FEW_SHOT_BANDS)
+    again = json.loads(json.dumps(to_plain(record)))
+    evaluations = again.pop("evaluations")
+    assert {key: again[key] for key in plain if key not in ("schema", "evaluations")} == {
+        key: plain[key] for key in plain if key not in ("schema", "evaluations")
+    }
+    for name, evaluation in plain["evaluations"].items():
+        assert {key: evaluations[name][key] for key in evaluation} == evaluation
+
+
+@pytest.mark.parametrize(
+    ("changes", "counts_from"),
+    [
+        ({}, "derived"),
+        ({"dataset": "eurosat"}, "derived"),
+        ({"dataset": "shapes:colors:dim"}, "derived"),
+        ({"tau": 1.0, "realized_tau": 1.0, "shots": 4}, "derived"),
+        ({"dataset": "myphotos"}, "schedule"),
+        ({"dataset": "cifar100_lt"}, "schedule"),
+        ({"dataset": "ucf101 (own split 1)"}, "schedule"),
+        ({"config": {"DATASET.CHECK_COUNTS": False}}, "schedule"),
+        ({"shots": 64}, "schedule"),
+        ({"realized_tau": 0.5}, "schedule"),  # the data had something else
+    ],
+)
+def test_counts_of_older_records_follow_from_the_schedule_only_where_that_is_certain(changes, counts_from):
+    assert from_plain(v3(**changes), "here").counts_from == counts_from
+
+
+def test_fewer_shots_than_the_largest_class_of_the_schedule_cut_an_older_records_counts():
+    record = from_plain(v3(shots=8, realized_tau=0.5), "here")
+    assert record.class_counts == (8, 8, 8, 6, 5, 4)
+    assert record.counts_from == "derived"
+
+
+@pytest.mark.parametrize("field", ["protocol", "evaluations", "shots", "tau", "config", "class_order", "seed"])
+@pytest.mark.parametrize("value", [None, "x", [], {}, -3])
+def test_a_damaged_record_of_schema_3_is_refused_in_words(field, value):
+    with pytest.raises(RecordError, match="field "):
+        from_plain(json.loads(V3.read_text()) | {field: value}, "here")
+
+
+def test_metrics_of_the_classes_trained_on(make_record):
+    record = make_record(correct=(9, 8, 7, 6, 5, 4))
+    older = dataclasses.replace(record.trained, predicted=None, ece=None)
+    assert older.by_class == {
+        "balanced_accuracy": pytest.approx(65.0), "macro_f1": None, "g_mean": pytest.approx(62.7, abs=0.05), "ece": None,
+    }  # fmt: skip
+    known = dataclasses.replace(record.trained, predicted=(15, 13, 10, 9, 7, 6), ece=12.5)
+    assert known.by_class["macro_f1"] == pytest.approx(
+        100 / 6 * sum(2 * t / (10 + p) for t, p in zip((9, 8, 7, 6, 5, 4), known.predicted, strict=True))
+    )
+    assert known.by_class["ece"] == 12.5

@@ -155,7 +155,7 @@ def test_export_leaves_out_runs_that_other_places_have(make_record, tmp_path, ca
     ("line", "message"),
     [
         ("{", r"all.jsonl, line 2: is not JSON"),
-        ('{"schema": 9}', r"all.jsonl, line 2: field schema: expected 3, found 9"),
+        ('{"schema": 9}', r"all.jsonl, line 2: field schema: expected 4, found 9"),
         ('{"imported": true, "accuracy": 81.2}', "line 2: figures imported from a log are no records"),
     ],
 )

@@ -74,6 +74,12 @@ def test_terminal_table_as_a_whole(records):
         "maple       85.0 ±0.0    65.0 ±0.0    35.0 ±5.0    85.0 ±0.0    50.0 ±2.5       -\n"
         "maple_cpt   85.0 ±0.0    65.0 ±0.0    45.0 ±7.1    85.0 ±0.0    55.0 ±3.5       -\n"
         "\n"
+        "method     balanced acc.  macro-F1     G-mean       ECE\n"
+        "---------------------------------------------------------------\n"
+        "zeroshot    65.0 ±-        69.2 ±-      62.7 ±-      12.5 ±-\n"
+        "maple       61.7 ±1.7      64.7 ±2.5    55.1 ±5.0    12.5 ±0.0\n"
+        "maple_cpt   65.0 ±2.4      68.6 ±3.1    61.1 ±5.0    12.5 ±0.0\n"
+        "\n"
         "H, maple_cpt - maple: +1.30, 95 % t-interval [0.81, 1.78], paired over seeds 1, 3\n"
         "H, zeroshot: 56.5 (seed 1)\n"
         "H, maple: 54.5 (seed 1), 55.2 (seed 2), 55.9 (seed 3); 95 % t-interval of the mean [53.6, 56.9]\n"
@@ -81,7 +87,8 @@ def test_terminal_table_as_a_whole(records):
         "missing seeds of maple_cpt: 2\n"
         "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
         "many has 10 or\n"
-        "    more, medium 4 to 9, few up to 3; in brackets the number of classes; worst is the worst of them\n"
+        "    more, medium 4 to 9, few up to 3; in brackets the number of classes; worst is the worst of them;\n"
+        "    balanced acc., macro-F1, G-mean, ECE are over all of them\n"
     )
     assert render_terminal(records) == expected
 
@@ -99,11 +106,11 @@ def test_terminal_table_fits_its_width(make_record, hits):
 def test_markdown_has_a_cell_for_every_column(records):
     grid = [line for line in render_markdown(records).splitlines() if line.startswith("|")]
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in grid]
-    assert {len(line) for line in cells} == {12}
+    assert {len(line) for line in cells} == {16}
     assert cells[0][:4] == ["method", "base", "new", "H"]
     assert cells[3] == [
         "maple", "61.7 ±1.7", "50.0 ±0.0", "55.2 ±0.7", "20.0 ±10.0", "85.0 ±0.0", "65.0 ±0.0", "35.0 ±5.0",
-        "85.0 ±0.0", "50.0 ±2.5", "-", "3/3",
+        "85.0 ±0.0", "50.0 ±2.5", "-", "61.7 ±1.7", "64.7 ±2.5", "55.1 ±5.0", "12.5 ±0.0", "3/3",
     ]  # fmt: skip
 
 

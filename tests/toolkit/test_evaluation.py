@@ -43,6 +43,9 @@ def test_results_agree_with_scikit_learn(tmp_path, seed):
         "accuracy": 100 * metrics.accuracy_score(truth, predicted),
         "error_rate": 100 - 100 * metrics.accuracy_score(truth, predicted),
         "macro_f1": 100 * metrics.f1_score(truth, predicted, average="macro", labels=present),
+        "balanced_accuracy": 100 * metrics.recall_score(truth, predicted, average="macro", labels=present),
+        "g_mean": 100 * np.prod(metrics.recall_score(truth, predicted, average=None, labels=present)) ** (1 / len(present)),
+        "ece": 100 * abs(np.mean(truth == predicted) - np.e / (np.e + classes - 1)),  # every confidence is the same
         "perclass_accuracy": 100
         * metrics.recall_score(truth, predicted, average="macro", labels=present, zero_division=0),
     }
@@ -52,6 +55,7 @@ def test_results_agree_with_scikit_learn(tmp_path, seed):
     matrix = metrics.confusion_matrix(truth, predicted, labels=range(classes))
     with np.load(tmp_path / "cmat.npz", allow_pickle=False) as saved:
         assert np.array_equal(saved["counts"], matrix)
+    assert subject.predicted_counts() == matrix.sum(0).tolist()
     assert subject.class_counts() == [(matrix[c, c], matrix[c].sum()) for c in range(classes)]
 
 
@@ -62,6 +66,7 @@ def test_log_lines(tmp_path, caplog):
         subject.evaluate()
     assert "\n".join(record.getMessage() for record in caplog.records) == (
         "=> result\n* total: 2,000\n* correct: 1,500\n* accuracy: 75.0%\n* error: 25.0%\n* macro_f1: 73.3%\n"
+        "=> with every class counting alike, and calibration\n* balanced_accuracy 75.0%, g_mean 70.7%, ece 1.9%\n"
         "=> per-class result\n"
         "* class: 0 (name0)\ttotal: 1,000\tcorrect: 1,000\tacc: 100.0%\n"
         "* class: 1 (name1)\ttotal: 1,000\tcorrect: 500\tacc: 50.0%\n"
