@@ -87,8 +87,8 @@ def test_terminal_table_as_a_whole(records):
         "missing seeds of maple_cpt: 2\n"
         "groups are the classes trained on, by training images: head, mid, tail are thirds by rank; "
         "many has 10 or\n"
-        "    more, medium 4 to 9, few up to 3; in brackets the number of classes; worst is the worst of them;\n"
-        "    balanced acc., macro-F1, G-mean, ECE are over all of them\n"
+        "    more, medium 4 to 9, few up to 3; in brackets the number of classes; worst is the worst of them; balanced\n"
+        "    acc., macro-F1, G-mean, ECE are over all of them\n"
     )
     assert render_terminal(records) == expected
 
