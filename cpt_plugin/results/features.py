@@ -83,10 +83,9 @@ def load(path: str | Path) -> Features:
         with np.load(path, allow_pickle=False) as file:
             plain: dict[str, Any] = json.loads(str(file["about"]))
             values: dict[str, Any] = {name: file[name] for name in Features._ARRAYS}
-            values |= {"class_counts": (), "by_schedule": False}  # older files lack them, and had "ranks" instead
-            values |= {
-                key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key != "ranks"
-            }
+            plain.pop("ranks", None)  # of older files, which lack the two values set here
+            values |= {"class_counts": (), "by_schedule": False}
+            values |= {key: tuple(value) if isinstance(value, list) else value for key, value in plain.items()}
             return Features(**values)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise RecordError(f"{path}: features cannot be read ({error}): delete the file, and make them again") from error

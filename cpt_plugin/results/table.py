@@ -159,9 +159,9 @@ def notes_of(table: Table) -> list[str]:
     lines += [f"missing seeds of {row.method}: {listed(row.missing)}" for row in table.rows if row.missing]
     if table.by_schedule:
         lines.append(
-            f"groups BY SCHEDULE for {listed(table.by_schedule)}: these records are older than schema 4 and do not tell "
-            "how many images of each class there were; where the data had fewer than the schedule asks for, or a tail "
-            "of their own, the groups are wrong"
+            f"groups BY SCHEDULE for {listed(table.by_schedule)}: these records are older than schema 4 and do not "
+            "tell how many images of each class there were; where the data had fewer than the schedule asks for, or a "
+            "tail of their own, the groups are wrong"
         )
     return lines + [outlier_line(outlier) for outlier in table.outliers]
 

@@ -14,7 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cpt_plugin.results.grid import build_grid
 from cpt_plugin.results.record import Backbone, save
+from cpt_plugin.results.spec import Measure, RowSpec, TableSpec
 from cpt_plugin.results.summary import build_table
 from cpt_plugin.results.table import render_csv, render_markdown, render_terminal
 from cpt_plugin.results.text import TERMINAL_WIDTH
@@ -176,3 +178,32 @@ def test_a_difference_that_rounds_to_nothing_has_no_minus_sign(make_record):
     runs += [make_record("maple_cpt", seed, accuracy=(65.0, 49.999)) for seed in (1, 2)]
     text = render_terminal(runs)
     assert "H, maple_cpt - maple: +0.00, 95 % t-interval [0.00, 0.00]" in text
+
+
+def test_groups_that_only_the_schedule_tells_are_said_to_be_so(records, make_record):
+    for render in (render_terminal, render_markdown):
+        assert "BY SCHEDULE" not in render(records)
+        assert "groups BY SCHEDULE for maple seed 2" in render([*records[:2], make_record("maple", 2, counts_from="schedule")])
+
+
+def test_older_records_show_only_the_metrics_that_they_know(make_record):
+    record = make_record("maple")
+    trained = dataclasses.replace(record.trained, predicted=None, ece=None)
+    older = dataclasses.replace(record, evaluations=record.evaluations | {"base": trained})
+    assert build_table([older]).by_class == ("balanced_accuracy", "g_mean")
+    both = build_table([older, make_record("maple_cpt")])
+    assert both.by_class == ("balanced_accuracy", "macro_f1", "g_mean", "ece")
+    assert both.rows[0].columns["ece"] is None
+
+
+def test_a_small_calibration_error_is_the_better_one(make_record):
+    found = {}
+    for name, ece in (("maple", 3.0), ("maple_cpt", 9.0)):
+        record = make_record(name)
+        trained = dataclasses.replace(record.trained, ece=ece)
+        found[name] = dataclasses.replace(record, evaluations=record.evaluations | {"base": trained})
+    spec = TableSpec(
+        "t", (RowSpec("maple", "maple"), RowSpec("maple_cpt", "maple_cpt")), (Measure(metric="ece"),), (0.25,), (1,)
+    )
+    [block] = build_grid(spec, "shapes", found.values()).blocks
+    assert [cells[0].rank for cells in block.cells] == [1, 2]

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from cpt_plugin.methods import ZEROSHOT
+from cpt_plugin.metrics import class_accuracy
 from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import BLACK, COLORS, Drawing, finish, label, new_figure, stem_of
-from cpt_plugin.metrics import class_accuracy
 from cpt_plugin.results.groups import THIRDS, third_of
 from cpt_plugin.results.record import RunRecord
 
