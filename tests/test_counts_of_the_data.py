@@ -1,4 +1,4 @@
-"""Everything that speaks of frequent and rare classes agrees with the list of training images, whatever the schedule."""
+"""All that speaks of frequent and rare classes agrees with the list of training images, whatever the schedule."""
 
 from __future__ import annotations
 
@@ -56,8 +56,9 @@ def evaluated_trainer(cfg, logits):
     evaluator.process(logits, torch.tensor([item.label for item in dm.dataset.test]))
     losses = SimpleNamespace(meters={})
     clip = SimpleNamespace(name="micro", digest="ab" * 32)
+    precision = SimpleNamespace(name="fp32")
     return SimpleNamespace(
-        cfg=cfg, dm=dm, evaluator=evaluator, losses=losses, clip=clip, device="cpu", precision=SimpleNamespace(name="fp32")
+        cfg=cfg, dm=dm, evaluator=evaluator, losses=losses, clip=clip, device="cpu", precision=precision
     )
 
 

@@ -38,8 +38,8 @@ def make_record(
 ) -> RunRecord:
     """Build a valid record of the method ``name``; keyword arguments replace fields.
 
-    counts: training images by class, those of tau where it is not given. accuracy, split_hash: of base and new, whatever the classes give; targets: correct of 10 images of each target of a
-    record of a transfer protocol.
+    counts: training images by class, by default those of tau; accuracy, split_hash: of base and new, whatever the
+    classes give; targets: correct of 10 images of each target of a record of a transfer protocol.
     """
     learner, *added = name.split("_")
     base = tuple(ClassResult(f"base {index}", hits, 10) for index, hits in enumerate(correct))

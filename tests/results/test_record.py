@@ -286,8 +286,11 @@ def test_metrics_of_the_classes_trained_on(make_record):
     record = make_record(correct=(9, 8, 7, 6, 5, 4))
     older = dataclasses.replace(record.trained, predicted=None, ece=None)
     assert older.by_class == {
-        "balanced_accuracy": pytest.approx(65.0), "macro_f1": None, "g_mean": pytest.approx(62.7, abs=0.05), "ece": None,
-    }  # fmt: skip
+        "balanced_accuracy": pytest.approx(65.0),
+        "macro_f1": None,
+        "g_mean": pytest.approx(62.7, abs=0.05),
+        "ece": None,
+    }
     known = dataclasses.replace(record.trained, predicted=(15, 13, 10, 9, 7, 6), ece=12.5)
     assert known.by_class["macro_f1"] == pytest.approx(
         100 / 6 * sum(2 * t / (10 + p) for t, p in zip((9, 8, 7, 6, 5, 4), known.predicted, strict=True))

@@ -17,6 +17,7 @@ from cpt_plugin.toolkit.embedded.logs import LOGGER
 from cpt_plugin.toolkit.embedded.registry import EVALUATOR_REGISTRY
 
 
+
 _MORE = ("balanced_accuracy", "g_mean", "ece")
 
 
