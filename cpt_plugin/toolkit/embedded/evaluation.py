@@ -16,8 +16,6 @@ from cpt_plugin.errors import DataError, TrainingError
 from cpt_plugin.toolkit.embedded.logs import LOGGER
 from cpt_plugin.toolkit.embedded.registry import EVALUATOR_REGISTRY
 
-
-
 _MORE = ("balanced_accuracy", "g_mean", "ece")
 
 
