@@ -254,19 +254,29 @@ def test_record_of_schema_3_is_converted():
     ("changes", "counts_from"),
     [
         ({}, "derived"),
-        ({"dataset": "eurosat"}, "derived"),
+        ({"dataset": "eurosat"}, "schedule"),  # 90 test images, where EuroSAT has 8,100
         ({"dataset": "shapes:colors:dim"}, "derived"),
         ({"tau": 1.0, "realized_tau": 1.0, "shots": 4}, "derived"),
         ({"dataset": "myphotos"}, "schedule"),
         ({"dataset": "cifar100_lt"}, "schedule"),
         ({"dataset": "ucf101 (own split 1)"}, "schedule"),
-        ({"config": {"DATASET.CHECK_COUNTS": False}}, "schedule"),
         ({"shots": 64}, "schedule"),
         ({"realized_tau": 0.5}, "schedule"),  # the data had something else
     ],
 )
 def test_counts_of_older_records_follow_from_the_schedule_only_where_that_is_certain(changes, counts_from):
     assert from_plain(v3(**changes), "here").counts_from == counts_from
+
+
+def test_a_published_data_set_whose_test_images_are_all_there_was_trained_on_as_scheduled():
+    plain = v3(dataset="eurosat", protocol="few_shot_all")
+    tested = [[name, 100, 1350] for name in "abcdef"]
+    plain["evaluations"] = {"all": plain["evaluations"]["base"] | {"per_class": tested, "accuracy": 100 * 600 / 8100}}
+    plain["worst_class"] = {"name": "a", "accuracy": 100 / 13.5}
+    assert from_plain(plain, "here").counts_from == "derived"
+    tested[0][2] = 1349
+    plain["evaluations"]["all"]["accuracy"] = 100 * 600 / 8099
+    assert from_plain(plain, "here").counts_from == "schedule"
 
 
 def test_fewer_shots_than_the_largest_class_of_the_schedule_cut_an_older_records_counts():
