@@ -92,11 +92,15 @@ def merge_order(folder: Path) -> Any:
 def learning_rates(folder: Path) -> Any:
     """Rates of every epoch, as optimizer and scheduler give them."""
     settings = [
-        {"LR_SCHEDULER": schedule, "WARMUP_EPOCH": warm, "WARMUP_TYPE": kind, "MAX_EPOCH": epochs}
+        {
+            "LR_SCHEDULER": schedule, "WARMUP_EPOCH": warm, "WARMUP_TYPE": kind, "MAX_EPOCH": epochs,
+            "WARMUP_RECOUNT": recount,
+        }
         for epochs in (5, 20)
         for schedule in ("cosine", "single_step", "multi_step")
         for warm, kind in ((-1, "linear"), (1, "constant"), (3, "constant"), (3, "linear"))
-    ]
+        for recount in (True, False)
+    ]  # fmt: skip
     out = {}
     for values in settings:
         c = toolkit.get_cfg_default().OPTIM

@@ -123,7 +123,10 @@ def test_learning_rates(embedded: dict[str, Any], dassl: dict[str, Any]) -> None
 def test_learning_rates_of_coop(embedded: dict[str, Any]) -> None:
     """One epoch at 1e-5, then 0.002 (1 + cos(pi k / T)) / 2 for k = 0, 1, ..."""
     for epochs in (5, 20):
-        setting = {"LR_SCHEDULER": "cosine", "WARMUP_EPOCH": 1, "WARMUP_TYPE": "constant", "MAX_EPOCH": epochs}
+        setting = {
+            "LR_SCHEDULER": "cosine", "WARMUP_EPOCH": 1, "WARMUP_TYPE": "constant", "MAX_EPOCH": epochs,
+            "WARMUP_RECOUNT": True,
+        }  # fmt: skip
         cosine = [0.001 * (1 + math.cos(math.pi * k / epochs)) for k in range(epochs - 1)]
         rates = embedded["learning_rates"][json.dumps(setting)]
         assert rates == pytest.approx([1e-5, *cosine], rel=1e-12)

@@ -6,6 +6,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import nn
 
 from cpt_plugin.errors import ConfigError
@@ -124,16 +126,60 @@ def test_linear_warmup_climbs_from_the_minimum():
     assert rates(cfg, 5) == pytest.approx([1e-5, 0.1, 0.2, 0.3, 0.4])
 
 
-def test_without_recounting_the_decay_counts_the_warmup_epochs():
-    cfg = optim_cfg(
-        LR=1.0,
-        LR_SCHEDULER="cosine",
-        MAX_EPOCH=4,
-        WARMUP_EPOCH=2,
-        WARMUP_TYPE="constant",
-        WARMUP_RECOUNT=False,
-    )
-    assert rates(cfg, 4) == pytest.approx([1e-5, 1e-5, 0.5, 0.5 * (1 + math.cos(0.75 * math.pi))])
+WITHOUT_RECOUNT = [
+    # From Dassl's code: the decay's counter starts at W, its rate at LR, and torch's schedulers go on from both.
+    ({"MAX_EPOCH": 5, "WARMUP_EPOCH": 1}, [1e-5, 5.0, 3.618034, 1.909830, 0.527864]),
+    ({"MAX_EPOCH": 4, "WARMUP_EPOCH": 2}, [1e-5, 1e-5, 5.0, 1.464466]),
+    ({"MAX_EPOCH": 5, "WARMUP_EPOCH": 2, "WARMUP_TYPE": "linear"}, [1e-5, 2.5, 5.0, 2.639320, 0.729490]),
+    ({"MAX_EPOCH": 6, "WARMUP_EPOCH": 2, "LR_SCHEDULER": "single_step", "STEPSIZE": (2,)},
+     [1e-5, 1e-5, 5.0, 5.0, 0.5, 0.5]),
+    ({"MAX_EPOCH": 6, "WARMUP_EPOCH": 2, "LR_SCHEDULER": "multi_step", "STEPSIZE": (1, 2, 4)},
+     [1e-5, 1e-5, 5.0, 5.0, 0.5, 0.5]),
+    ({"MAX_EPOCH": 3, "WARMUP_EPOCH": 3}, [1e-5, 1e-5, 1e-5]),
+    ({"MAX_EPOCH": 3, "WARMUP_EPOCH": 5}, [1e-5, 1e-5, 1e-5]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("values", "expected"), WITHOUT_RECOUNT)
+def test_without_recounting_the_decay_has_counted_the_warmup_epochs(values, expected):
+    common = {"NAME": "sgd", "LR": 5.0, "LR_SCHEDULER": "cosine", "WARMUP_TYPE": "constant", "WARMUP_RECOUNT": False}
+    cfg = optim_cfg(**{**common, **values})
+    assert rates(cfg, cfg.MAX_EPOCH) == pytest.approx(expected, rel=1e-5)
+
+
+def dassl_without_recount(values, epochs):
+    """What Dassl does, with torch's schedulers: the decay's counter is put to W, and it is stepped from epoch W on."""
+    cfg = optim_cfg(**values)
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=cfg.LR)
+    decay = {
+        "cosine": lambda: torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, float(cfg.MAX_EPOCH)),
+        "single_step": lambda: torch.optim.lr_scheduler.StepLR(optimizer, cfg.STEPSIZE[-1], gamma=cfg.GAMMA),
+        "multi_step": lambda: torch.optim.lr_scheduler.MultiStepLR(optimizer, cfg.STEPSIZE, gamma=cfg.GAMMA),
+    }[cfg.LR_SCHEDULER]()
+    decay.last_epoch = cfg.WARMUP_EPOCH
+    out = [cfg.WARMUP_CONS_LR] * min(cfg.WARMUP_EPOCH, epochs)
+    while len(out) < epochs:
+        out.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        decay.step()
+    return out
+
+
+@given(
+    schedule=st.sampled_from(["cosine", "single_step", "multi_step"]),
+    epochs=st.integers(1, 30),
+    warm=st.integers(1, 12),
+    gamma=st.sampled_from([0.1, 0.5]),
+    steps=st.sets(st.integers(1, 20), min_size=1, max_size=3).map(sorted).map(tuple),
+)
+@settings(max_examples=60, deadline=None)
+def test_without_recounting_as_torch_goes_on_from_a_later_epoch(schedule, epochs, warm, gamma, steps):
+    values = {
+        "NAME": "sgd", "LR": 0.002, "LR_SCHEDULER": schedule, "MAX_EPOCH": epochs, "WARMUP_EPOCH": warm,
+        "WARMUP_TYPE": "constant", "WARMUP_RECOUNT": False, "GAMMA": gamma, "STEPSIZE": steps,
+    }  # fmt: skip
+    expected = dassl_without_recount(values, epochs)
+    assert rates(optim_cfg(**values), epochs) == pytest.approx(expected, rel=1e-9, abs=1e-15)
 
 
 def test_scheduler_state_is_plain_numbers():

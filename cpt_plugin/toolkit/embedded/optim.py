@@ -11,7 +11,8 @@ from torch import nn
 
 from cpt_plugin.errors import ConfigError
 
-Schedule = Callable[[int], float]
+Schedule = Callable[[int, int], float]
+"""The rate at a position as a factor of the one at an earlier position, from both, earlier one first."""
 
 
 def _adam(kind: Callable[..., torch.optim.Optimizer], **more: Any) -> Callable[[Any, Any], torch.optim.Optimizer]:
@@ -84,8 +85,9 @@ class EpochScheduler:
 
     :math:`\eta_t = \eta_w(t)` for :math:`t < W` (warm-up), else :math:`\eta_0\, f(t - W)`, where :math:`t`
     counts calls of :meth:`step`, :math:`\eta_0` is the group's initial rate, :math:`W` the length of the
-    warm-up and :math:`f` the decay. Only :math:`t` is saved, so a loaded scheduler continues exactly and
-    under the configuration at hand.
+    warm-up and :math:`f` the decay, :math:`f(0) = 1`. Without ``recount`` the decay counts the epochs of the
+    warm-up too, and still starts from the initial rate: :math:`\eta_0\, f(t) / f(W)`, as in Dassl. Only :math:`t`
+    is saved, so a loaded scheduler continues exactly and under the configuration at hand.
     """
 
     def __init__(
@@ -106,8 +108,8 @@ class EpochScheduler:
         """Returns the learning rate of a group with rate ``initial`` in the given epoch (from 0)."""
         if self._warmup is not None and epoch < self._warmup_epochs:
             return self._warmup(initial, epoch)
-        shift = self._warmup_epochs if self._recount else 0
-        return initial * self._decay(epoch - shift)
+        first = 0 if self._recount else self._warmup_epochs
+        return initial * self._decay(first, epoch - self._warmup_epochs + first)
 
     def step(self) -> None:
         self.last_epoch += 1
@@ -153,13 +155,21 @@ def build_lr_scheduler(optimizer: torch.optim.Optimizer, optim_cfg: Any) -> Epoc
 
 
 def _cosine(c: Any) -> Schedule:
-    return lambda k: 0.5 * (1 + math.cos(math.pi * k / c.MAX_EPOCH))
+    def height(k: int) -> float:
+        return 0.5 * (1 + math.cos(math.pi * k / c.MAX_EPOCH))
+
+    def decay(first: int, k: int) -> float:
+        if k == first:
+            return 1.0
+        return height(k) / height(first) if height(first) else 0.0
+
+    return decay
 
 
 def _single_step(c: Any) -> Schedule:
     size = c.STEPSIZE[-1] if c.STEPSIZE else -1
     size = size if size > 0 else c.MAX_EPOCH
-    return lambda k: c.GAMMA ** (k // size)
+    return lambda first, k: c.GAMMA ** (k // size - first // size)
 
 
 def _multi_step(c: Any) -> Schedule:
@@ -168,7 +178,7 @@ def _multi_step(c: Any) -> Schedule:
         raise ConfigError(
             f"OPTIM.STEPSIZE must list the epochs of multi_step, e.g. (10, 20), not {milestones!r}"
         )
-    return lambda k: c.GAMMA ** sum(milestone <= k for milestone in milestones)
+    return lambda first, k: c.GAMMA ** sum(first < milestone <= k for milestone in milestones)
 
 
 DECAYS: dict[str, Callable[[Any], Schedule]] = {
