@@ -68,7 +68,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     """
     from cpt_plugin.cli.repository import default_cfg, load_trainers
     from cpt_plugin.cli.settings import follow_backbone
-    from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
+    from cpt_plugin.toolkit.embedded.config import follow_shots, merge_file, merge_list
 
     cfg = default_cfg()
     files = [("--dataset-config-file", args.dataset_config_file), *(("--config-file", p) for p in args.config_file)]
@@ -104,6 +104,7 @@ def setup_cfg(args: argparse.Namespace) -> Any:
         raise ConfigError(f"--seed {cfg.SEED} is outside 0 .. {MAX_SEED}")
     if cfg.SEED < 0:
         cfg.SEED = secrets.randbelow(MAX_SEED + 1)
+    cfg = follow_shots(cfg)
     cfg.freeze()
     return cfg
 

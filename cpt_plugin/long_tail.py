@@ -62,6 +62,19 @@ def shot_counts(num_classes: int, tau: float, max_per_class: int = 16) -> list[i
     return [max(1, math.floor(value + _ROUNDING)) for value in decayed]
 
 
+def most_per_class(dataset: Any) -> int | None:
+    """n_max of a configuration's ``DATASET`` node: MAX_PER_CLASS, where that is 0 NUM_SHOTS.
+
+    None, for the size of the largest class, where all images are taken (NUM_SHOTS below 1).
+
+    Raises ConfigError for a negative MAX_PER_CLASS.
+    """
+    given = dataset.MAX_PER_CLASS
+    if given < 0:
+        raise ConfigError(f"DATASET.MAX_PER_CLASS is {given}: give at least 1, or 0 to follow DATASET.NUM_SHOTS")
+    return given or (dataset.NUM_SHOTS if dataset.NUM_SHOTS >= 1 else None)
+
+
 def class_ranks(num_classes: int, order: str = "label", seed: int = 0) -> list[int]:
     """Rank of each label (0 = most images): the label itself, or a permutation fixed by `seed` alone.
 
@@ -79,7 +92,7 @@ def long_tail_subset(
     items: Sequence[Item],
     tau: float,
     order: str = "label",
-    max_per_class: int = 16,
+    max_per_class: int | None = 16,
     seed: int = 0,
     label: Callable[[Item], Any] = attrgetter("label"),
     num_classes: int | None = None,
@@ -88,6 +101,7 @@ def long_tail_subset(
 
     A smaller tau therefore keeps a subset of what a larger one keeps. A class never loses its last
     item; one with fewer than n_r items keeps them all. tau = 1 keeps everything, `max_per_class` or not.
+    Without `max_per_class` it is the number of items of the largest class.
     Labels are 0..K-1; K is `num_classes`, by default the largest label + 1.
 
     Raises ConfigError for a bad tau, order or count, DataError for no items or labels outside 0..K-1.
@@ -95,7 +109,8 @@ def long_tail_subset(
     labels = [int(label(item)) for item in items]
     num_classes = _check_labels(labels, num_classes)
     ranks = class_ranks(num_classes, order, seed)
-    by_rank = shot_counts(num_classes, tau, max_per_class)
+    largest = max(Counter(labels).values()) if max_per_class is None else max_per_class
+    by_rank = shot_counts(num_classes, tau, largest)
     allowed = [len(items) if tau == 1 else by_rank[rank] for rank in ranks]
 
     kept: list[Item] = []

@@ -6,13 +6,14 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from fractions import Fraction
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from cpt_plugin.errors import ConfigError, DataError
-from cpt_plugin.long_tail import class_ranks, long_tail_subset, shot_counts
+from cpt_plugin.long_tail import class_ranks, long_tail_subset, most_per_class, shot_counts
 
 TAUS = st.integers(1, 100).map(lambda percent: percent / 100)
 
@@ -140,6 +141,26 @@ def test_items_of_any_shape_with_their_own_label_function():
     pairs = [("a", 0), ("b", 0), ("c", 1), ("d", 1)]
     kept, _ = long_tail_subset(pairs, 0.5, max_per_class=2, label=lambda pair: pair[1])
     assert kept == [("a", 0), ("b", 0), ("c", 1)]
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.sampled_from([1.0, 0.5, 0.25, 0.06]))
+def test_without_a_number_the_largest_class_is_the_first_rank(sizes, tau):
+    items = [Image(label, index) for label, size in enumerate(sizes) for index in range(size)]
+    _, info = long_tail_subset(items, tau, max_per_class=None)
+    wanted = sizes if tau == 1 else shot_counts(len(sizes), tau, max(sizes))
+    assert info.counts == tuple(map(min, sizes, wanted))
+
+
+@pytest.mark.parametrize(
+    ("given", "shots", "expected"), [(0, 8, 8), (0, 16, 16), (16, 8, 16), (0, -1, None), (0, 0, None), (5, -1, 5)]
+)
+def test_the_most_images_of_a_class_follow_the_shots_unless_given(given, shots, expected):
+    assert most_per_class(SimpleNamespace(MAX_PER_CLASS=given, NUM_SHOTS=shots)) == expected
+
+
+def test_a_negative_number_of_images_is_refused():
+    with pytest.raises(ConfigError, match="MAX_PER_CLASS is -1: give at least 1, or 0"):
+        most_per_class(SimpleNamespace(MAX_PER_CLASS=-1, NUM_SHOTS=8))
 
 
 @pytest.mark.parametrize("tau", [0.0, -0.5, 1.0001, float("nan"), float("inf")])

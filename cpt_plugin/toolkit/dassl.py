@@ -39,7 +39,7 @@ from dassl.utils import load_checkpoint as _load_checkpoint  # noqa: E402
 from dassl.utils import setup_logger as _setup_logger  # noqa: E402
 
 from cpt_plugin.errors import CheckpointError  # noqa: E402
-from cpt_plugin.long_tail import long_tail_subset  # noqa: E402
+from cpt_plugin.long_tail import long_tail_subset, most_per_class  # noqa: E402
 from cpt_plugin.toolkit.embedded.config import add_package_keys  # noqa: E402
 from cpt_plugin.toolkit.embedded.data import (  # noqa: E402
     generate_fewshot_dataset,
@@ -232,7 +232,7 @@ def _build_long_tailed_dataset(cfg: Any) -> Any:
     c = cfg.DATASET
     if getattr(c, "IMBALANCE_TAU", 1) != 1 and dataset.train_x:
         dataset._train_x, info = long_tail_subset(
-            dataset.train_x, c.IMBALANCE_TAU, c.CLASS_ORDER, c.MAX_PER_CLASS, max(cfg.SEED, 0),
+            dataset.train_x, c.IMBALANCE_TAU, c.CLASS_ORDER, most_per_class(c), max(cfg.SEED, 0),
             num_classes=dataset.num_classes,
         )  # fmt: skip
         LOG.info(info.describe())

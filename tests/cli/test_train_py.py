@@ -180,6 +180,14 @@ def test_overrides_win_over_arguments_over_files(root, tmp_path):
     assert cfg.is_frozen()
 
 
+def test_the_largest_class_follows_the_shots_unless_given(root, tmp_path):
+    tail = ("DATASET.NUM_SHOTS", "8", "DATASET.IMBALANCE_TAU", "0.25")
+    for more, expected in ((), 8), (("DATASET.MAX_PER_CLASS", "16"), 16):
+        given = [*words(root, tmp_path), *tail, *more]
+        cfg = command.setup_cfg(command.parser().parse_args(given))
+        assert cfg.DATASET.MAX_PER_CLASS == expected
+
+
 def test_no_train_builds_and_stops(root, tmp_path):
     call(root, tmp_path, "CoOp", "--no-train")
     assert not list(tmp_path.rglob("model.pth.tar*"))

@@ -94,7 +94,7 @@ def summaries(trainer: Any) -> list[set[str]]:
 
 def test_the_configuration_gets_a_node_for_each_regularizer_and_the_long_tail(dassl):
     cfg = install(dassl, "cpt")
-    assert (cfg.DATASET.IMBALANCE_TAU, cfg.DATASET.CLASS_ORDER, cfg.DATASET.MAX_PER_CLASS) == (1.0, "label", 16)
+    assert (cfg.DATASET.IMBALANCE_TAU, cfg.DATASET.CLASS_ORDER, cfg.DATASET.MAX_PER_CLASS) == (1.0, "label", 0)
     for cls in regularizers.available().values():
         node = dict(cfg[cls.config_node])
         assert node == {**cls.defaults(), **({"CLUSTER_SIZE": 3} if cls.name == "cpt" else {})}

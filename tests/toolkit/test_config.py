@@ -14,6 +14,7 @@ from cpt_plugin.config_identity import NEUTRAL_KEYS, config_hash, flatten
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.config import (
     add_package_keys,
+    follow_shots,
     get_cfg_default,
     merge_list,
     resolve_seed,
@@ -223,13 +224,32 @@ def test_values_out_of_range_are_named(key, value):
         validate(cfg)
 
 
+@pytest.mark.parametrize(
+    ("tau", "shots", "given", "expected"),
+    [(0.25, 8, 0, 8), (0.25, 16, 0, 16), (0.25, -1, 0, 0), (1.0, 8, 0, 16), (1.0, -1, 0, 16), (0.25, 8, 16, 16)],
+)
+def test_images_of_the_largest_class_follow_the_shots_in_the_configuration(tau, shots, given, expected):
+    """Without a long tail the key is not read; its value of earlier versions keeps the hash of their runs."""
+    cfg = get_cfg_default()
+    cfg.merge_from_list(
+        ["DATASET.IMBALANCE_TAU", tau, "DATASET.NUM_SHOTS", shots, "DATASET.MAX_PER_CLASS", given]
+    )
+    cfg.freeze()
+    followed = follow_shots(cfg)
+    assert followed.DATASET.MAX_PER_CLASS == expected
+    assert followed.is_frozen()
+    other = {key for key, value in flatten(followed).items() if value != flatten(cfg)[key]}
+    assert other <= {"DATASET.MAX_PER_CLASS"}
+    assert cfg.DATASET.MAX_PER_CLASS == given
+
+
 def test_package_keys_are_added_to_a_foreign_configuration_without_overwriting():
     foreign = CfgNode(
         {"DATASET": {"NAME": "x", "IMBALANCE_TAU": 0.5}, "TRAIN": {}, "MODEL": {"BACKBONE": {}}}
     )
     add_package_keys(foreign)
     assert foreign.DATASET.IMBALANCE_TAU == 0.5
-    assert foreign.DATASET.MAX_PER_CLASS == 16
+    assert foreign.DATASET.MAX_PER_CLASS == 0
     assert foreign.TRAIN.CHECKPOINT_SECONDS == 30.0
     merge_list(foreign, ["DATASET.IMBALANCE_TAU", "0.25"])
     assert foreign.DATASET.IMBALANCE_TAU == 0.25

@@ -123,6 +123,23 @@ def test_long_tail_is_applied_and_counted(image_root, tmp_path):
     assert balanced.class_counts == [8, 8, 8, 8]
     kept, full = ({item.impath for item in m.dataset.train_x} for m in (dm, balanced))
     assert kept < full
+
+
+@pytest.mark.parametrize(
+    ("options", "largest"),
+    [
+        (("DATASET.NUM_SHOTS", 8), 8),
+        (("DATASET.NUM_SHOTS", 4), 4),
+        (("DATASET.NUM_SHOTS", 4, "DATASET.MAX_PER_CLASS", 8), 8),
+        ((), 8),
+        (("DATASET.NUM_SHOTS", 0), 8),
+    ],
+)
+def test_the_largest_class_follows_the_shots_unless_given(image_root, tmp_path, options, largest):
+    """The data have 8 images a class, all of which NUM_SHOTS below 1 takes."""
+    dm = manager(image_root, tmp_path, "DATASET.IMBALANCE_TAU", 0.25, *options)
+    assert dm.class_counts == shot_counts(4, 0.25, largest)
+    assert dm.long_tail.realized_tau == dm.class_counts[-1] / largest
     assert dm.split_hash != balanced.split_hash
 
 

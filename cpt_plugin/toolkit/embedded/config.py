@@ -16,8 +16,11 @@ from cpt_plugin._names import nearest
 from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.config_identity import flatten
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.long_tail import most_per_class
 from cpt_plugin.toolkit.embedded.defaults import DEFAULTS, PACKAGE_KEYS
 from cpt_plugin.toolkit.embedded.optim import DECAYS, OPTIMIZERS, WARMUPS
+
+UNREAD_MAX_PER_CLASS = 16
 
 
 class Config(CfgNode):
@@ -98,6 +101,23 @@ def resolve_seed(cfg: Config) -> Config:
     return seeded
 
 
+def follow_shots(cfg: Any) -> Any:
+    """Returns ``cfg`` with ``DATASET.MAX_PER_CLASS`` as ``NUM_SHOTS`` has it; the same object where it was given.
+
+    It stays 0 where all images are taken, for the size of the largest class. Without a long tail, which does not read
+    it, it is 16 as in earlier versions, so that their runs are still recognised.
+    """
+    c = cfg.DATASET
+    if c.MAX_PER_CLASS != 0:
+        return cfg
+    followed = cfg.clone()
+    followed.defrost()
+    followed.DATASET.MAX_PER_CLASS = UNREAD_MAX_PER_CLASS if c.IMBALANCE_TAU == 1 else most_per_class(c) or 0
+    if cfg.is_frozen():
+        followed.freeze()
+    return followed
+
+
 def validate(cfg: Any) -> None:
     """Checks the ranges of the values that the engine itself reads.
 
@@ -133,7 +153,7 @@ _RANGES: list[tuple[str, str, Any]] = [
     ("DATASET.SUBSAMPLE_CLASSES", *_one_of("all", "base", "new")),
     ("DATASET.IMBALANCE_TAU", "in (0, 1]", lambda v: 0 < v <= 1),
     ("DATASET.CLASS_ORDER", *_one_of("label", "random")),
-    ("DATASET.MAX_PER_CLASS", "at least 1", lambda v: v >= 1),
+    ("DATASET.MAX_PER_CLASS", "at least 1, or 0 to follow DATASET.NUM_SHOTS", lambda v: v >= 0),
     ("FEATURE_CACHE.VIEWS", "at least 1", lambda v: v >= 1),
     ("FEATURE_CACHE.MAX_GIB", "at least 0", lambda v: v >= 0),
     ("IMAGE_CACHE.MAX_GIB", "at least 0", lambda v: v >= 0),

@@ -48,7 +48,7 @@ DEFAULTS: dict[str, Any] = {
         "SUBSAMPLE_CLASSES": "all",
         "IMBALANCE_TAU": 1.0,
         "CLASS_ORDER": "label",
-        "MAX_PER_CLASS": 16,
+        "MAX_PER_CLASS": 0,
     },
     "DATALOADER": {
         "NUM_WORKERS": 0,

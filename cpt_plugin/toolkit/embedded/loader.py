@@ -15,7 +15,7 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from cpt_plugin.errors import DataError
-from cpt_plugin.long_tail import LongTail, long_tail_subset
+from cpt_plugin.long_tail import LongTail, long_tail_subset, most_per_class
 from cpt_plugin.toolkit.embedded.data import split_hash
 from cpt_plugin.toolkit.embedded.image_cache import DecodedImages, ImageCache
 from cpt_plugin.toolkit.embedded.logs import Progress
@@ -285,7 +285,7 @@ def _apply_long_tail(dataset: Any, cfg: Any) -> LongTail | None:
         dataset.train_x,
         c.IMBALANCE_TAU,
         c.CLASS_ORDER,
-        c.MAX_PER_CLASS,
+        most_per_class(c),
         cfg.SEED,
         num_classes=dataset.num_classes,
     )

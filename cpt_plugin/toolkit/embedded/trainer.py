@@ -15,7 +15,7 @@ import torch
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import TrainerBase
-from cpt_plugin.toolkit.embedded.config import resolve_seed, validate
+from cpt_plugin.toolkit.embedded.config import follow_shots, resolve_seed, validate
 from cpt_plugin.toolkit.embedded.group_report import report_groups
 from cpt_plugin.toolkit.embedded.loader import DataManager, batches, release_workers
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY, LOGGER, Progress
@@ -44,7 +44,7 @@ class SimpleTrainer(TrainerBase):
         super().__init__()
         validate(cfg)
         self.check_cfg(cfg)
-        self.cfg = resolve_seed(cfg)
+        self.cfg = follow_shots(resolve_seed(cfg))
         if cfg.SEED < 0:
             LOGGER.info(f"SEED {cfg.SEED} is negative; drawn instead: {self.cfg.SEED}")
         self.device = choose_device(cfg.USE_CUDA)
