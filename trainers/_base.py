@@ -170,9 +170,9 @@ class PromptTrainer(Profiled, CLIPTrainer):
         shown = " ".join(f"{name} {value:.4f}" for name, value in degrees.items())
         LOG.info(f"degrees of neural collapse, epoch {self.epoch + 1}/{self.max_epoch}: {shown}", extra=FILE_ONLY)
         for name, value in degrees.items():
-            self.write_scalar(f"train/{name}", value, (self.epoch + 1) * self.num_batches - 1)
+            self.write_scalar(f"train/{name}", value, self.global_step)
         for name, value in self.gradient_norms.items():
-            self.write_scalar(f"train/grad_{name}", value, self.epoch * self.num_batches)
+            self.write_scalar(f"train/grad_{name}", value, self.global_step - self.batch_idx)
         super().after_epoch()
 
     def epoch_values(self) -> dict[str, float]:
@@ -260,8 +260,8 @@ class PromptTrainer(Profiled, CLIPTrainer):
     def after_train(self) -> None:
         if self.skipped_steps:
             LOG.warning(
-                f"{self.skipped_steps} of {self.max_epoch * self.num_batches} steps were skipped: a gradient was not "
-                "finite under the loss scale (PREC amp)"
+                f"{self.skipped_steps} of {self.num_steps} steps were skipped: a gradient was not finite under "
+                "the loss scale (PREC amp)"
             )
         super().after_train()
 

@@ -251,8 +251,7 @@ class DPC(PromptTrainer):
 
     def training_image(self, index: int) -> Tensor:
         """(3, H, W) transformed training image; its augmentation is none that an epoch of the loader has."""
-        step = self.epoch * self.num_batches + self.batch_idx
-        return self.train_loader_x.dataset[SampleKey(index, self.max_epoch + step)]["img"]
+        return self.train_loader_x.dataset[SampleKey(index, self.max_epoch + self.global_step)]["img"]
 
     def loss_parts(self, prediction: Prediction, image: Tensor, label: Tensor) -> dict[str, Tensor]:
         """``dpc``, :func:`contrastive_loss`, in place of the learner's cross-entropy; its other terms stay."""

@@ -243,6 +243,8 @@ def _build_long_tailed_dataset(cfg: Any) -> Any:
 _data_manager.build_dataset = _build_long_tailed_dataset
 _trainer.DataManager = DataManager
 TrainerX.run_epoch = _keep_losses(TrainerX.run_epoch)
+SimpleTrainer.global_step = property(lambda self: self.epoch * self.num_batches + self.batch_idx)
+SimpleTrainer.num_steps = property(lambda self: self.max_epoch * self.num_batches)
 SimpleTrainer.losses = _trainer.MetricMeter()
 Classification.class_counts = _class_counts
 Classification.predicted_counts = _predicted_counts

@@ -77,7 +77,7 @@ class SmallTrainer(engine.TrainerX):
         self.register_model("net", self.model, self.optim, self.sched)
 
     def forward_backward(self, batch: dict[str, Any]) -> dict[str, float]:
-        if self.kill_at == self.epoch * self.num_batches + self.batch_idx:
+        if self.kill_at == self.global_step:
             raise Killed
         image, label, _ = self.parse_batch_train(batch)
         output = self.model(image)

@@ -48,6 +48,18 @@ def test_order_depends_on_seed_and_epoch_alone(name):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
+def test_length_is_that_of_the_epoch(name):
+    sampler = build_sampler(name, SOURCE, 1, batch_size=6, n_domain=2, n_ins=3)
+    lengths = []
+    for epoch in range(12):
+        sampler.set_position(epoch)
+        lengths.append(len(list(sampler)))
+        assert len(sampler) == sampler.length(epoch) == lengths[-1]
+    assert [sampler.length(epoch) for epoch in range(12)] == lengths
+    assert sampler.even == (len(set(lengths)) == 1)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
 def test_skipped_items_are_the_first_ones(name):
     assert order(name, 3, skip=12) == order(name, 3)[12:]
 

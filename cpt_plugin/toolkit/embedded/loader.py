@@ -190,6 +190,15 @@ def build_data_loader(
     return loader
 
 
+def epoch_batches(loader: Any, epoch: int) -> int:
+    """Number of batches in an epoch (from 0) of a loader; with the engine's samplers epochs may differ."""
+    sampler = getattr(loader, "sampler", None)
+    if not hasattr(sampler, "length"):
+        return len(loader)
+    items, size = sampler.length(epoch), loader.batch_size or 1
+    return items // size if loader.drop_last else -(-items // size)
+
+
 def batches(loader: DataLoader[Any], epoch: int = 0, start: int = 0) -> Iterator[Any]:
     """Yields the batches of one epoch from batch ``start`` on; the engine's samplers skip the others unread.
 

@@ -71,6 +71,7 @@ def collect_state(trainer: Any, epoch: int, batch: int) -> dict[str, Any]:
         **trainer.checkpoint_header(),
         "epoch": epoch,
         "batch": batch,
+        "step": trainer.step_of(epoch, batch),
         "models": {name: trainer.model_state(name) for name in names},
         "optimizers": {name: optims[name].state_dict() for name in names if optims[name] is not None},
         "schedulers": {name: scheds[name].state_dict() for name in names if scheds[name] is not None},
@@ -111,6 +112,7 @@ def resume_run(trainer: Any, directory: Path) -> tuple[int, int, float, Path | N
         return trainer.max_epoch, 0, elapsed, None
     path, state = latest_good(files)
     _check(trainer, state, path)
+    _check_schedule(trainer, state, path)
     restore_state(trainer, state)
     LOGGER.info(f"Resumed from {path} (epoch {state['epoch']}, batch {state['batch']})")
     return state["epoch"], state["batch"], state["elapsed"], path
@@ -168,6 +170,16 @@ def _load_finished(trainer: Any, directory: Path) -> float:
 def _check(trainer: Any, saved: Mapping[str, Any], path: Path) -> None:
     check_same_run(trainer.checkpoint_header(), saved, path)
     trainer.check_extra(dict(saved["extra"]))
+
+
+def _check_schedule(trainer: Any, state: Mapping[str, Any], path: Path) -> None:
+    """Refuse a state of the versions in which epochs of different lengths stopped the schedule; it has no step."""
+    if "step" not in state and not getattr(trainer.train_loader_x.sampler, "even", True):
+        raise CheckpointError(
+            f"{path} was written by an earlier version, in which DATALOADER.TRAIN_X.SAMPLER "
+            f"{trainer.cfg.DATALOADER.TRAIN_X.SAMPLER} kept the learning rate from following its schedule: start again "
+            "in another output folder (--output-dir)"
+        )
 
 
 def check_same_run(own: Mapping[str, Any], saved: Mapping[str, Any], path: Path) -> None:

@@ -13,6 +13,8 @@ from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.rng import derive_seed, generator
 
 Order = Callable[[Sequence[Any], int, int], list[int]]
+UNEVEN = ("RandomDomainSampler", "RandomClassSampler")
+"""Samplers whose epochs differ in length."""
 
 
 class SampleKey(int):
@@ -33,19 +35,33 @@ class EpochSampler(Sampler[SampleKey]):
     """Yields the order of one epoch, from a given position on.
 
     ``set_position`` chooses the epoch and how many items to skip; without it, epoch 0 from its start. The
-    length is always that of a whole epoch.
+    length is always that of a whole epoch, the one chosen.
+
+    Args:
+        data_source: the items.
+        seed: of the order.
+        order: indices of an epoch from these two and the epoch.
+        even: whether all epochs have the same length.
     """
 
-    def __init__(self, data_source: Sequence[Any], seed: int, order: Order) -> None:
+    def __init__(self, data_source: Sequence[Any], seed: int, order: Order, even: bool = True) -> None:
         self._data_source, self._seed, self._order = data_source, seed, order
         self._epoch = self._skip = 0
-        self._length = len(order(data_source, seed, 0))
+        self._lengths: dict[int, int] = {}
+        self.even = even
 
     def set_position(self, epoch: int, skip: int = 0) -> None:
         self._epoch, self._skip = epoch, skip
 
+    def length(self, epoch: int) -> int:
+        """Items of a whole epoch (from 0)."""
+        key = 0 if self.even else epoch
+        if key not in self._lengths:
+            self._lengths[key] = len(self._order(self._data_source, self._seed, key))
+        return self._lengths[key]
+
     def __len__(self) -> int:
-        return self._length
+        return self.length(self._epoch)
 
     def __iter__(self) -> Iterator[SampleKey]:
         for index in self._order(self._data_source, self._seed, self._epoch)[self._skip :]:
@@ -64,7 +80,8 @@ def build_sampler(
 
     ``RandomSampler``, ``SequentialSampler``; ``RandomDomainSampler`` (``n_domain`` random domains in equal
     shares a batch), ``SeqDomainSampler`` (all domains in turn), ``RandomClassSampler`` (``n_ins`` items of
-    each of ``batch_size // n_ins`` classes a batch, small classes drawn with replacement).
+    each of ``batch_size // n_ins`` classes a batch, small classes drawn with replacement). Those that draw domains or
+    classes stop when too few are left, so their epochs differ in length.
 
     Drawn with replacement, as many items an epoch as the source has (Kang et al., ICLR 2020, arXiv 1910.09217,
     section 3): a class c of n_c items with probability n_c^q / sum of n_k^q, then one of its items;
@@ -84,7 +101,7 @@ def build_sampler(
     }
     if sampler_type not in orders:
         raise ConfigError(f"unknown sampler {sampler_type!r}; choose one of {', '.join(orders)}")
-    return EpochSampler(data_source, seed, orders[sampler_type])
+    return EpochSampler(data_source, seed, orders[sampler_type], even=sampler_type not in UNEVEN)
 
 
 def _permutation(source: Sequence[Any], seed: int, epoch: int) -> list[int]:

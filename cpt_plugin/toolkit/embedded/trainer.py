@@ -17,7 +17,7 @@ from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import TrainerBase
 from cpt_plugin.toolkit.embedded.config import follow_shots, resolve_seed, validate
 from cpt_plugin.toolkit.embedded.group_report import report_groups
-from cpt_plugin.toolkit.embedded.loader import DataManager, batches, release_workers
+from cpt_plugin.toolkit.embedded.loader import DataManager, batches, epoch_batches, release_workers
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY, LOGGER, Progress
 from cpt_plugin.toolkit.embedded.meters import AverageMeter, MetricMeter
 from cpt_plugin.toolkit.embedded.registry import build_evaluator
@@ -56,6 +56,7 @@ class SimpleTrainer(TrainerBase):
         self.losses = MetricMeter()
         self.history: list[dict[str, float]] = []
         self.num_batches = 0
+        self._first_steps = [0]
         self._start_batch = 0
         self.train_seconds = 0.0
         self._time_start = time.monotonic()
@@ -99,7 +100,7 @@ class SimpleTrainer(TrainerBase):
         """Resumes when ``cfg.RESUME`` names a folder, then opens the writer and starts the clock.
 
         Raises:
-            DataError: there is nothing to train on.
+            DataError: there is nothing to train on, or a sampler gives an epoch no batch.
             ConfigError: validation images are needed (best_val, TEST.SPLIT val) and there are none.
             CheckpointError: there is nothing (fitting) to resume, or models of an interrupted, a finished or
                 another run would be overwritten.
@@ -112,7 +113,8 @@ class SimpleTrainer(TrainerBase):
             self._require_validation("TEST.FINAL_MODEL best_val")
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.SPLIT == "val":
             self._require_validation("TEST.SPLIT val")
-        self.num_batches = len(self.train_loader_x)
+        self._refuse_empty_epochs()
+        self.num_batches = epoch_batches(self.train_loader_x, self.start_epoch)
         self._time_start = self._last_save = time.monotonic()
         if self.cfg.RESUME:
             self.resume(Path(self.cfg.RESUME))
@@ -123,9 +125,36 @@ class SimpleTrainer(TrainerBase):
             )
         else:
             refuse_overwriting(self, Path(self.output_dir))
-        done = self.start_epoch * self.num_batches + self._start_batch
+        done = self.step_of(self.start_epoch, self._start_batch)
         self.init_writer(Path(self.output_dir) / "tensorboard", purge_step=done or None)
-        self._progress = Progress(self.max_epoch * self.num_batches, initial=done, description="train")
+        self._progress = Progress(self.num_steps, initial=done, description="train")
+
+    def step_of(self, epoch: int, batch: int) -> int:
+        """Number of a batch of an epoch among those of all epochs (all from 0), which may differ in length."""
+        while len(self._first_steps) <= epoch:
+            length = epoch_batches(self.train_loader_x, len(self._first_steps) - 1)
+            self._first_steps.append(self._first_steps[-1] + length)
+        return self._first_steps[epoch] + batch
+
+    @property
+    def global_step(self) -> int:
+        """Number of the running step among those of all epochs, from 0."""
+        return self.step_of(self.epoch, self.batch_idx)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of all epochs."""
+        return self.step_of(self.max_epoch, 0)
+
+    def _refuse_empty_epochs(self) -> None:
+        for epoch in range(self.max_epoch):
+            if self.step_of(epoch + 1, 0) == self.step_of(epoch, 0):
+                train = self.cfg.DATALOADER.TRAIN_X
+                raise DataError(
+                    f"epoch {epoch + 1} would have no batch of {train.BATCH_SIZE} images: so few does {train.SAMPLER} "
+                    f"draw there from {len(self.train_loader_x.dataset)}; lower DATALOADER.TRAIN_X.BATCH_SIZE, or make "
+                    "it a multiple of N_INS"
+                )
 
     def after_epoch(self) -> None:
         """Validates when the best model is wanted, saves the model when due, and the state for a resume."""
@@ -256,8 +285,7 @@ class SimpleTrainer(TrainerBase):
 
     def save_state(self, epoch: int, batch: int) -> None:
         """Writes the state to go on from batch ``batch`` of epoch ``epoch`` (both from 0)."""
-        step = epoch * self.num_batches + batch
-        self.last_saved = self._resume.save(step, collect_state(self, epoch, batch))
+        self.last_saved = self._resume.save(self.step_of(epoch, batch), collect_state(self, epoch, batch))
         self._last_save = time.monotonic()
 
     def resume(self, directory: Path) -> None:
@@ -278,7 +306,7 @@ class TrainerX(SimpleTrainer):
     def run_epoch(self) -> None:
         """Runs one epoch, or the rest of the one that was resumed."""
         self.set_model_mode("train")
-        self.num_batches = len(self.train_loader_x)
+        self.num_batches = epoch_batches(self.train_loader_x, self.epoch)
         start, self._start_batch = self._start_batch, 0
         if not start:
             self.losses = MetricMeter()
@@ -306,10 +334,7 @@ class TrainerX(SimpleTrainer):
         if self._progress is not None:
             self._progress.update(f"epoch {self.epoch + 1}/{self.max_epoch} {self.losses.brief()}")
         if (self.batch_idx + 1) % frequency == 0 or self.num_batches < frequency:
-            left = (
-                self.num_batches - self.batch_idx - 1 + (self.max_epoch - self.epoch - 1) * self.num_batches
-            )
-            eta = datetime.timedelta(seconds=int(batch_time.avg * left))
+            eta = datetime.timedelta(seconds=int(batch_time.avg * (self.num_steps - self.global_step - 1)))
             line = (
                 f"epoch [{self.epoch + 1}/{self.max_epoch}] batch [{self.batch_idx + 1}/{self.num_batches}] "
                 f"time {batch_time.val:.3f} ({batch_time.avg:.3f}) "
@@ -318,7 +343,7 @@ class TrainerX(SimpleTrainer):
             )
             on_bar = self._progress is not None and self._progress.visible
             LOGGER.info(line, extra=FILE_ONLY if on_bar else None)
-        step = self.epoch * self.num_batches + self.batch_idx
+        step = self.global_step
         for name, meter in self.losses.meters.items():
             self.write_scalar(f"train/{name}", meter.avg, step)
         self.write_scalar("train/lr", self.get_current_lr(), step)
