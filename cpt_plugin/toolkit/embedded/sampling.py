@@ -42,6 +42,9 @@ class EpochSampler(Sampler[SampleKey]):
         seed: of the order.
         order: indices of an epoch from these two and the epoch.
         even: whether all epochs have the same length.
+
+    Raises:
+        ConfigError: there is no such order of these items.
     """
 
     def __init__(self, data_source: Sequence[Any], seed: int, order: Order, even: bool = True) -> None:
@@ -49,6 +52,7 @@ class EpochSampler(Sampler[SampleKey]):
         self._epoch = self._skip = 0
         self._lengths: dict[int, int] = {}
         self.even = even
+        self.length(0)
 
     def set_position(self, epoch: int, skip: int = 0) -> None:
         self._epoch, self._skip = epoch, skip
