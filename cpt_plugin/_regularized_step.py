@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +15,12 @@ from torch import Tensor, nn
 
 from cpt_plugin._trainer_checks import attached_models
 from cpt_plugin.attach import Attachment, Observer, OutputScale, attach_loss
-from cpt_plugin.balance import GradientBalance, Target, Weighted, gradient_norm
+from cpt_plugin.balance import GradientBalance, Target, Weighted, gradient_norm, reaches, trained_parameters
 from cpt_plugin.errors import HookError, TrainingError
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer
 from cpt_plugin.taps import Taps
+LOG = logging.getLogger("cpt_plugin")
 
 
 class RegularizedStep:
@@ -29,6 +31,7 @@ class RegularizedStep:
         installed: whether it stands there now.
         parts, total: weighted parts and their sum, of the last step.
         balance: what sets balanced weights.
+        parts_without_gradient: names of parts that reached nothing trained, in the first step in which they occurred.
     """
 
     def __init__(
@@ -43,6 +46,9 @@ class RegularizedStep:
         self._text_shape = text_shape
         self._output_scale = OutputScale(trainer, accumulation)
         self.balance = GradientBalance(trainer)
+        self.parts_without_gradient: tuple[str, ...] = ()
+        self._looked_at: set[str] = set()
+        self._reaching: dict[str, bool] = {}
         self._profile = profile_of(trainer)
         self._taps = Taps(self._model, self._timed)
         self._steps = 0
@@ -97,6 +103,7 @@ class RegularizedStep:
             self._running = False
             self._live = {}
         self._check_back_propagated()
+        self._warn_of_parts_without_gradient()
         self._report(summary)
         return summary
 
@@ -110,6 +117,7 @@ class RegularizedStep:
         features.progress = self._progress()
         with torch.autocast(device_type=features.image.device.type, enabled=False):
             parts = self._compute(features)
+            self._look_for_gradients(parts)
             strengths = {name: self._sources[name][0].strength(features) for name in parts}
             total = torch.stack([self._weighted(name, part, strengths[name]) for name, part in parts.items()]).sum()
         if not total.requires_grad:
@@ -127,6 +135,31 @@ class RegularizedStep:
             self._output_scale.check()
         self._attachments.append(attachment)
         return output
+
+    def _look_for_gradients(self, parts: dict[str, Tensor]) -> None:
+        """Note of each part, in the first step in which it occurs, whether its gradient reaches what is trained."""
+        new = [name for name in parts if name not in self._looked_at]
+        parameters = [p for p in trained_parameters(self._trainer) if p.numel()] if new else []
+        for name in new:
+            regularizer, part = self._sources[name]
+            idle = part in regularizer.constant_parts()
+            reaching = self._reaching.get(name) or (not idle and reaches(parts[name], parameters))
+            self._reaching[name] = reaching
+
+    def _warn_of_parts_without_gradient(self) -> None:
+        """Say at the end of a step which of the parts that are new in it have no gradient."""
+        idle = [name for name, reaching in self._reaching.items() if not reaching]
+        self._looked_at |= self._reaching.keys()
+        self._reaching = {}
+        if not idle:
+            return
+        self.parts_without_gradient += tuple(idle)
+        named = ", ".join(f"{name} of {self._sources[name][0].name}" for name in idle)
+        LOG.warning(
+            f"Without a gradient, step {self._steps}{self._position()}: {named}. Nothing that "
+            f"{type(self._trainer).__name__} trains changes it, so it is logged but regularizes nothing: train prompts of "
+            "the encoder that it acts on, or set its weight to 0."
+        )
 
     @contextmanager
     def muted(self) -> Iterator[None]:

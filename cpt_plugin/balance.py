@@ -172,6 +172,24 @@ def trained_parameters(trainer: Any) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameters))
 
 
+def reaches(value: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
+    """Whether back-propagation from a value arrives at one of the parameters, from its graph; nothing is computed.
+
+    A node of reentrant activation checkpointing, which hides the parameters behind it, counts as arriving.
+    """
+    wanted = {id(parameter) for parameter in parameters}
+    waiting = [value.grad_fn] if value.grad_fn is not None else []
+    seen = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        if id(getattr(node, "variable", None)) in wanted or type(node).__name__ == "CheckpointFunctionBackward":
+            return True
+        following = {function for function, _ in node.next_functions if function is not None} - seen
+        seen |= following
+        waiting += following
+    return id(value) in wanted
+
+
 def gradient_norm(loss: Tensor, parameters: Sequence[nn.Parameter], scale: Tensor) -> Tensor:
     """Norm of the gradient of ``scale`` times a loss over all parameters, a float64 scalar; 0 where none flows.
 

@@ -146,6 +146,11 @@ class HookHandle:
         """Weights that balancing has set, by part; 0 for a part that has had no gradient yet."""
         return self._step.balance.factors if self._step else {}
 
+    @property
+    def parts_without_gradient(self) -> tuple[str, ...]:
+        """Names of parts that reach nothing that is trained, as the first step tells; they regularize nothing."""
+        return self._step.parts_without_gradient if self._step else ()
+
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """What balanced weights rest on (``balance``), and each of the ``regularizers`` has learned, as plain numbers.
 

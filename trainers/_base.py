@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -27,6 +28,7 @@ from trainers._parts import available_parts, parts_of
 from trainers._profiled import Profiled
 from trainers._prompted import Prediction, PromptedCLIP, PromptLearner
 from trainers._prompts import prompts_digest
+from trainers._trained import Trained
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -37,6 +39,33 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
     config_node: ClassVar[str] = ""
     defaults: ClassVar[dict[str, Any]] = {}
     trainable: ClassVar[bool] = True
+    trained: Trained = Trained()
+
+    @property
+    def trained_class_names(self) -> tuple[str, ...]:
+        """Names of the classes that the prompts were trained on, by label: those here, or those of their checkpoint.
+
+        Empty before training or loading, and where a checkpoint does not say.
+        """
+        return self.trained.class_names
+
+    @property
+    def trained_class_counts(self) -> tuple[int, ...] | None:
+        """Training images of each of :attr:`trained_class_names`, after all sampling.
+
+        None where a checkpoint does not say; empty before training or loading.
+        """
+        return self.trained.class_counts
+
+    @property
+    def selection(self) -> str:
+        """In words, the epoch whose prompts are used and the images it was chosen on; empty where nothing is trained."""
+        return self.trained.selection
+
+    @property
+    def parts_without_gradient(self) -> tuple[str, ...]:
+        """Names of the regularizers' parts whose gradient reached nothing that was trained."""
+        return self.trained.parts_without_gradient
 
     def check_cfg(self, cfg: Any) -> None:
         """Refuse settings that would change nothing here.
@@ -131,7 +160,6 @@ class PromptTrainer(Profiled, CLIPTrainer):
     """Keys of the own node that do not change what trained prompts mean."""
     hook: HookHandle | None = None
     loaded_extra: Mapping[str, Any] = MappingProxyType({})
-    loaded_classes: list[str] | None = None
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         """The method's prompts for these classes; drawn from torch's global generator, which is seeded."""
@@ -144,7 +172,8 @@ class PromptTrainer(Profiled, CLIPTrainer):
         if not self.prompts_images and prompts.image_prompts() is not None:
             raise TypeError(f"{type(self).__name__} has visual prompts: leave its prompts_images at True")
         if self.cfg.MODEL.INIT_WEIGHTS:
-            load_prompts(self, Path(self.cfg.MODEL.INIT_WEIGHTS))
+            path = Path(self.cfg.MODEL.INIT_WEIGHTS)
+            self.trained = Trained.of(load_prompts(self, path), path, self)
             LOG.info(f"Prompts start from {self.cfg.MODEL.INIT_WEIGHTS}")
         self.optim = build_optimizer(prompts, self.cfg.OPTIM)
         self.sched = build_lr_scheduler(self.optim, self.cfg.OPTIM)
@@ -158,6 +187,10 @@ class PromptTrainer(Profiled, CLIPTrainer):
     def prompts_hash(self) -> str:
         """SHA-256 (hex) over names, types, shapes and bytes of the prompts as they are now."""
         return prompts_digest(self.model.prompt_learner)
+
+    def before_train(self) -> None:
+        self.trained = Trained.here(self)
+        super().before_train()
 
     def before_epoch(self) -> None:
         super().before_epoch()
@@ -265,6 +298,15 @@ class PromptTrainer(Profiled, CLIPTrainer):
             )
         super().after_train()
 
+    def checkpoint_header(self) -> dict[str, Any]:
+        known = self.trained.header() if self.trained != Trained() else {}
+        return {**super().checkpoint_header(), **known, "parts_without_gradient": list(self.parts_without_gradient)}
+
+    def load_header(self, saved: Mapping[str, Any]) -> None:
+        super().load_header(saved)
+        parts = saved.get("parts_without_gradient", ())  # states of earlier versions have none
+        self.trained = replace(self.trained, parts_without_gradient=tuple(parts))
+
     def resume_extra(self) -> dict[str, Any]:
         own = {"skipped_steps": self.skipped_steps, "epoch_features": self.epoch_features.state_dict()}
         return {**super().resume_extra(), **own, "gradient_norms": self.gradient_norms}
@@ -302,4 +344,4 @@ class PromptTrainer(Profiled, CLIPTrainer):
             present = sorted(p.name for p in path.parent.glob("model*.pth.tar*"))
             raise CheckpointError(f"No checkpoint {path}; there is {', '.join(present) or 'none in that folder'}.")
         content = load_prompts(self, path)
-        self.loaded_extra, self.loaded_classes = content.get("extra", {}), content.get("class_names")
+        self.loaded_extra, self.trained = content.get("extra", {}), Trained.of(content, path, self)

@@ -35,6 +35,12 @@ class Regularized:
             self.hook.detach()
         super().after_train()  # type: ignore[misc]
 
+    @property
+    def parts_without_gradient(self) -> tuple[str, ...]:
+        """As in the base class, those of the training that is running among them."""
+        found = self.hook.parts_without_gradient if self.hook is not None else ()
+        return tuple(dict.fromkeys((*super().parts_without_gradient, *found)))  # type: ignore[misc]
+
     def checkpoint_extra(self) -> dict[str, Any]:
         return {**super().checkpoint_extra(), "cluster_hash": self.cluster_hash}  # type: ignore[misc]
 

@@ -160,11 +160,28 @@ class DPC(PromptTrainer):
             self.stage_one_split = load_prompts(self, path, first).get("split_hash")
             self._check_hash(first, path)
             LOG.info(f"Prompts of stage one: {path}")
-        if self.cfg.DATASET.SUBSAMPLE_CLASSES == "new":
-            weight = self.dpc.WEIGHT_NEW
-        else:
-            weight = self.dpc.WEIGHT_BASE if self.dpc.BASE_EVAL == "mix" else 1.0
+        weight = self._weight(self.cfg.DATASET.SUBSAMPLE_CLASSES == "new")
         return DualPrompts(first, super().build_prompt_learner(clip, class_names), weight)
+
+    def _weight(self, new: bool) -> float:
+        if new:
+            return self.dpc.WEIGHT_NEW
+        return self.dpc.WEIGHT_BASE if self.dpc.BASE_EVAL == "mix" else 1.0
+
+    def _evaluates_new_classes(self) -> bool:
+        """Whether no class here was trained, by the checkpoint; where some were, what SUBSAMPLE_CLASSES says."""
+        said = self.cfg.DATASET.SUBSAMPLE_CLASSES == "new"
+        here, trained = {*self.dm.dataset.classnames}, {*self.trained_class_names}
+        if not trained or (here & trained and not here <= trained):
+            return said
+        new = not here & trained
+        if new != said:
+            LOG.info(
+                f"DPC: {'none' if new else 'all'} of the classes here were trained, so the mixture is that of "
+                f"{'new' if new else 'base'} classes, though DATASET.SUBSAMPLE_CLASSES is "
+                f"{self.cfg.DATASET.SUBSAMPLE_CLASSES}"
+            )
+        return new
 
     def build_model(self) -> None:
         super().build_model()
@@ -260,12 +277,14 @@ class DPC(PromptTrainer):
         return {"dpc": contrastive_loss(prediction.logits, label)} | own
 
     def load_model(self, directory: str, epoch: int | None = None) -> None:
-        """Load both prompts; see the base class.
+        """Load both prompts, and mix them as classes that were trained, or were not, want it; see the base class.
 
         Raises:
             CheckpointError: as there, or TRAINER.DPC.STAGE_ONE_HASH is that of other prompts.
         """
         super().load_model(directory, epoch)
+        if directory:
+            self.dual_prompts.weight = self._weight(self._evaluates_new_classes())
         self._check_hash(self.dual_prompts.stage_one, Path(directory))
 
     def _check_hash(self, stage_one: PromptLearner, path: Path) -> None:

@@ -80,6 +80,10 @@ class Regularizer(Part):
         """Return those parts of `gradient_fractions` whose gradient on this batch says nothing about the next ones."""
         return set()
 
+    def constant_parts(self) -> set[str]:
+        """Return those parts that are the same for all features, as prepared; they regularize nothing."""
+        return set()
+
     def digest(self) -> str:
         """Return a hash of the state made by `prepare`, "" where there is none."""
         return ""

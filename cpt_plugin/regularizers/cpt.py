@@ -133,6 +133,10 @@ class CPT(Regularizer):
             )
             self._buckets = ClusterBuckets.from_assignment(self.clusters.assignment)
 
+    def constant_parts(self) -> set[str]:
+        """Return "etf" where every cluster holds one class."""
+        return {"etf"} if self._buckets is not None and not self._buckets.blocks else set()
+
     def digest(self) -> str:
         """Return the hash of the cluster map, or of the class names where there are no clusters."""
         if self.clusters is not None:

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from cpt_plugin.errors import ConfigError
+from cpt_plugin._names import some
+from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.functional import posthoc_adjustment
+from cpt_plugin.trained import counts_by_name
 from trainers.controls.base import Control, register
+
+LOG = logging.getLogger("cpt_plugin")
 
 
 @register
 class PostHoc(Control):
-    """:func:`~cpt_plugin.functional.posthoc_adjustment` of the classes that were trained; other classes have no prior.
+    r""":func:`~cpt_plugin.functional.posthoc_adjustment` of the classes that were trained; other classes have no prior.
+
+    The frequencies are those of the training, as the checkpoint of the prompts keeps them, whatever data the command
+    that evaluates them names; classes are the same where their names are. Where all evaluated classes were trained,
+    the logits become z - tau log pi. Beside others, which stay as they are, a trained class becomes
+
+    .. math:: z_c - \tau \log(K \pi_c)
+
+    with K the trained classes: one with the average number of images stays beside those without a prior.
 
     Args:
         tau: coefficient of the log frequencies, finite; 0 evaluates the logits as they are.
@@ -34,6 +47,8 @@ class PostHoc(Control):
         if not math.isfinite(tau):
             raise ConfigError(f"POSTHOC.TAU must be finite, got {tau!r}")
         self.tau = tau
+        self._trained: Any = None
+        self._counts: list[int | None] = []
 
     @property
     def active(self) -> bool:
@@ -41,10 +56,49 @@ class PostHoc(Control):
         return self.tau != 0
 
     def adjust(self, logits: Tensor, trainer: Any) -> Tensor:
-        if trainer.loaded_classes != trainer.dm.dataset.classnames:
+        """Return (B, K) adjusted logits.
+
+        Raises:
+            CheckpointError: classes of the prompts' training are evaluated, and their checkpoint has no frequencies.
+            DataError: classes of one name were trained on different numbers of images.
+        """
+        if trainer.trained is not self._trained:
+            self._counts = _counts(trainer)
+            self._trained = trainer.trained
+        known = [label for label, count in enumerate(self._counts) if count is not None]
+        if not known:
             return logits
-        counts = torch.tensor(trainer.dm.class_counts, device=logits.device)
-        return posthoc_adjustment(logits, counts, self.tau)
+        counts = torch.tensor([self._counts[label] for label in known], device=logits.device)
+        if len(known) == logits.shape[1]:
+            return posthoc_adjustment(logits, counts, self.tau)
+        columns = torch.tensor(known, device=logits.device)
+        images = torch.tensor(trainer.trained_class_counts).clamp(min=1)
+        average = images.double().mean()
+        shift = self.tau * (counts.clamp(min=1) / average.to(logits.device)).log()
+        return logits.index_add(1, columns, -shift.to(logits.dtype).expand(len(logits), -1))
 
     def describe(self) -> list[str]:
         return [f"posthoc: logits of the trained classes less {self.tau:g} times their log frequency"]
+
+
+def _counts(trainer: Any) -> list[int | None]:
+    """Training images of each evaluated class, None for one without a prior; logs which these are."""
+    trained, evaluated = trainer.trained, trainer.dm.dataset.classnames
+    if trained.unknown and (not trained.class_names or {*evaluated} & {*trained.class_names}):
+        raise CheckpointError(f"posthoc takes the log frequencies of the trained classes off, but {trained.unknown}.")
+    counts = [None] * len(evaluated)
+    if trained.class_counts:
+        counts = counts_by_name(evaluated, trained.class_names, trained.class_counts)
+    others = [name for name, count in zip(evaluated, counts, strict=True) if count is None]
+    adjusted = len(evaluated) - len(others)
+    if not adjusted:
+        LOG.info(f"posthoc: none of the {len(evaluated)} classes here was trained: their logits stay as they are")
+    elif others:
+        LOG.warning(
+            f"posthoc: {adjusted} of the {len(evaluated)} classes here were trained and are adjusted; {len(others)} "
+            f"have no prior and stay as they are: {some(others)}"
+        )
+    if adjusted:
+        images = [count for count in counts if count is not None]
+        LOG.info(f"posthoc: {max(images)} to {min(images)} training images in the {adjusted} adjusted classes")
+    return counts

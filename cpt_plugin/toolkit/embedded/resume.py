@@ -59,6 +59,7 @@ def run_identity(trainer: Any) -> dict[str, Any]:
         "config_hash": config_hash(config),
         "split_hash": getattr(getattr(trainer, "dm", None), "split_hash", ""),
         "class_names": names,
+        "class_counts": list(counts) if (counts := getattr(getattr(trainer, "dm", None), "class_counts", None)) else None,
         "extra": trainer.checkpoint_extra(),
     }
 
@@ -89,8 +90,7 @@ def restore_state(trainer: Any, state: Mapping[str, Any]) -> None:
         trainer._optims[name].load_state_dict(saved)
     for name, saved in state["schedulers"].items():
         trainer._scheds[name].load_state_dict(saved)
-    trainer.losses.load_state_dict(state["meters"])
-    trainer.history = list(state["history"])
+    trainer.load_header(state)
     trainer.best_result = state["best_result"]
     trainer.load_resume_extra(state["trainer"])
     set_rng_state(state["rng"])
@@ -161,8 +161,7 @@ def _load_finished(trainer: Any, directory: Path) -> float:
         content = load_checkpoint(path)
         _check(trainer, content, path)
         trainer.load_model_state(name, content["state_dict"])
-        trainer.losses.load_state_dict(content["meters"])
-        trainer.history = list(content["history"])
+        trainer.load_header(content)
         elapsed = content["elapsed"]
     return elapsed
 

@@ -283,6 +283,11 @@ class SimpleTrainer(TrainerBase):
             "elapsed": self.elapsed(),
         }
 
+    def load_header(self, saved: Mapping[str, Any]) -> None:
+        """Takes over from a checkpoint of this run what its training has told so far."""
+        self.losses.load_state_dict(saved["meters"])
+        self.history = list(saved["history"])
+
     def save_state(self, epoch: int, batch: int) -> None:
         """Writes the state to go on from batch ``batch`` of epoch ``epoch`` (both from 0)."""
         self.last_saved = self._resume.save(self.step_of(epoch, batch), collect_state(self, epoch, batch))
