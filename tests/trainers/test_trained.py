@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from cpt_plugin import toolkit
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, TextPrompts
 from cpt_plugin.errors import CheckpointError
 from cpt_plugin.toolkit.embedded.checkpoint import load_checkpoint, save_checkpoint
 from cpt_plugin.toolkit.embedded.resume import ResumeFolder
@@ -17,6 +18,10 @@ from tests.helpers.prompt_runs import prompt_cfg, train
 from tests.toolkit.small import CLASSES, SmallShapes
 from tests.trainers.problems import raises_at, saved
 from trainers._base import PromptTrainer
+from trainers._controlled import controlled
+from trainers._prompted import PromptLearner
+from trainers._regularized import regularized
+from trainers.shallow_vl import ShallowVL
 
 SHORT = ("OPTIM.MAX_EPOCH", 1, "TRAIN.CHECKPOINT_SECONDS", 1000.0)
 TAIL = ("DATASET.IMBALANCE_TAU", 0.25, "DATASET.MAX_PER_CLASS", 8)
@@ -205,3 +210,58 @@ def test_dpc_on_new_classes_that_were_trained_after_all(folder, tmp_path, caplog
     trainer = loaded(folder, tmp_path, "CoOpDPC", "TRAINER.DPC.STAGE_ONE", "", *NEW)
     assert trainer.dual_prompts.weight == 0.2
     assert "all of the classes here were trained, so the mixture is that of base classes" in caplog.text
+
+
+class VisualPrompts(PromptLearner):
+    """Visual prompts beside texts that are the class names alone."""
+
+    def __init__(self, clip: FrozenCLIP, class_names: list[str]) -> None:
+        super().__init__()
+        self.tokens = ClassTokens.build(clip, class_names, 0)
+        self.ctx = torch.nn.Parameter(0.02 * torch.randn(2, clip.vision_width))
+
+    def text_prompts(self, image: torch.Tensor | None = None) -> TextPrompts:
+        return TextPrompts(self.tokens)
+
+    def image_prompts(self) -> ImagePrompts:
+        return ImagePrompts(self.ctx, after_norm=True)
+
+
+class VisualOnly(ShallowVL):
+    def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
+        return VisualPrompts(clip, class_names)
+
+
+VisualOnlyCPT = toolkit.TRAINER_REGISTRY.register()(regularized(VisualOnly, ("cpt",)))
+toolkit.TRAINER_REGISTRY.register()(controlled(VisualOnlyCPT, ("posthoc",)))
+IDLE = ("etf", "rs")
+
+
+def test_parts_without_a_gradient_stay_with_the_prompts(folder, tmp_path, caplog):
+    """A learner of visual prompts: its text parts are constants, which its checkpoints say."""
+    trainer = train(prompt_cfg(folder, tmp_path / "run", "VisualOnlyCPT", *SHORT, *TAIL))
+    assert trainer.parts_without_gradient == IDLE
+    warnings = [r.message for r in caplog.records if "Without a gradient" in r.message]
+    assert len(warnings) == 1
+    assert "step 1 (epoch 1, batch 1): etf of cpt, rs of cpt" in warnings[0]
+    assert tuple(saved(tmp_path / "run")["parts_without_gradient"]) == IDLE
+    for name in ("VisualOnlyCPT", "VisualOnlyCPTPOSTHOC"):
+        assert loaded(folder, tmp_path / "run", name, *TAIL).parts_without_gradient == IDLE
+    again = ("RESUME", str(tmp_path / "run"))
+    finished = train(prompt_cfg(folder, tmp_path / "run", "VisualOnlyCPT", *SHORT, *TAIL, *again))
+    assert finished.parts_without_gradient == IDLE
+
+
+def test_a_resumed_run_knows_the_parts_of_the_steps_before(folder, tmp_path, monkeypatch):
+    """Killed after the last step: no further step would tell."""
+    options = (*SHORT[:2], *TAIL)
+    with monkeypatch.context() as patch:
+        patch.setattr(PromptTrainer, "after_train", lambda self: (_ for _ in ()).throw(OSError))
+        with pytest.raises(OSError):
+            train(prompt_cfg(folder, tmp_path, "VisualOnlyCPT", *options))
+    resumed = train(prompt_cfg(folder, tmp_path, "VisualOnlyCPT", *options, "RESUME", str(tmp_path)))
+    assert resumed.parts_without_gradient == IDLE
+
+
+def test_a_trained_part_is_not_named(folder, tmp_path):
+    assert train(prompt_cfg(folder, tmp_path, "CoOpCPT", *SHORT, *TAIL)).parts_without_gradient == ()
