@@ -25,3 +25,18 @@ def few_shot(
     val = generate_fewshot_dataset(val, num_shots=min(shots, VALIDATION_SHOTS), rng=draw)
     train, val, test = subsample_classes(train, val, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
     return train, val, test
+
+
+def left_for_validation(train: Sequence[Any], cfg: Any) -> list[Any]:
+    """Validation items for a data set that has none of its own: up to 4 a class of the training items that are not drawn.
+
+    :func:`few_shot` draws the same training items without them. The draw is private to them and follows from SEED; the
+    classes are then selected as there. Where ``NUM_SHOTS`` below 1 trains on everything, nothing is left.
+    """
+    shots = cfg.DATASET.NUM_SHOTS
+    drawn = generate_fewshot_dataset(train, num_shots=shots, rng=random.Random(cfg.SEED))
+    taken = {item.impath for item in drawn}
+    rest = [item for item in train if item.impath not in taken]
+    draw = random.Random(f"validation images left of the training images {cfg.SEED}")
+    val = generate_fewshot_dataset(rest, num_shots=min(shots, VALIDATION_SHOTS), rng=draw)
+    return subsample_classes(train, val, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)[1]

@@ -8,7 +8,7 @@ from typing import Any
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase
 from datasets._check import check_published
-from datasets._few_shot import few_shot
+from datasets._few_shot import few_shot, left_for_validation
 from datasets._imagenet import IMAGENET, class_table, numbered
 from datasets._listing import list_classes
 from datasets._root import data_root
@@ -20,8 +20,9 @@ _LOG = logging.getLogger("cpt_plugin")
 class ImageNet(DatasetBase):
     """ImageNet in CoOp's layout, ``imagenet/images/{train,val}/<WordNet id>/``, with CLIP's class names.
 
-    The official validation images are the test set and, as in CoOp, the validation set too: a model chosen by
-    ``best_val`` is chosen on test images, which is logged. Files are taken in the order of their names (CoOp takes
+    The official validation images are the test set and, as in CoOp, the validation set too. Where something is chosen
+    on validation images, or said of them (``TEST.FINAL_MODEL best_val``, ``TEST.SPLIT val``), up to 4 training images
+    of each class that the few-shot draw leaves are the validation set instead. Files are taken in the order of their names (CoOp takes
     them as the file system gives them), so the few-shot draw is the same everywhere. The folders are listed anew
     each time; CoOp's pickled lists are never read.
 
@@ -37,7 +38,15 @@ class ImageNet(DatasetBase):
         train, test = (list_classes(folder / part, numbered(table, table)) for part in ("train", "val"))
         if cfg.DATASET.CHECK_COUNTS:
             check_published(manifest, (train, test, test))
+        chosen = cfg.TEST.FINAL_MODEL == "best_val" or cfg.TEST.SPLIT == "val"
+        val = left_for_validation(train, cfg) if chosen else None
         train, _, test = few_shot(train, [], test, cfg)
-        if cfg.TEST.FINAL_MODEL == "best_val":
-            _LOG.warning("ImageNet's validation images are its test images: TEST.FINAL_MODEL best_val chooses on them")
-        super().__init__(train_x=train, val=test, test=test)
+        if val is not None:
+            _LOG.info(f"ImageNet's own validation images are its test images: {_where_from(val)}")
+        super().__init__(train_x=train, val=test if val is None else val, test=test)
+
+
+def _where_from(val: list[Any]) -> str:
+    if not val:
+        return "with all training images trained on (DATASET.NUM_SHOTS below 1) none are left for validation"
+    return f"{len(val):,} training images that the few-shot draw leaves are the validation images"

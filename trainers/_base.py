@@ -18,8 +18,10 @@ from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.encoders import FrozenCLIP, ModelSizes, load_clip, resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.hook import HookHandle
+from cpt_plugin.toolkit import NAME as TOOLKIT
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY
+from cpt_plugin.toolkit.embedded.selection import require_validation
 from trainers._degrees import EpochFeatures
 from trainers._feature_cache import CachedImages
 from trainers._frozen import FrozenFeatures
@@ -28,7 +30,7 @@ from trainers._parts import available_parts, parts_of
 from trainers._profiled import Profiled
 from trainers._prompted import Prediction, PromptedCLIP, PromptLearner
 from trainers._prompts import prompts_digest
-from trainers._trained import Trained
+from trainers._trained import BEST, Trained
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -83,6 +85,18 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
             raise ConfigError("Prompts need a pretrained CLIP: MODEL.BACKBONE.PRETRAINED must be True.")
         if cfg.MODEL.INIT_WEIGHTS and not self.trainable:
             raise ConfigError(f"{type(self).__name__} has no prompts to load MODEL.INIT_WEIGHTS into: leave it empty.")
+
+    def before_train(self) -> None:
+        """As in the base class.
+
+        Raises:
+            ConfigError: also on Dassl, the epoch is to be chosen on validation images, and there are none, where Dassl
+                would take test images, or they are test images.
+        """
+        data, test = self.dm.dataset, self.cfg.TEST
+        if TOOLKIT == "dassl" and test.FINAL_MODEL == BEST and not test.NO_TEST:
+            require_validation(data.val or (), data.test, self.cfg.DATASET.NAME, f"TEST.FINAL_MODEL {BEST}")
+        super().before_train()
 
     def build_data_loader(self) -> None:
         super().build_data_loader()

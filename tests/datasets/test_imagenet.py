@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -210,10 +211,31 @@ def test_pickles_of_coop_are_never_opened(tmp_path):
     assert len(loaded("imagenet", tmp_path, NUM_SHOTS=3).train_x) == 15
 
 
-def test_best_val_is_said_to_choose_on_test_images(tmp_path, caplog):
-    make_fixture("imagenet", tmp_path)
+@pytest.mark.parametrize(("key", "value"), [("FINAL_MODEL", "best_val"), ("SPLIT", "val")])
+@pytest.mark.parametrize("part", ["all", "base", "new"])
+def test_what_validates_is_left_of_the_training_images(tmp_path, key, value, part, caplog):
+    """8 images a class, 3 drawn: of the 5 that are left as many validate; the draw itself is the same."""
+    make_fixture("imagenet", tmp_path, images=8)
+    cfg = configured("imagenet", tmp_path, NUM_SHOTS=3, SUBSAMPLE_CLASSES=part)
+    plain = toolkit.build_dataset(cfg)
+    cfg.TEST[key] = value
+    with caplog.at_level("INFO", "cpt_plugin"):
+        chosen, again = toolkit.build_dataset(cfg), toolkit.build_dataset(cfg)
+    assert rows(chosen.train_x, tmp_path) == rows(plain.train_x, tmp_path)
+    assert rows(chosen.test, tmp_path) == rows(plain.test, tmp_path)
+    assert chosen.lab2cname == plain.lab2cname
+    val = rows(chosen.val, tmp_path)
+    assert val == rows(again.val, tmp_path)
+    assert Counter(label for _, label, _ in val) == dict.fromkeys(range(plain.num_classes), 3)
+    assert all(chosen.lab2cname[label] == name and "/train/" in path for path, label, name in val)
+    assert not {*val} & {*rows(plain.train_x, tmp_path)}
+    assert f"{len(val)} training images that the few-shot draw leaves" in caplog.text
+
+
+def test_validation_takes_four_a_class_at_most_and_what_is_left(tmp_path):
+    make_fixture("imagenet", tmp_path, images=8)
     cfg = configured("imagenet", tmp_path)
     cfg.TEST.FINAL_MODEL = "best_val"
-    with caplog.at_level("WARNING", "cpt_plugin"):
-        toolkit.build_dataset(cfg)
-    assert "best_val chooses on them" in caplog.text
+    for shots, left in ((1, 1), (4, 4), (6, 2), (8, 0), (-1, 0)):
+        cfg.DATASET.NUM_SHOTS = shots
+        assert len(toolkit.build_dataset(cfg).val) == 5 * left

@@ -60,7 +60,6 @@ class PostHoc(Control):
 
         Raises:
             CheckpointError: classes of the prompts' training are evaluated, and their checkpoint has no frequencies.
-            DataError: classes of one name were trained on different numbers of images.
         """
         if trainer.trained is not self._trained:
             self._counts = _counts(trainer)
@@ -86,7 +85,7 @@ def _counts(trainer: Any) -> list[int | None]:
     trained, evaluated = trainer.trained, trainer.dm.dataset.classnames
     if trained.unknown and (not trained.class_names or {*evaluated} & {*trained.class_names}):
         raise CheckpointError(f"posthoc takes the log frequencies of the trained classes off, but {trained.unknown}.")
-    counts = [None] * len(evaluated)
+    counts: list[int | None] = [None] * len(evaluated)
     if trained.class_counts:
         counts = counts_by_name(evaluated, trained.class_names, trained.class_counts)
     others = [name for name, count in zip(evaluated, counts, strict=True) if count is None]
@@ -96,7 +95,7 @@ def _counts(trainer: Any) -> list[int | None]:
     elif others:
         LOG.warning(
             f"posthoc: {adjusted} of the {len(evaluated)} classes here were trained and are adjusted; {len(others)} "
-            f"have no prior and stay as they are: {some(others)}"
+            f"have no prior (their names are of no trained class, or of several) and stay as they are: {some(others)}"
         )
     if adjusted:
         images = [count for count in counts if count is not None]

@@ -14,7 +14,7 @@ class Stop(Control):
     """Uses the prompts of the epoch with the highest validation accuracy, of equal ones the first; no settings.
 
     All epochs are trained, so a later best one is found. Validation images are those of the data set's split, few-shot
-    where training images are, and not long-tailed.
+    where training images are, and not long-tailed; where they are test images, training is refused.
     """
 
     name = "stop"

@@ -190,6 +190,11 @@ def build_data_loader(
     return loader
 
 
+def items_of(loader: Any) -> Sequence[Any]:
+    """Items of the data source behind a loader; none without a loader."""
+    return loader.dataset.data_source if loader is not None else ()
+
+
 def epoch_batches(loader: Any, epoch: int) -> int:
     """Number of batches in an epoch (from 0) of a loader; with the engine's samplers epochs may differ."""
     sampler = getattr(loader, "sampler", None)

@@ -17,7 +17,7 @@ from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import TrainerBase
 from cpt_plugin.toolkit.embedded.config import follow_shots, resolve_seed, validate
 from cpt_plugin.toolkit.embedded.group_report import report_groups
-from cpt_plugin.toolkit.embedded.loader import DataManager, batches, epoch_batches, release_workers
+from cpt_plugin.toolkit.embedded.loader import DataManager, batches, epoch_batches, items_of, release_workers
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY, LOGGER, Progress
 from cpt_plugin.toolkit.embedded.meters import AverageMeter, MetricMeter
 from cpt_plugin.toolkit.embedded.registry import build_evaluator
@@ -29,6 +29,7 @@ from cpt_plugin.toolkit.embedded.resume import (
     run_identity,
 )
 from cpt_plugin.toolkit.embedded.rng import derive_seed, set_random_seed
+from cpt_plugin.toolkit.embedded.selection import require_validation
 
 
 class SimpleTrainer(TrainerBase):
@@ -58,6 +59,7 @@ class SimpleTrainer(TrainerBase):
         self.num_batches = 0
         self._first_steps = [0]
         self._start_batch = 0
+        self._validated: Any = None
         self.train_seconds = 0.0
         self._time_start = time.monotonic()
         self._last_save = self._time_start
@@ -101,7 +103,8 @@ class SimpleTrainer(TrainerBase):
 
         Raises:
             DataError: there is nothing to train on, or a sampler gives an epoch no batch.
-            ConfigError: validation images are needed (best_val, TEST.SPLIT val) and there are none.
+            ConfigError: validation images are needed (best_val, TEST.SPLIT val) and there are none, or they are test
+                images.
             CheckpointError: there is nothing (fitting) to resume, or models of an interrupted, a finished or
                 another run would be overwritten.
         """
@@ -209,7 +212,8 @@ class SimpleTrainer(TrainerBase):
         All results stay in ``self.results``, the evaluator's counts in ``self.evaluator``.
 
         Raises:
-            ConfigError: ``split`` is val and there are no validation images; Dassl would take test images.
+            ConfigError: ``split`` is val and there are no validation images, for which Dassl would take test images,
+                or they are test images.
             DataError: there are no test images.
         """
         self.set_model_mode("eval")
@@ -235,11 +239,9 @@ class SimpleTrainer(TrainerBase):
         return next(iter(self.results.values()))
 
     def _require_validation(self, reason: str) -> None:
-        if self.val_loader is None:
-            raise ConfigError(
-                f"{reason} needs validation images, and {self.cfg.DATASET.NAME} has none; set TEST.FINAL_MODEL "
-                "last_step and TEST.SPLIT test, so that nothing is chosen on test images"
-            )
+        if self.val_loader is None or self.val_loader is not self._validated:
+            require_validation(items_of(self.val_loader), items_of(self.test_loader), self.cfg.DATASET.NAME, reason)
+            self._validated = self.val_loader
 
     def model_inference(self, input: Any) -> torch.Tensor:
         return self.model(input)
