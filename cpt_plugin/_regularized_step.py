@@ -20,6 +20,7 @@ from cpt_plugin.errors import HookError, TrainingError
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer
 from cpt_plugin.taps import Taps
+
 LOG = logging.getLogger("cpt_plugin")
 
 
@@ -157,8 +158,8 @@ class RegularizedStep:
         named = ", ".join(f"{name} of {self._sources[name][0].name}" for name in idle)
         LOG.warning(
             f"Without a gradient, step {self._steps}{self._position()}: {named}. Nothing that "
-            f"{type(self._trainer).__name__} trains changes it, so it is logged but regularizes nothing: train prompts of "
-            "the encoder that it acts on, or set its weight to 0."
+            f"{type(self._trainer).__name__} trains changes it, so it is logged but regularizes nothing: train prompts "
+            "of the encoder that it acts on, or set its weight to 0."
         )
 
     @contextmanager

@@ -28,10 +28,9 @@ def few_shot(
 
 
 def left_for_validation(train: Sequence[Any], cfg: Any) -> list[Any]:
-    """Validation items for a data set that has none of its own: up to 4 a class of the training items that are not drawn.
+    """Validation items for a data set without any: up to 4 a class of the training items that :func:`few_shot` leaves.
 
-    :func:`few_shot` draws the same training items without them. The draw is private to them and follows from SEED; the
-    classes are then selected as there. Where ``NUM_SHOTS`` below 1 trains on everything, nothing is left.
+    The draw is private to them and follows from SEED; the classes are then selected as there. Where ``NUM_SHOTS`` below 1 trains on everything, nothing is left.
     """
     shots = cfg.DATASET.NUM_SHOTS
     drawn = generate_fewshot_dataset(train, num_shots=shots, rng=random.Random(cfg.SEED))

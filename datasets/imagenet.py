@@ -22,9 +22,9 @@ class ImageNet(DatasetBase):
 
     The official validation images are the test set and, as in CoOp, the validation set too. Where something is chosen
     on validation images, or said of them (``TEST.FINAL_MODEL best_val``, ``TEST.SPLIT val``), up to 4 training images
-    of each class that the few-shot draw leaves are the validation set instead. Files are taken in the order of their names (CoOp takes
-    them as the file system gives them), so the few-shot draw is the same everywhere. The folders are listed anew
-    each time; CoOp's pickled lists are never read.
+    of each class that the few-shot draw leaves are the validation set instead. Files are taken in the order of their
+    names (CoOp takes them as the file system gives them), so the few-shot draw is the same everywhere. The folders are
+    listed anew each time; CoOp's pickled lists are never read.
 
     Raises:
         DataError: a class folder is missing, empty or unknown.

@@ -61,7 +61,7 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
 
     @property
     def selection(self) -> str:
-        """In words, the epoch whose prompts are used and the images it was chosen on; empty where nothing is trained."""
+        """In words, the epoch whose prompts are used and what it was chosen on; empty where nothing is trained."""
         return self.trained.selection
 
     @property

@@ -185,7 +185,7 @@ def test_the_largest_class_follows_the_shots_unless_given(root, tmp_path):
     for more, expected in ((), 8), (("DATASET.MAX_PER_CLASS", "16"), 16):
         given = [*words(root, tmp_path), *tail, *more]
         cfg = command.setup_cfg(command.parser().parse_args(given))
-        assert cfg.DATASET.MAX_PER_CLASS == expected
+        assert expected == cfg.DATASET.MAX_PER_CLASS
 
 
 def test_no_train_builds_and_stops(root, tmp_path):

@@ -236,11 +236,11 @@ def test_images_of_the_largest_class_follow_the_shots_in_the_configuration(tau, 
     )
     cfg.freeze()
     followed = follow_shots(cfg)
-    assert followed.DATASET.MAX_PER_CLASS == expected
+    assert expected == followed.DATASET.MAX_PER_CLASS
     assert followed.is_frozen()
     other = {key for key, value in flatten(followed).items() if value != flatten(cfg)[key]}
     assert other <= {"DATASET.MAX_PER_CLASS"}
-    assert cfg.DATASET.MAX_PER_CLASS == given
+    assert given == cfg.DATASET.MAX_PER_CLASS
 
 
 def test_package_keys_are_added_to_a_foreign_configuration_without_overwriting():

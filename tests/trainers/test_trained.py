@@ -155,7 +155,7 @@ def test_other_classes_have_no_prior(folder, on_base, image, caplog):
     assert "none of the 2 classes here was trained" in caplog.text
 
 
-def test_an_earlier_checkpoint_is_adjusted_by_the_images_that_it_was_trained_on(folder, on_all, on_base, image, tmp_path):
+def test_an_earlier_checkpoint_is_adjusted_by_the_images_it_was_trained_on(folder, on_all, on_base, image, tmp_path):
     old = without_counts(on_all, tmp_path / "all")
     plain, adjusted = pair(folder, old, image, *TAIL)
     prior = torch.tensor(ALL_COUNTS) / sum(ALL_COUNTS)

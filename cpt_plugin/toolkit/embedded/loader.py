@@ -197,7 +197,7 @@ def items_of(loader: Any) -> Sequence[Any]:
 
 def epoch_batches(loader: Any, epoch: int) -> int:
     """Number of batches in an epoch (from 0) of a loader; with the engine's samplers epochs may differ."""
-    sampler = getattr(loader, "sampler", None)
+    sampler: Any = getattr(loader, "sampler", None)
     if not hasattr(sampler, "length"):
         return len(loader)
     items, size = sampler.length(epoch), loader.batch_size or 1

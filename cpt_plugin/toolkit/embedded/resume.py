@@ -52,14 +52,16 @@ def _step(path: Path) -> str:
 def run_identity(trainer: Any) -> dict[str, Any]:
     """Returns what every checkpoint says about its run: hashes, configuration, versions, derived state."""
     names = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
+    dm = getattr(trainer, "dm", None)
+    counts = getattr(dm, "class_counts", None)
     return {
         "toolkit": "embedded",
         "torch": str(torch.__version__),
         "config": (config := trainer.hashed_config()),
         "config_hash": config_hash(config),
-        "split_hash": getattr(getattr(trainer, "dm", None), "split_hash", ""),
+        "split_hash": getattr(dm, "split_hash", ""),
         "class_names": names,
-        "class_counts": list(counts) if (counts := getattr(getattr(trainer, "dm", None), "class_counts", None)) else None,
+        "class_counts": None if counts is None else list(counts),
         "extra": trainer.checkpoint_extra(),
     }
 
