@@ -30,7 +30,8 @@ def few_shot(
 def left_for_validation(train: Sequence[Any], cfg: Any) -> list[Any]:
     """Validation items for a data set without any: up to 4 a class of the training items that :func:`few_shot` leaves.
 
-    The draw is private to them and follows from SEED; the classes are then selected as there. Where ``NUM_SHOTS`` below 1 trains on everything, nothing is left.
+    The draw is private to them and follows from SEED; the classes are then selected as there. Where ``NUM_SHOTS``
+    below 1 trains on everything, nothing is left.
     """
     shots = cfg.DATASET.NUM_SHOTS
     drawn = generate_fewshot_dataset(train, num_shots=shots, rng=random.Random(cfg.SEED))

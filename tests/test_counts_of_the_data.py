@@ -109,7 +109,7 @@ def test_every_figure_of_a_group_is_that_of_the_list_of_images(tmp_path_factory,
     shown = dict(zip(header, values, strict=False))
     for name, value in wanted.items():
         assert shown[name] == "" if value is None else float(shown[name]) == pytest.approx(value)
-    logged = report_groups(trainer.dm, trainer.evaluator, cfg)
+    logged = report_groups(trainer.dm, trainer.evaluator, trainer.dm.class_counts)
     if len(set(images.values())) > 1:
         assert logged == {name: pytest.approx(value) for name, value in wanted.items() if value is not None}
     groups, _ = group_records([record])
@@ -132,7 +132,7 @@ def test_the_tail_of_a_folder_is_its_rare_classes_whatever_the_alphabet(tmp_path
         logits[row, label if NAMES[label] in right else (label + 1) % 6] = 1.0
     trainer = evaluated_trainer(cfg, logits)
     with caplog.at_level(logging.INFO, logger="cpt_plugin"):
-        logged = report_groups(trainer.dm, trainer.evaluator, cfg)
+        logged = report_groups(trainer.dm, trainer.evaluator, trainer.dm.class_counts)
     record = recorded(trainer, cfg)
     assert record.class_counts == (2, 4, 6, 10, 16, 16)
     assert record.realized_tau == 0.125

@@ -22,6 +22,7 @@ from cpt_plugin.toolkit import NAME as TOOLKIT
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY
 from cpt_plugin.toolkit.embedded.selection import require_validation
+from cpt_plugin.trained import counts_by_name
 from trainers._degrees import EpochFeatures
 from trainers._feature_cache import CachedImages
 from trainers._frozen import FrozenFeatures
@@ -201,6 +202,19 @@ class PromptTrainer(Profiled, CLIPTrainer):
     def prompts_hash(self) -> str:
         """SHA-256 (hex) over names, types, shapes and bytes of the prompts as they are now."""
         return prompts_digest(self.model.prompt_learner)
+
+    def images_trained_on(self) -> list[int | None]:
+        """Images that each class here was trained on, by label, by the checkpoint of loaded prompts; None for others.
+
+        Nothing is known of any class where the checkpoint does not say. Of prompts that are neither trained nor loaded
+        it is what the configuration has.
+        """
+        trained, here = self.trained, self.dm.dataset.classnames
+        if trained == Trained():
+            return super().images_trained_on()
+        if trained.class_counts is None:
+            return [None] * len(here)
+        return counts_by_name(here, trained.class_names, trained.class_counts)
 
     def before_train(self) -> None:
         self.trained = Trained.here(self)

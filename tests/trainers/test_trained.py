@@ -283,3 +283,25 @@ def test_the_choice_of_the_epoch_is_told(folder, on_all, tmp_path):
     untested = (*best, "TEST.NO_TEST", True)
     assert train(prompt_cfg(folder, tmp_path / "no test", "CoOp", *TAIL, *untested)).selection == "last epoch"
     assert toolkit.build_trainer(prompt_cfg(folder, tmp_path / "zero", "ZeroshotCLIP")).selection == ""
+
+
+def test_groups_of_an_evaluation_are_those_of_the_training(folder, on_all, on_base, tmp_path, caplog):
+    """Every class is tested on three images; the log's groups go by the training's 8, 5, 3 and 2, or 8 and 2 images."""
+    caplog.set_level(logging.INFO, logger="cpt_plugin")
+    groups = ("many", "medium", "few", "head", "mid", "tail")
+    results = []
+    for options in ((), ("DATASET.IMBALANCE_TAU", 0.5), TAIL):
+        trainer = loaded(folder, on_all, "CoOp", *options)
+        trainer.test()
+        results.append({name: trainer.results.get(name) for name in groups})
+    assert results[0] == results[1] == results[2]
+    correct = [100 * c / t for c, t in trainer.evaluator.class_counts()]
+    assert results[0]["medium"] == pytest.approx(sum(correct[:2]) / 2)
+    assert results[0]["few"] == pytest.approx(sum(correct[2:]) / 2)
+    trainer = loaded(folder, on_base, "CoOp")
+    trainer.test()
+    correct = [100 * c / t for c, t in trainer.evaluator.class_counts()]
+    assert (trainer.results["medium"], trainer.results["few"]) == pytest.approx((correct[0], correct[1]))
+    trainer = loaded(folder, on_base, "CoOp", *NEW, *TAIL)
+    trainer.test()
+    assert not {*groups} & {*trainer.results}

@@ -12,7 +12,6 @@ from torch import Tensor
 from cpt_plugin._names import some
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.functional import posthoc_adjustment
-from cpt_plugin.trained import counts_by_name
 from trainers.controls.base import Control, register
 
 LOG = logging.getLogger("cpt_plugin")
@@ -85,9 +84,7 @@ def _counts(trainer: Any) -> list[int | None]:
     trained, evaluated = trainer.trained, trainer.dm.dataset.classnames
     if trained.unknown and (not trained.class_names or {*evaluated} & {*trained.class_names}):
         raise CheckpointError(f"posthoc takes the log frequencies of the trained classes off, but {trained.unknown}.")
-    counts: list[int | None] = [None] * len(evaluated)
-    if trained.class_counts:
-        counts = counts_by_name(evaluated, trained.class_names, trained.class_counts)
+    counts = trainer.images_trained_on() if trained.class_names else [None] * len(evaluated)
     others = [name for name, count in zip(evaluated, counts, strict=True) if count is None]
     adjusted = len(evaluated) - len(others)
     if not adjusted:

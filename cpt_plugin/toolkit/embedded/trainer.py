@@ -233,10 +233,18 @@ class SimpleTrainer(TrainerBase):
             progress.update()
         progress.close()
         self.results = self.evaluator.evaluate()
-        self.results.update(report_groups(getattr(self, "dm", None), self.evaluator, self.cfg))
+        self.results.update(report_groups(getattr(self, "dm", None), self.evaluator, self.images_trained_on()))
         for key, value in self.results.items():
             self.write_scalar(f"{split}/{key}", value, self.epoch)
         return next(iter(self.results.values()))
+
+    def images_trained_on(self) -> list[int | None]:
+        """Images that each class here was trained on, by label; None for one that was not, as new classes.
+
+        As the configuration has it; a trainer whose checkpoints say what they were trained on goes by these.
+        """
+        counts: list[int | None] = list(getattr(getattr(self, "dm", None), "class_counts", ()))
+        return [None] * len(counts) if self.cfg.DATASET.SUBSAMPLE_CLASSES == "new" else counts
 
     def _require_validation(self, reason: str) -> None:
         if self.val_loader is None or self.val_loader is not self._validated:
