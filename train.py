@@ -119,10 +119,12 @@ def check(args: argparse.Namespace, cfg: Any) -> None:
     """Look at what can be known to be wrong before anything is written.
 
     Raises:
-        ConfigError: no data set, no or an unknown trainer, nothing to evaluate, or a value out of range.
+        ConfigError: no data set, no or an unknown trainer, nothing to evaluate, a value out of range, or a backbone
+            that cannot take the trainer's prompts.
     """
     from cpt_plugin import toolkit
     from cpt_plugin.cli.repository import load_trainers
+    from cpt_plugin.cli.settings import check_backbone
     from cpt_plugin.toolkit.embedded.config import validate
 
     if not cfg.DATASET.NAME:
@@ -144,6 +146,7 @@ def check(args: argparse.Namespace, cfg: Any) -> None:
         raise ConfigError(f"--model-dir {args.model_dir}: there is no such folder")
     validate(cfg)
     trainer.__new__(trainer).check_cfg(cfg)
+    check_backbone(cfg)
 
 
 def run(args: argparse.Namespace, cfg: Any) -> None:

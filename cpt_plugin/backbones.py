@@ -14,6 +14,7 @@ MICRO = "micro"
 OPEN_CLIP = "open_clip:"
 SUFFIXES = (".pt", ".pth", ".bin", ".safetensors", ".npz")
 """Endings of weights files."""
+_RESNETS = "RN"
 FORMS = f"the path of a weights file, or {OPEN_CLIP}MODEL/WEIGHTS"
 
 
@@ -53,6 +54,26 @@ def open_clip_name(name: str) -> OpenClipName | None:
             f"or {OPEN_CLIP}ViT-B-16/FILE"
         )
     return OpenClipName(model, weights)
+
+
+def is_resnet(name: str) -> bool:
+    """Whether a model's name alone says that its vision tower is a ResNet: OpenAI's or open_clip's `RN...`.
+
+    Raises:
+        ConfigError: a part of `open_clip:MODEL/WEIGHTS` is missing.
+    """
+    parts = open_clip_name(name)
+    if parts is not None:
+        return parts.model.startswith(_RESNETS)
+    return name in openai_weights.SIZES and not openai_weights.SIZES[name][1]
+
+
+def no_visual_prompts(name: str) -> str:
+    """Why a method with visual prompts refuses a model whose vision tower is a ResNet, and what to do."""
+    return (
+        f"visual prompts need a ViT, but the vision tower of {name} is a ResNet: give another backbone, e.g. ViT-B/16, "
+        "or a method with text prompts alone (coop, cocoop)"
+    )
 
 
 def check_name(name: str) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
+from typing import Any
 
 from cpt_plugin import worlds
 from cpt_plugin._names import nearest
@@ -43,7 +44,8 @@ class Method:
     `name` is canonical: a long-tail loss, then regularizers, then controls, each kind in alphabetical order.
     `parts` are all these parts in that order; `loss` names those that replace the cross-entropy (one at most),
     `evaluation` those that change nothing in training. `trainer_name` is the name under which the combination is
-    registered: the prompt learner's class, then DPC, then the parts.
+    registered: the prompt learner's class, then DPC, then the parts. `visual_depth` is the depth of its visual prompts,
+    or the configuration key that holds it; 0 for a method without any.
     """
 
     name: str
@@ -53,6 +55,7 @@ class Method:
     trainer_name: str
     loss: tuple[str, ...] = ()
     evaluation: tuple[str, ...] = ()
+    visual_depth: str | int = 0
 
     @property
     def baseline(self) -> Method:
@@ -162,14 +165,16 @@ def parse_method(text: str, repository: Path | None = None) -> Method:
         _check_together(text, added, known)
         added.sort(key=order.index)
         controls = part_folders(repository)["control"]
+        trainer = _trainer_class(repository / "trainers" / f"{learner}.py", learner)
         return Method(
             _method_name(learner, dpc, added),
             learner,
             dpc,
             tuple(added),
-            _trainer_name(_trainer_class(repository / "trainers" / f"{learner}.py", learner), dpc, added),
+            _trainer_name(trainer.name, dpc, added),
             tuple(part for part in added if known[part] == "loss"),
             tuple(part for part in added if known[part] == "control" and _evaluates(controls / f"{part}.py")),
+            _visual_depth(trainer),
         )
     raise ConfigError(_unknown_method(text, name, learners, known, has_dpc(repository)))
 
@@ -290,8 +295,8 @@ def _split(rest: str, known: list[str]) -> list[str] | None:
     return None
 
 
-def _trainer_class(path: Path, learner: str) -> str:
-    """Name of the class under `@prompt_learner("<learner>")` in a file, read without importing it."""
+def _trainer_class(path: Path, learner: str) -> ast.ClassDef:
+    """The class under `@prompt_learner("<learner>")` in a file, read without importing it."""
     try:
         body = ast.parse(path.read_text(encoding="utf-8")).body
     except SyntaxError as error:
@@ -300,8 +305,21 @@ def _trainer_class(path: Path, learner: str) -> str:
         if isinstance(node, ast.ClassDef):
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and repr(learner) in map(ast.unparse, mark.args):
-                    return node.name
+                    return node
     raise ConfigError(f"{path} defines no class under @prompt_learner({learner!r})")
+
+
+def _visual_depth(trainer: ast.ClassDef) -> str | int:
+    """What a trainer's class says of its visual prompts: a depth, or the full configuration key of one."""
+    said: dict[str, Any] = {}
+    for node in trainer.body:
+        match node:
+            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value)):
+                said[name] = value
+            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=value)):
+                said[name] = value
+    depth = said.get("visual_depth", 0)
+    return f"TRAINER.{said.get('config_node', '')}.{depth}" if isinstance(depth, str) else int(depth)
 
 
 def _combinations(learners: list[str], known: Sequence[str], dpc: bool) -> Iterator[str]:

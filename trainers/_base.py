@@ -42,6 +42,9 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
     config_node: ClassVar[str] = ""
     defaults: ClassVar[dict[str, Any]] = {}
     trainable: ClassVar[bool] = True
+    visual_depth: ClassVar[str | int] = 0
+    """Depth of the visual prompts, or the key of the own node that holds it; 0 for none. A learner with any says so in
+    its own class body: commands read it there, without importing, to refuse a ResNet before anything is installed."""
     trained: Trained = Trained()
 
     @property

@@ -59,6 +59,7 @@ class IVLP(PromptTrainer):
 
     config_node = "IVLP"
     registered_name = "VLPromptLearner"
+    visual_depth = "PROMPT_DEPTH_VISION"
     defaults: ClassVar[dict[str, Any]] = {
         "N_CTX_VISION": 2,
         "N_CTX_TEXT": 2,
@@ -70,9 +71,9 @@ class IVLP(PromptTrainer):
 
     @classmethod
     def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
-        node, place = cfg.TRAINER[cls.config_node], f"TRAINER.{cls.config_node}.PROMPT_DEPTH"
-        keys = f"{place}_TEXT", f"{place}_VISION"
-        sizes.check_depth(text=node.PROMPT_DEPTH_TEXT, vision=node.PROMPT_DEPTH_VISION, keys=keys)
+        node, place = cfg.TRAINER[cls.config_node], f"TRAINER.{cls.config_node}"
+        keys = f"{place}.PROMPT_DEPTH_TEXT", f"{place}.{cls.visual_depth}"
+        sizes.check_depth(text=node.PROMPT_DEPTH_TEXT, vision=node[cls.visual_depth], keys=keys)
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options

@@ -48,6 +48,7 @@ class MaPLe(PromptTrainer):
 
     config_node = "MAPLE"
     registered_name = "MultiModalPromptLearner"
+    visual_depth = "PROMPT_DEPTH"
     defaults: ClassVar[dict[str, Any]] = {
         "N_CTX": 2,
         "CTX_INIT": "a photo of a",
@@ -57,8 +58,8 @@ class MaPLe(PromptTrainer):
 
     @classmethod
     def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
-        key = f"TRAINER.{cls.config_node}.PROMPT_DEPTH"
-        depth = cfg.TRAINER[cls.config_node].PROMPT_DEPTH
+        key = f"TRAINER.{cls.config_node}.{cls.visual_depth}"
+        depth = cfg.TRAINER[cls.config_node][cls.visual_depth]
         sizes.check_depth(text=depth, vision=depth, keys=(key, key))
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:

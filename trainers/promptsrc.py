@@ -61,6 +61,7 @@ class PromptSRC(IVLP):
     """
 
     config_node = "PROMPTSRC"
+    visual_depth = "PROMPT_DEPTH_VISION"
     neutral_options = IVLP.neutral_options | {
         "TEXT_LOSS_WEIGHT", "IMAGE_LOSS_WEIGHT", "GPA_MEAN", "GPA_STD", "TEMPLATES"
     }  # fmt: skip

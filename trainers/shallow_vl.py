@@ -42,11 +42,12 @@ class ShallowVL(PromptTrainer):
     """Shallow prompts in both encoders: what DAPT trains, here with cross-entropy alone."""
 
     config_node = "SHALLOW_VL"
+    visual_depth = 1
     defaults: ClassVar[dict[str, Any]] = {"N_CTX_VISION": 16, "N_CTX_TEXT": 16, "PREC": "fp16"}
 
     @classmethod
     def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
-        sizes.check_depth(vision=1)
+        sizes.check_depth(vision=cls.visual_depth)
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         return ShallowPrompts(clip, class_names, self.options.N_CTX_TEXT, self.options.N_CTX_VISION)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cpt_plugin._names import nearest
-from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, open_clip_name
+from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, is_resnet, no_visual_prompts, open_clip_name
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
 from cpt_plugin.cli.words import Parser, called_from, data_root, parse_count, parse_seeds, report, typed_folder
@@ -205,6 +205,7 @@ def parse_arguments(
         raise ConfigError(f"--output {arguments.output} is a file; give a folder")
     check_own_files(own_file or repository / "configs" / "datasets" / f"{dataset}.yaml", arguments.root)
     check_name(arguments.backbone)
+    _check_vision(arguments)
     for missing in _missing(arguments, repository):
         if missing.pieces:
             (refuse if missing.offline or not given.download else supply)(missing)
@@ -244,6 +245,16 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
     if len(pairs) % 2:
         raise ConfigError(f"configuration key {pairs[-1]} has no value: keys and values come in pairs")
     return pairs
+
+
+def _check_vision(arguments: RunArguments) -> None:
+    """Raise ConfigError for visual prompts on a model that its name tells to be a ResNet, before anything is fetched."""
+    depth = arguments.method.visual_depth
+    if isinstance(depth, str):
+        given = dict(zip(arguments.opts[::2], arguments.opts[1::2], strict=True))
+        depth = 0 if given.get(depth) == "0" else 1
+    if depth and is_resnet(arguments.backbone):
+        raise ConfigError(f"{arguments.method.name}: {no_visual_prompts(arguments.backbone)}")
 
 
 def _backbone(given: str | None, embedded: bool) -> str:

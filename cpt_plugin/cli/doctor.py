@@ -29,8 +29,10 @@ def build_parser(prog: str) -> argparse.ArgumentParser:
     """The parser of the command's options."""
     parser = Parser(
         prog=prog,
+        usage=f"{prog} [options] [METHOD DATASET TAU ...]",
         description="Look at Python, its packages, the machine, data and weights; say what is wrong and how to mend\n"
-        "it. Nothing is changed. Lines begin with ok, note (hinders no run) or FIX.",
+        "it. Nothing is changed. Lines begin with ok, note (hinders no run) or FIX.\n"
+        "The words of a run (METHOD DATASET TAU and its options) are looked at too: would that run begin?",
         epilog="exit status: 0 when nothing needs fixing, 1 otherwise, 2 for wrong options",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -50,11 +52,16 @@ def doctor(words: Sequence[str], prog: str) -> int:
     Raises:
         ConfigError: wrong options.
     """
-    given = build_parser(prog).parse_args(list(words))
+    parser = build_parser(prog)
+    given, command = parser.parse_known_args(list(words))
+    if command and command[0].startswith("-"):
+        parser.error(f"unrecognized arguments: {' '.join(command)}")
     if not given.timeout > 0:
         raise ConfigError(f"--timeout is '{given.timeout:g}', but must be a number of seconds above 0")
     subject = look(given)
     findings = diagnose(subject)
+    if command:
+        findings.append(materials.run_command(subject, command))
     if given.json:
         facts = {topic: asdict(answer) for topic, answer in subject.answers.items()}
         _show(json.dumps(report.as_json(findings, facts), indent=2))

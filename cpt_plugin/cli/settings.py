@@ -107,8 +107,19 @@ def check_settings(method: Method, cfg: Any) -> None:
     validate(cfg)
     trainer = _trainer_class(method)
     trainer.__new__(trainer).check_cfg(cfg)
-    trainer.check_model(cfg, _sizes(cfg))
+    check_backbone(cfg)
     load_trainers().check_parts(method.parts, cfg)
+
+
+def check_backbone(cfg: Any) -> None:
+    """Refuse a backbone that cannot take the trainer's prompts, as far as its name or the shapes of its weights tell.
+
+    Raises:
+        ConfigError: visual prompts for a ResNet, or deeper prompts than there are blocks.
+    """
+    trainer = _registered(cfg.TRAINER.NAME)
+    if hasattr(trainer, "check_model"):
+        trainer.check_model(cfg, _sizes(cfg))
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import os
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from cpt_plugin import openai_weights
@@ -18,8 +18,10 @@ from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.doctor.processes import PACKAGE
 from cpt_plugin.doctor.report import FIX, NOTE, OK, Finding
 from cpt_plugin.doctor.subject import ROOT, Subject
+from cpt_plugin.errors import CPTError
 
 GROUP = "data and weights"
+COMMAND = "run"
 ASSETS = PACKAGE / "assets"
 DEFAULT_BACKBONE = "ViT-B/16"
 _GIB = 1 << 30
@@ -111,6 +113,23 @@ def download(name: str) -> str:
     """Command that fetches one of OpenAI's models."""
     folder = openai_weights.CACHE
     return f"mkdir -p {folder} && curl -o {folder / openai_weights.file_name(name)} {openai_weights.address(name)}"
+
+
+def run_command(subject: Subject, words: Sequence[str]) -> Finding:
+    """Whether a run of these words would begin: checked as `scripts/run.sh` checks them, and nothing is fetched."""
+    from cpt_plugin.cli.arguments import parse_arguments
+    from cpt_plugin.cli.materials import Lacking
+
+    missing: list[Lacking] = []
+    folders = ["--root", str(subject.root), "--output", str(subject.output)]
+    try:
+        parse_arguments([*words, *folders], supply=missing.append)
+    except CPTError as error:
+        return Finding(COMMAND, FIX, words[0], str(error))
+    files = [piece.file.name for one in missing for piece in one.pieces]
+    if files:
+        return Finding(COMMAND, NOTE, words[0], f"the run would first get {', '.join(files)}")
+    return Finding(COMMAND, OK, words[0], "its words make sense, and its images and weights are there")
 
 
 def micro(subject: Subject) -> Finding:

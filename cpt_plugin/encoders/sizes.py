@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from cpt_plugin.backbones import no_visual_prompts
 from cpt_plugin.errors import ConfigError
 
 
@@ -44,10 +45,7 @@ class ModelSizes:
             ConfigError: a depth outside 1 .. the number of blocks, or visual prompts for a ResNet.
         """
         if vision and not self.is_vit:
-            raise ConfigError(
-                f"visual prompts need a ViT, but the vision tower of {self.name} is a ResNet: give another backbone, "
-                "e.g. ViT-B/16, or a method with text prompts alone (coop, cocoop)"
-            )
+            raise ConfigError(no_visual_prompts(self.name))
         depths = [("text", text, self.text_layers, keys[0])]
         if self.is_vit and vision:
             depths.append(("vision", vision, self.vision_layers, keys[1]))

@@ -15,12 +15,14 @@ import torch
 
 import train as command
 from cpt_plugin import openai_weights
+from cpt_plugin.backbones import is_resnet
 from cpt_plugin.cli import main
 from cpt_plugin.cli.arguments import RunArguments, parse_arguments
 from cpt_plugin.cli.experiment import Experiment
+from cpt_plugin.cli.repository import load_trainers
 from cpt_plugin.cli.run import run
 from cpt_plugin.cli.settings import assemble
-from cpt_plugin.encoders import open_clip_weights, tokens
+from cpt_plugin.encoders import open_clip_weights, sizes_of, tokens
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.methods import parse_method
 from cpt_plugin.protocols import BASE_TO_NEW, tasks
@@ -107,6 +109,55 @@ def test_visual_prompts_on_a_resnet_are_refused_before_any_training(
     assert error.count("\n") == 1
     assert "visual prompts need a ViT, but the vision tower of RN50 is a ResNet" in error
     assert not (tmp_path / "output").exists()
+
+
+RESNETS = [name for name, (_, blocks) in openai_weights.SIZES.items() if not blocks]
+RESNETS += [f"open_clip:{name}/openai" for name in ("RN50", "RN50-quickgelu", "RN101", "RN50x64-quickgelu")]
+
+
+@pytest.mark.parametrize("backbone", RESNETS)
+def test_the_words_of_a_command_are_enough_to_refuse_a_resnet(backbone: str, tmp_path: Path) -> None:
+    """As scripts/run.sh checks them: with nothing installed, and before images or weights are asked for."""
+    assert is_resnet(backbone)
+    asked: list[object] = []
+    for method in VISUAL:
+        words = [method, "eurosat", "1", "--backbone", backbone, "--root", str(tmp_path)]
+        with pytest.raises(ConfigError, match="visual prompts need a ViT"):
+            parse_arguments(words, supply=asked.append)
+    assert asked == []
+    parse_arguments(["coop_cpt", "eurosat", "1", "--backbone", backbone, "--root", str(tmp_path)], supply=asked.append)
+    without = ["ivlp", "shapes", "1", "--backbone", backbone, "TRAINER.IVLP.PROMPT_DEPTH_VISION", "0"]
+    parse_arguments(without, supply=asked.append)
+
+
+@pytest.mark.parametrize("backbone", ["micro", "ViT-B/16", "ViT-L/14@336px", "open_clip:ViT-B-16/openai", "RN50.pt"])
+def test_other_names_do_not_tell_a_resnet(backbone: str) -> None:
+    assert not is_resnet(backbone)
+
+
+def test_every_learner_says_of_its_visual_prompts_what_its_class_says() -> None:
+    for name, trainer in load_trainers().PROMPT_LEARNERS.items():
+        said = trainer.visual_depth
+        key = f"TRAINER.{trainer.config_node}.{said}" if isinstance(said, str) else said
+        assert parse_method(name).visual_depth == key
+        cfg = configured("ViT-B/16", method=name)
+        try:
+            trainer.check_model(cfg, sizes_of("RN50"))
+        except ConfigError:
+            assert said, f"{name} needs a ViT and does not say so"
+        else:
+            assert not said, f"{name} says that it has visual prompts, and takes a ResNet"
+
+
+def test_train_py_refuses_a_resnet_before_it_looks_for_weights(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--trainer", "MaPLe", "--backbone", "RN50", "--config-file", "configs/trainers/MaPLe/vit_b16.yaml",
+             "--dataset-config-file", "configs/datasets/eurosat.yaml", "--output-dir", str(tmp_path / "out"),
+             "--root", str(tmp_path), "--seed", "1", "MODEL.BACKBONE.DOWNLOAD", "False"]  # fmt: skip
+    assert command.cli(words) == 2
+    assert "visual prompts need a ViT, but the vision tower of RN50" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("method", ["zeroshot", "coop", "coop_cpt", "cocoop_cpt", "dpc_cpt", "coop_npt", "cocoop_dpc"])

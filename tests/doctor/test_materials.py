@@ -156,3 +156,19 @@ def test_a_damaged_embedded_model_needs_fixing(monkeypatch, tmp_path, sidecar, w
     finding = materials.micro(machine())
     assert finding.status == FIX
     assert words in finding.text
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "said"),
+    [
+        ("maple_cpt eurosat 0.25 --backbone RN50", FIX, "visual prompts need a ViT"),
+        ("coop_cpt eurosat 0.25", NOTE, "the run would first get"),
+        ("coop_cpt shapes 0.25", OK, "make sense"),
+        ("coop_ctp shapes 0.25", FIX, "nearest"),
+    ],
+)
+def test_the_words_of_a_run_are_looked_at(tmp_path, words, status, said):
+    finding = materials.run_command(machine(tmp_path), words.split())
+    assert finding.status == status
+    assert said in finding.text
+    assert not (tmp_path / "output").exists()
