@@ -110,7 +110,7 @@ class SplitDataset(DatasetBase):
         if source is None:
             return "CoOp's DATASETS.md"
         dead = f" (dead: {source.dead})" if source.dead else ""
-        return f"{source.url}{dead}" + (f"; or {source.instead}" if source.instead else "")
+        return "; or ".join([f"{source.url}{dead}", *filter(None, (source.fallback, source.instead))])
 
 
 def manifest_for(registered: str) -> Manifest:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Collection
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from cpt_plugin.data.download import Patience, checked, download, vouch
 from cpt_plugin.data.instructions import announcement, get_command, other_ways, screen
@@ -40,7 +39,7 @@ def get(
             with only_process(root / manifest.folder, f"get-{manifest.name}"):
                 ready = [piece for piece in pieces(manifest, root, own_split) if _can_come(piece, unanswered)]
                 say("\n".join([f"'{manifest.name}' (licence: {manifest.licence}):", *announcement(ready)]))
-                troubles += _fetch_all(ready, keep_archives, patience)
+                troubles += _fetch_all([piece.answered(unanswered) for piece in ready], keep_archives, patience)
         except OSError as error:
             raise DataError(f"{root / manifest.folder} cannot be written: {error}; see --root") from error
     left = pieces(manifest, root, own_split)
@@ -51,18 +50,24 @@ def get(
 
 
 def _can_come(piece: Piece, unanswered: Collection[str]) -> bool:
-    return piece.automatic and (piece.here or urlsplit(piece.address).hostname not in unanswered)
+    return piece.automatic and bool(piece.answered(unanswered))
 
 
-def _fetch_all(ready: list[Piece], keep_archives: bool, patience: Patience) -> list[str]:
-    """Get these pieces; returns what failed, which was said."""
+def _fetch_all(ready: list[tuple[Piece, ...]], keep_archives: bool, patience: Patience) -> list[str]:
+    """Get these pieces, each from the first of its sources that has it; returns what failed, which was said."""
     troubles = []
-    for piece in ready:
-        try:
-            fetch(piece, keep_archives, patience)
-        except DataError as error:
-            say(f"  {error}")
-            troubles.append(f"{piece.file.name}: see above")
+    for ways in ready:
+        for left, piece in zip(reversed(range(len(ways))), ways, strict=True):
+            try:
+                fetch(piece, keep_archives, patience)
+                break
+            except DataError as error:
+                say(f"  {error}")
+                if left and not piece.here:
+                    say(f"  trying the next source of {piece.file.name}")
+                else:
+                    troubles.append(f"{piece.file.name}: see above")
+                    break
     return troubles
 
 

@@ -99,7 +99,8 @@ def _command(piece: Piece) -> list[str]:
         return [f"  gdown -O {target} {drive_id(piece.url)}", browser]
     address = shlex.quote(piece.address)
     whole = f"  curl -L -o {target} {address}"
-    return [whole] if len(whole) <= WIDTH else [f"  curl -L -o {target} \\", f"      {address}"]
+    lines = [whole] if len(whole) <= WIDTH else [f"  curl -L -o {target} \\", f"      {address}"]
+    return [*lines, *[f"      # or in a browser: {way.url}" for way in piece.ways[1:]]]
 
 
 def _grouped(paths: Iterable[Path]) -> list[str]:

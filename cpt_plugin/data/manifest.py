@@ -32,7 +32,8 @@ class Source:
         kind: one of :data:`KINDS`; a file on Google Drive whose ``into`` ends with ``/`` is an archive.
         url: where it is; for ``gdrive`` the address of the file's page, for ``manual`` that of the web page.
         into: below the data root, the folder to unpack in (ends with ``/``) or the file to write.
-        sha256, md5: published checksum in hex; "" where none is published.
+        fallback: page on Google Drive of the same file, asked when ``url`` cannot be had; "" for none.
+        sha256, md5: published checksum in hex; "" where none is published. Without a SHA-256 only https is allowed.
         bytes: size of the download as far as known, 0 otherwise.
         dead: why and since when it is known not to answer any more; "" where it is not known to be dead.
         instead: what else works, also when it is dead or only by hand.
@@ -42,6 +43,7 @@ class Source:
     kind: str
     url: str
     into: str
+    fallback: str = ""
     sha256: str = ""
     md5: str = ""
     bytes: int = 0
@@ -168,6 +170,12 @@ def _read(name: str) -> Manifest:
     for source in manifest.sources:
         if source.kind not in KINDS:
             raise DataError(f"the manifest {path} has a source of kind {source.kind!r}; known: {', '.join(KINDS)}")
+        for address in filter(None, (source.url, source.fallback)):
+            if not (address.startswith("https://") or (source.sha256 and address.startswith("http://"))):
+                raise DataError(
+                    f"the manifest {path} has the source {address}, whose content nothing vouches for: give an address "
+                    "of https, or the file's SHA-256"
+                )
     return manifest
 
 

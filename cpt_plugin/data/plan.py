@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -28,6 +28,7 @@ class Piece:
         kind: ``download``, ``drive`` (Google Drive) or ``hand`` (only a person can get it, or its source is dead).
         folder, holds: of an archive, where it is unpacked and the paths below that it brings; None and empty else.
         sha256, md5, bytes: as published; "" and 0 where they are not known.
+        fallback: page on Google Drive of the same file; "" where there is none.
         dead, instead: why the source answers no more, and what else works.
     """
 
@@ -41,8 +42,21 @@ class Piece:
     sha256: str = ""
     md5: str = ""
     bytes: int = 0
+    fallback: str = ""
     dead: str = ""
     instead: str = ""
+
+    @property
+    def ways(self) -> tuple[Piece, ...]:
+        """The piece from each of its sources, in the order in which they are asked."""
+        first = replace(self, fallback="")
+        if not self.fallback:
+            return (first,)
+        return first, replace(first, url=self.fallback, address=drive_address(self.fallback), kind="drive")
+
+    def answered(self, unanswered: Collection[str]) -> tuple[Piece, ...]:
+        """Those :attr:`ways` whose hosts are not among those that do not answer; a file that is here needs none."""
+        return tuple(way for way in self.ways if self.here or urlsplit(way.address).hostname not in unanswered)
 
     @property
     def here(self) -> bool:
@@ -86,9 +100,14 @@ def drive_id(url: str) -> str:
     return found[1] or found[2]
 
 
+def drive_address(url: str) -> str:
+    """What a program asks for to get the file of a page on Google Drive."""
+    return f"{DRIVE}?id={drive_id(url)}&export=download&confirm=t"
+
+
 def hosts(wanted: Iterable[Piece]) -> list[str]:
-    """Addresses ``scheme://host[:port]`` that must answer for the pieces that are not here, each once."""
-    addresses = [piece.address for piece in wanted if piece.automatic and not piece.here]
+    """Addresses ``scheme://host[:port]`` that are asked for the pieces that are not here, each once."""
+    addresses = [way.address for piece in wanted if piece.automatic and not piece.here for way in piece.ways]
     return list(dict.fromkeys(f"{urlsplit(a).scheme}://{urlsplit(a).netloc}" for a in addresses))
 
 
@@ -97,7 +116,8 @@ def obstacle(wanted: Iterable[Piece]) -> str:
     wanted = list(wanted)
     if hand := [piece for piece in wanted if not piece.automatic]:
         return f"{', '.join(piece.file.name for piece in hand)} can only be had by hand"
-    return by_reason(silent(hosts(wanted)))
+    unanswered = silent(hosts(wanted))
+    return "" if all(piece.answered(unanswered) for piece in wanted) else by_reason(unanswered)
 
 
 def by_reason(unanswered: dict[str, str]) -> str:
@@ -110,7 +130,7 @@ def _piece(manifest: Manifest, source: Source, root: Path, missing: set[str]) ->
     hand = bool(source.dead) or source.kind == "manual"
     address = source.url
     if source.kind == "gdrive":
-        address = f"{DRIVE}?id={drive_id(source.url)}&export=download&confirm=t"
+        address = drive_address(source.url)
     name = Path(urlsplit(source.url).path).name
     if source.kind == "gdrive":
         name = f"{Path(source.gives[0]).name}.zip"
@@ -134,6 +154,7 @@ def _piece(manifest: Manifest, source: Source, root: Path, missing: set[str]) ->
         sha256=source.sha256,
         md5=source.md5,
         bytes=source.bytes,
+        fallback=source.fallback,
         dead=source.dead,
         instead=source.instead,
     )

@@ -65,7 +65,8 @@ def world(tmp_path, monkeypatch, quick):
             "md5": "",
             "bytes": len(data),
         }
-        plain["sources"][1] |= {"sha256": "", "bytes": 0}
+        drive = {"kind": "gdrive", "url": plain["sources"][1]["fallback"], "fallback": ""}
+        plain["sources"][1] |= {"sha256": "", "bytes": 0, **drive}
         folder = tmp_path / "manifests"
         folder.mkdir()
         (folder / "eurosat.json").write_text(json.dumps(plain))
@@ -152,6 +153,58 @@ def test_gdown_is_used_where_it_is_installed(world, root, monkeypatch, tmp_path)
     assert [path for path, _ in world.requests] == ["/EuroSAT.zip"]
 
 
+@pytest.fixture
+def two_sources(world):
+    """The split file has its hash, lies on the server itself, and on Google Drive too."""
+    plain = json.loads((manifests.FOLDER / "eurosat.json").read_text())
+    split = plain["sources"][1]
+    world.files["/split"] = world.files["/drive"]
+    digest = hashlib.sha256(world.files["/drive"]).hexdigest()
+    split |= {"kind": "file", "url": f"{world.url}/split", "fallback": split["url"], "sha256": digest}
+    (manifests.FOLDER / "eurosat.json").write_text(json.dumps(plain))
+    manifests._read.cache_clear()
+    return world
+
+
+def asked_for(server):
+    return [path.partition("?")[0] for path, _ in server.requests if "split" in path or "drive" in path]
+
+
+def test_the_first_source_is_asked_first(two_sources, root):
+    assert get(root) == 0
+    assert asked_for(two_sources) == ["/split"]
+
+
+@pytest.mark.parametrize("content", [None, b"<html>not found</html>", b"{}"])
+def test_the_second_source_is_asked_where_the_first_has_not_the_file(two_sources, root, capsys, content):
+    if content is None:
+        del two_sources.files["/split"]
+    else:
+        two_sources.files["/split"] = content
+    assert get(root) == 0
+    assert asked_for(two_sources)[-1] == "/drive"
+    assert (root / "eurosat" / SPLIT).read_bytes() == two_sources.files["/drive"]
+    assert f"trying the next source of {SPLIT}" in capsys.readouterr().err
+
+
+def test_a_source_that_does_not_answer_is_passed_over(two_sources, root, monkeypatch):
+    plain = json.loads((manifests.FOLDER / "eurosat.json").read_text())
+    plain["sources"][1]["url"] = "https://silent.example/split"
+    (manifests.FOLDER / "eurosat.json").write_text(json.dumps(plain))
+    manifests._read.cache_clear()
+    for module in (getting, plan):
+        monkeypatch.setattr(module, "silent", lambda addresses: {"silent.example": "name not found"})
+    assert obstacle(pieces(manifest_of("eurosat"), root)) == ""
+    assert get(root) == 0
+    assert asked_for(two_sources) == ["/drive"]
+
+
+def test_where_no_source_answers_all_are_named(two_sources, root, monkeypatch):
+    wanted = pieces(manifest_of("eurosat"), root)
+    monkeypatch.setattr(plan, "silent", lambda addresses: {"127.0.0.1": "name not found"})
+    assert obstacle(wanted) == "name not found: 127.0.0.1"
+
+
 @pytest.mark.parametrize("answer", ["page", "nothing", "error"])
 def test_gdown_that_fails_leaves_nothing(world, root, monkeypatch, capsys, answer):
     def fetch(id, output, quiet, resume):
@@ -194,10 +247,10 @@ def test_a_damaged_image_in_the_archive_is_named(world, root, tmp_path, capsys):
     archive = shutil.make_archive(str(tmp_path / "bad"), "zip", tmp_path / "source" / "eurosat", "2750")
     (root / "eurosat").mkdir(parents=True)
     plain = json.loads((manifests.FOLDER / "eurosat.json").read_text())
-    plain["sources"][0] |= {"sha256": "", "bytes": 0}
+    world.files["/EuroSAT.zip"] = Path(archive).read_bytes()
+    plain["sources"][0] |= {"sha256": hashlib.sha256(world.files["/EuroSAT.zip"]).hexdigest(), "bytes": 0}
     (manifests.FOLDER / "eurosat.json").write_text(json.dumps(plain))
     manifests._read.cache_clear()
-    world.files["/EuroSAT.zip"] = Path(archive).read_bytes()
     assert get(root) == 1
     place = root / "eurosat" / image.relative_to(tmp_path / "source" / "eurosat")
     assert f"damaged: {place}:" in capsys.readouterr().out
@@ -398,7 +451,7 @@ def assert_screen(done, asked, tmp_path):
     assert done.stderr.count("\n") <= 24
     for path in ("data/eurosat/2750", f"data/eurosat/{SPLIT}", ".cache/clip/ViT-B-16.pt"):
         assert f"\n  {tmp_path / path}\n" in done.stderr
-    for command in ("mkdir -p", "curl -L -o", "gdown -O", "python -m cpt_plugin data get eurosat", "shapes 0.25"):
+    for command in ("mkdir -p", "curl -L -o", "# or in a browser", "python -m cpt_plugin data get eurosat", "shapes 0.25"):
         assert command in done.stderr
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -28,6 +29,30 @@ def test_every_manifest_is_whole(name):
         assert not (source.dead or source.kind == "manual") or source.instead, "a dead source needs another way"
 
 
+@pytest.mark.parametrize("name", manifest_names())
+def test_what_comes_over_plain_http_has_a_pinned_hash(name):
+    for source in manifest_of(name).sources:
+        assert all(
+            address.startswith("https://") or len(source.sha256) == 64
+            for address in filter(None, (source.url, source.fallback))
+        )
+
+
+SPLITS_ON_GITHUB = ("caltech101", "dtd", "eurosat", "oxford_flowers", "oxford_pets", "stanford_cars", "ucf101")
+
+
+@pytest.mark.parametrize("name", [name for name in manifest_names() if manifest_of(name).split])
+def test_split_files_have_a_pinned_hash_and_come_from_a_commit_first(name):
+    manifest = manifest_of(name)
+    source = manifest.source_of(f"{manifest.folder}/{manifest.split}")
+    assert len(source.sha256) == 64
+    assert source.bytes > 0
+    if name in SPLITS_ON_GITHUB:
+        place = "raw.githubusercontent.com/linzhiqiu/cross_modal_adaptation/[0-9a-f]{40}/splits"
+        assert re.fullmatch(f"https://{place}/{manifest.split}", source.url)
+        assert source.fallback.startswith("https://drive.google.com/file/d/")
+
+
 def test_an_unknown_name_gets_the_nearest():
     with pytest.raises(ConfigError, match="nearest: 'eurosat'"):
         manifest_of("eurosatt")
@@ -46,9 +71,21 @@ def test_missing_files_are_told_from_present_ones(tmp_path):
     assert manifest.missing(tmp_path) == ("eurosat/split_zhou_EuroSAT.json",)
 
 
+HTTP = {"gives": ["eurosat/2750"], "kind": "zip", "url": "http://example.org/a.zip", "into": "eurosat/"}
+SECURE = HTTP | {"url": "https://example.org/a.zip"}
+
+
 @pytest.mark.parametrize(
     ("change", "complaint"),
-    [({"folder": 3}, "folder"), ({"colour": "red"}, "colour"), ({"sources": [{"kind": "zip"}]}, "gives")],
+    [
+        ({"folder": 3}, "folder"),
+        ({"colour": "red"}, "colour"),
+        ({"sources": [{"kind": "zip"}]}, "gives"),
+        ({"sources": [HTTP]}, "nothing vouches for: give an address of https"),
+        ({"sources": [HTTP | {"md5": "0" * 32}]}, "nothing vouches for"),
+        ({"sources": [SECURE | {"fallback": "http://example.org/b"}]}, "http://example.org/b, whose content nothing"),
+        ({"sources": [SECURE | {"url": "ftp://example.org/b", "sha256": "0" * 64}]}, "ftp"),
+    ],
 )
 def test_a_wrong_manifest_is_refused_by_field(tmp_path, monkeypatch, change, complaint):
     plain = json.loads((manifests.FOLDER / "eurosat.json").read_text()) | change
