@@ -9,11 +9,12 @@ from typing import Any, ClassVar
 
 from cpt_plugin._names import some
 from cpt_plugin.data.imagenet import CLASSNAMES_FILE, imagenet_classes, read_classnames, subset_ids
+from cpt_plugin.data.layout import refuse_misplaced
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit import NAME as TOOLKIT
 from cpt_plugin.toolkit import DatasetBase
-from datasets._check import check_published
+from datasets._check import published_label
 from datasets._few_shot import few_shot
 from datasets._listing import list_classes
 from datasets._root import data_root
@@ -74,11 +75,11 @@ class ImageNetVariant(DatasetBase):
                 "set DATASET.SUBSAMPLE_CLASSES all"
             )
         manifest, root = manifest_of(self.manifest_name), data_root(cfg)
+        refuse_misplaced(manifest, root)
         self.dataset_dir = str(root / manifest.folder)
         classes = self.classes(class_table(root, manifest.folder))
         test = list_classes(root / manifest.folder / manifest.images[0], classes)
-        if cfg.DATASET.CHECK_COUNTS:
-            check_published(manifest, ([], [], test))
+        self.split_label = published_label(manifest, ([], [], test), cfg)
         test = few_shot([], [], test, cfg)[2]
         super().__init__(train_x=test if TOOLKIT == "dassl" else [], test=test)
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from cpt_plugin._names import some
 from cpt_plugin.data import IMAGE_SUFFIXES
+from cpt_plugin.data.unpack import SUFFIXES as ARCHIVE_SUFFIXES
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit.embedded.data import Datum
 
@@ -64,12 +65,13 @@ def list_classes(folder: Path, classes: Mapping[str, tuple[int, str]]) -> list[D
     Raises:
         DataError: a class folder is missing, empty or unknown, or cannot be read.
     """
-    present = set(content_of(folder).folders)
+    content = content_of(folder)
+    present = set(content.folders)
     missing, unknown = sorted(classes.keys() - present), sorted(present - classes.keys())
     if missing or unknown:
         raise DataError(
             f"{folder} must hold one folder for each of {len(classes):,} classes; missing: {some(missing)}; "
-            f"not known: {some(unknown)}"
+            f"not known: {some(unknown)}{_why_not(content, missing, unknown)}"
         )
     items: list[Datum] = []
     empty = []
@@ -82,3 +84,14 @@ def list_classes(folder: Path, classes: Mapping[str, tuple[int, str]]) -> list[D
         raise DataError(f"{folder} has no image for {len(empty):,} classes: {some(empty)}; unpack the data set again")
     return items
 
+
+def _why_not(content: FolderContent, missing: Sequence[str], unknown: Sequence[str]) -> str:
+    """What may be wrong with a folder that lacks class folders; "" where nothing tells."""
+    if {name.casefold() for name in missing} & {name.casefold() for name in unknown}:
+        return "; the names differ in capital letters: rename the folders"
+    if missing and content.images:
+        return f"; {len(content.images):,} images lie in it directly: sort them into the folders of their classes"
+    archives = [name for name in content.others if name.endswith(ARCHIVE_SUFFIXES)]
+    if missing and archives:
+        return f"; {len(archives):,} archives lie in it ({some(archives)}): unpack each into a folder of its name"
+    return ""

@@ -7,12 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
 from cpt_plugin._names import some
+from cpt_plugin.data.layout import refuse_misplaced
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.results.groups import LONG_TAILED_BANDS
 from cpt_plugin.toolkit import DatasetBase, present_items, subsample_classes
 from cpt_plugin.toolkit.embedded.data import Datum
-from datasets._check import check_published
+from datasets._check import published_label
 from datasets._root import data_root
 
 ClassOf = Callable[[str], "tuple[int, str] | None"]
@@ -43,9 +44,9 @@ class LongTailed(DatasetBase):
                 f"{manifest.registered} has a long tail of its own: leave DATASET.IMBALANCE_TAU at 1, not "
                 f"{cfg.DATASET.IMBALANCE_TAU:g}"
             )
+        refuse_misplaced(manifest, root)
         parts = self.read(root)
-        if cfg.DATASET.CHECK_COUNTS:
-            check_published(manifest, parts)
+        self.split_label = published_label(manifest, parts, cfg)
         train, val, test = subsample_classes(*parts, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, val=val, test=test)
 
@@ -80,7 +81,7 @@ def read_lists(lists: Sequence[Path], images: Path, class_of: ClassOf) -> list[l
 
 def _read_list(path: Path, class_of: ClassOf) -> list[tuple[str, int, str]]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read the list {path} ({error}); get it again") from error
     rows, wrong = [], []

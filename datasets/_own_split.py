@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import random
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.data.split_file import PARTS, Entry, read_entries
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import Datum, present_items
+from datasets._check import refuse_empty
 from datasets._listing import content_of
 
 if TYPE_CHECKING:
@@ -34,7 +36,8 @@ def read_or_make(dataset: SplitDataset, file: Path, seed: int) -> tuple[list[Dat
     Where the folder cannot be written the split stays in memory and is made anew by every run.
 
     Raises:
-        DataError: there are no images, or an official list is damaged or names images that are not there.
+        DataError: there are no images, a class has none in train or test, or an official list is damaged or names
+            images that are not there.
     """
     if file.is_file():
         entries = read_entries(file)
@@ -43,6 +46,7 @@ def read_or_make(dataset: SplitDataset, file: Path, seed: int) -> tuple[list[Dat
         return train, val, test
     parts, how = make(dataset, seed)
     rows = number(parts, dataset.manifest.class_names.names)
+    refuse_empty([[(label, name) for _, label, name in part] for part in rows.values()], f"the own split ({how})")
     LOG.info(f"{dataset.manifest.registered}: {how}; {', '.join(f'{len(r)} {p}' for p, r in rows.items())}")
     train, val, test = present_items(list(rows.values()), dataset.base, file)
     try:
@@ -116,24 +120,30 @@ def images_below(
     """All images below a folder, with their class names; hidden files and ignored folders are left out.
 
     Raises:
-        DataError: a folder cannot be read, so that its images would be silently left out.
+        DataError: a folder cannot be read, so that its images would be silently left out; or there is no image.
     """
     found, waiting = [], [PurePosixPath()]
+    others: Counter[str] = Counter()
     for below in waiting:
         content = content_of(folder / below)
         waiting += [below / name for name in content.folders if name not in ignored]
         found += [(str(below / name), class_of(below / name)) for name in content.images]
+        others.update(PurePosixPath(name).suffix for name in content.others)
+    if not found:
+        there = f"; there are {', '.join(f'{n:,} {kind} files' for kind, n in others.most_common(3))}" if others else ""
+        raise DataError(f"there are no images below {folder}{there}: check the data folder (DATASET.ROOT, --root)")
     return found
 
 
 def lines_of(path: Path) -> list[str]:
-    """Lines of a text file that are not empty.
+    """Lines of a text file that are neither empty nor a comment (``# ...``).
 
     Raises:
         DataError: it cannot be read.
     """
     try:
-        return [line for line in map(str.strip, path.read_text(encoding="utf-8").splitlines()) if line]
+        lines = map(str.strip, path.read_text(encoding="utf-8-sig").splitlines())
+        return [line for line in lines if line and not line.startswith("#")]
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"the list {path} cannot be read ({error}): get it again") from error
 

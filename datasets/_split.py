@@ -7,12 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, ClassVar
 
-from cpt_plugin._hashing import sha256_of
+from cpt_plugin.data.layout import refuse_misplaced
 from cpt_plugin.data.manifest import Manifest, registered_manifest
+from cpt_plugin.data.split_file import is_published
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit import DatasetBase, Datum, read_split
 from datasets import _own_split
-from datasets._check import check_published
+from datasets._check import published_label
 from datasets._few_shot import few_shot
 from datasets._own_split import Named
 from datasets._root import data_root
@@ -31,11 +32,13 @@ class SplitDataset(DatasetBase):
         renamed: class name where it is not that of the image's folder.
         ignored: folders of images that belong to no class.
         split_label: "" for the published split, ``own split SEED`` for one of our own, ``other split`` for a file
-            that has the published one's name but not its bytes (CoOp writes one of its own where it finds none).
+            that has the published one's name but not its content (CoOp writes one of its own where it finds none);
+            with ``incomplete`` where images or classes are fewer than published.
 
     Raises:
-        DataError: the split file or an image is missing (path, and where to get it), or classes, names or part
-            sizes differ from verified ones while ``DATASET.CHECK_COUNTS`` is on; unverified ones give a warning.
+        DataError: the split file or an image is missing (path, and where to get it), a class has no images in train
+            or test, or classes, names or part sizes differ from verified ones while ``DATASET.CHECK_COUNTS`` is on;
+            unverified ones give a warning.
         ConfigError: ``DATASET.SPLIT own`` for a data set whose lists come with its images.
     """
 
@@ -48,10 +51,10 @@ class SplitDataset(DatasetBase):
         self.folder, self.base = root / self.manifest.folder, root / self.manifest.base
         self.dataset_dir = str(self.folder)
         own = cfg.DATASET.SPLIT == "own"
+        refuse_misplaced(self.manifest, root, own)
         self.split_label = f"own split {cfg.DATASET.SPLIT_SEED}" if own else ""
         parts = self.own_split(cfg.DATASET.SPLIT_SEED) if own else self.published_split()
-        if cfg.DATASET.CHECK_COUNTS:
-            check_published(self.manifest, parts, sizes=not own)
+        self.split_label = published_label(self.manifest, parts, cfg, self.split_label, by_part=not own)
         train, val, test = few_shot(*parts, cfg)
         super().__init__(train_x=train, val=val, test=test)
 
@@ -65,10 +68,10 @@ class SplitDataset(DatasetBase):
                 "every log and table says so"
             )
         source = self.manifest.source_of(f"{self.manifest.folder}/{self.manifest.split}")
-        if source and source.sha256 and sha256_of(path) != source.sha256:
+        if source and source.sha256 and not is_published(path, source.sha256):
             self.split_label = "other split"
             LOG.warning(
-                f"{path} is not the published split (its SHA-256 differs): made by other code in its place, or "
+                f"{path} is not the published split (its content differs): made by other code in its place, or "
                 f"changed; do not compare with published results. The published one: {source.url}"
             )
         return read_split(path, self.base)
@@ -82,7 +85,13 @@ class SplitDataset(DatasetBase):
         return _own_split.read_or_make(self, self.folder / f"split_own_seed{seed}_{name}.json", seed)
 
     def class_of(self, path: PurePosixPath) -> str:
-        """Class name of an image by its path below the image folder."""
+        """Class name of an image by its path below the image folder.
+
+        Raises:
+            DataError: the path does not tell it.
+        """
+        if not path.parent.name:
+            raise DataError(f"{self.base / path} lies in no class folder: move it into one, or remove it")
         return self.renamed.get(path.parent.name, path.parent.name)
 
     def images(self) -> list[Named]:

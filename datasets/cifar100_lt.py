@@ -5,11 +5,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from cpt_plugin.data.layout import refuse_misplaced
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.results.groups import LONG_TAILED_BANDS
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase, subsample_classes
 from cpt_plugin.toolkit.embedded.data import Datum
-from datasets._check import check_published
+from datasets._check import published_label
 from datasets._cifar import check_images, class_names, ensure_images
 from datasets._listing import list_classes
 from datasets._long_tailed import refuse_few_shots
@@ -39,14 +40,14 @@ class CIFAR100LT(DatasetBase):
         folder = data_root(cfg) / manifest.folder
         self.dataset_dir = str(folder)
         refuse_few_shots(cfg)
+        refuse_misplaced(manifest, data_root(cfg))
         names = class_names(folder)
         classes = {str(label): (label, name) for label, name in enumerate(names)}
         images = ensure_images(folder, names)
         train, test = (list_classes(images / part, classes) for part in ("train", "test"))
         for part, items in (("train", train), ("test", test)):
             check_images(images, part, len(items))
-        if cfg.DATASET.CHECK_COUNTS:
-            check_published(manifest, (train, [], test))
+        self.split_label = published_label(manifest, (train, [], test), cfg)
         train = shuffled_by_class(train, cfg.DATASET.SPLIT_SEED)
         train, test = subsample_classes(train, test, subsample=cfg.DATASET.SUBSAMPLE_CLASSES)
         super().__init__(train_x=train, test=test)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from cpt_plugin.data.layout import refuse_misplaced
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.toolkit import DATASET_REGISTRY, DatasetBase
-from datasets._check import check_published
+from datasets._check import published_label
 from datasets._few_shot import few_shot, left_for_validation
 from datasets._imagenet import IMAGENET, class_table, numbered
 from datasets._listing import list_classes
@@ -32,12 +33,12 @@ class ImageNet(DatasetBase):
 
     def __init__(self, cfg: Any) -> None:
         manifest, root = manifest_of(IMAGENET), data_root(cfg)
+        refuse_misplaced(manifest, root)
         folder = root / manifest.folder / "images"
         self.dataset_dir = str(root / manifest.folder)
         table = class_table(root, manifest.folder)
         train, test = (list_classes(folder / part, numbered(table, table)) for part in ("train", "val"))
-        if cfg.DATASET.CHECK_COUNTS:
-            check_published(manifest, (train, test, test))
+        self.split_label = published_label(manifest, (train, test, test), cfg)
         chosen = cfg.TEST.FINAL_MODEL == "best_val" or cfg.TEST.SPLIT == "val"
         val = left_for_validation(train, cfg) if chosen else None
         train, _, test = few_shot(train, [], test, cfg)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from datasets._own_split import Named, lines_of
 from datasets._split import SplitDataset
@@ -15,7 +16,10 @@ class OxfordPets(SplitDataset):
 
     def class_of(self, path: PurePosixPath) -> str:
         """``Egyptian_Mau_17.jpg`` -> ``egyptian_mau``."""
-        return path.stem.rpartition("_")[0].lower()
+        breed, _, number = path.stem.rpartition("_")
+        if not breed or not number.isdecimal():
+            raise DataError(f"{self.base / path} is not named after its breed, as Egyptian_Mau_17.jpg is: remove it")
+        return breed.lower()
 
     def official_lists(self) -> tuple[list[Named], list[Named]] | None:
         """The official split, where its two lists are there."""

@@ -29,6 +29,11 @@ class StanfordCars(SplitDataset):
 
     def _listed(self, file: str, folder: str, names: list[str]) -> list[Named]:
         entries: Any = np.atleast_1d(matlab(self.needed(file))["annotations"])
+        if "class" not in (entries.dtype.names or ()):
+            raise DataError(
+                f"{self.folder / file} has no classes: it is a list without labels, such as the devkit's "
+                f"cars_test_annos.mat; get the one with labels from {self.source_of(file)}"
+            )
         return [(f"{folder}/{entry['fname']}", names[int(entry["class"]) - 1]) for entry in entries]
 
 

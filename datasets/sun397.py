@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import PurePosixPath
 
+from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from datasets._own_split import Named, lines_of
 from datasets._split import SplitDataset
@@ -15,6 +16,8 @@ class SUN397(SplitDataset):
 
     def class_of(self, path: PurePosixPath) -> str:
         """``b/balcony/exterior/x.jpg`` -> ``exterior balcony``: the letter goes, the kind of place comes first."""
+        if len(path.parent.parts) < 2:
+            raise DataError(f"{self.base / path} is not in LETTER/PLACE/: unpack the data set again, or remove it")
         return " ".join(reversed(path.parent.parts[1:]))
 
     def official_lists(self) -> tuple[list[Named], list[Named]] | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from cpt_plugin.cli.words import Parser, data_root
 from cpt_plugin.data.get import get
+from cpt_plugin.data.layout import misplaced
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.progress import readable
 from cpt_plugin.data.verify import Report, verify
@@ -100,6 +101,8 @@ def _state(manifest: Manifest, root: Path) -> str:
         return "unreadable"
     if not missing:
         return "present"
+    if misplaced(manifest, root):
+        return "misplaced"
     return "absent" if len(missing) == len(manifest.wanted) else "incomplete"
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from cpt_plugin import openai_weights
 from cpt_plugin.backbones import MICRO
 from cpt_plugin.data.instructions import announcement, get_command, other_ways, screen
+from cpt_plugin.data.layout import refuse_misplaced
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.data.plan import Piece, obstacle, pieces, weights_piece
 from cpt_plugin.data.progress import say
@@ -63,10 +64,15 @@ def lacking(dataset: str, root: Path, backbone: str, options: Sequence[str] = ()
     """What of a data set's files and a model's weights is not on this machine.
 
     ``options`` are the command's ``KEY VALUE`` pairs: DATASET.SPLIT and MODEL.BACKBONE's PATH and DOWNLOAD count.
+
+    Raises:
+        DataError: the data set is on this machine, but not where it is looked for.
     """
     values = dict(zip(options[::2], options[1::2], strict=True))
     own_split = values.get("DATASET.SPLIT") == "own"
     manifest = _manifest(dataset)
+    if manifest:
+        refuse_misplaced(manifest, root, own_split)
     images = tuple(pieces(manifest, root, own_split)) if manifest else ()
     weights = missing_weights(backbone, values.get("MODEL.BACKBONE.PATH"))
     offline = weights is not None and values.get("MODEL.BACKBONE.DOWNLOAD") == "False"

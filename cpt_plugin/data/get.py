@@ -8,6 +8,7 @@ from pathlib import Path
 
 from cpt_plugin.data.download import Patience, checked, download, vouch
 from cpt_plugin.data.instructions import announcement, get_command, other_ways, screen
+from cpt_plugin.data.layout import refuse_misplaced
 from cpt_plugin.data.manifest import Manifest
 from cpt_plugin.data.plan import Piece, by_reason, drive_id, hosts, pieces
 from cpt_plugin.data.progress import readable, say
@@ -29,8 +30,10 @@ def get(
     Given again, it continues where it stopped. With ``own_split`` the published split file is left out.
 
     Raises:
-        DataError: something is still missing; the text says what, and how to get it by hand.
+        DataError: something is still missing; the text says what, and how to get it by hand. Or it is there, but not
+            where it is looked for.
     """
+    refuse_misplaced(manifest, root, own_split)
     wanted = pieces(manifest, root, own_split)
     unanswered = silent(hosts(wanted))
     troubles = [by_reason(unanswered)] if unanswered else []

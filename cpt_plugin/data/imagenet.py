@@ -40,17 +40,18 @@ def read_classnames(path: Path) -> dict[str, str]:
         DataError: the file cannot be read, or a line is no id and name, repeats an id, or has an unknown one.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"cannot read {path} ({error}): restore it, or delete it (the names are built in)") from error
     known, names, wrong = imagenet_classes(), {}, []
     for number, line in enumerate(lines, start=1):
-        wordnet_id, _, name = line.strip().partition(" ")
-        if not line.strip():
+        words = line.split(maxsplit=1)
+        if not words:
             continue
-        if wordnet_id not in known or wordnet_id in names or not name.strip():
+        wordnet_id, name = words[0], " ".join(words[1:]).strip()
+        if wordnet_id not in known or wordnet_id in names or not name:
             wrong.append(f"line {number}: {line.strip()!r}")
-        names[wordnet_id] = name.strip()
+        names[wordnet_id] = name
     if wrong or not names:
         raise DataError(
             f"{path} must hold a line 'WORDNET_ID NAME' once for each ImageNet class, but has {some(wrong)}; "

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from functools import cache
+from itertools import islice
 from pathlib import Path
 
 from cpt_plugin._names import nearest
@@ -88,6 +89,7 @@ class Manifest:
         images: folders of images, below ``folder``.
         split: the field's split file, below ``folder``; "" where the images' own lists serve.
         files: other files that the loader reads, below ``folder``.
+        aliases, image_aliases: other names under which its folder, and its folder of images, are spread.
         own_split: whether a seeded split of our own can be made where the published one cannot be had.
         test_only: no training images: for evaluation of what was trained elsewhere.
         long_tailed: comes with its own long tail.
@@ -103,6 +105,8 @@ class Manifest:
     images: tuple[str, ...]
     split: str = ""
     files: tuple[str, ...] = ()
+    aliases: tuple[str, ...] = ()
+    image_aliases: tuple[str, ...] = ()
     own_split: bool = False
     test_only: bool = False
     long_tailed: bool = False
@@ -127,7 +131,9 @@ class Manifest:
         return next((source for source, each in given if path == each or path.startswith(f"{each}/")), None)
 
     def missing(self, root: Path) -> tuple[str, ...]:
-        """What of :attr:`wanted` is not below ``root``; an empty folder, or one half moved in, counts as missing.
+        """What of :attr:`wanted` is not below ``root``.
+
+        A folder that is empty, was half moved in, or holds nothing but a folder of its own name counts as missing.
 
         Raises:
             DataError: a folder on the way may not be read.
@@ -136,6 +142,27 @@ class Manifest:
             return tuple(path for path in self.wanted if not _present(root, path))
         except OSError as error:
             raise DataError(f"{error.filename} cannot be read: {error.strerror}; see the permissions") from error
+
+
+    def lacking(self, root: Path, own_split: bool = False) -> tuple[str, ...]:
+        """What a run needs and is not below ``root``, relative to it.
+
+        With ``own_split`` the published split file is not wanted, but everything that a split of our own is made from.
+
+        Raises:
+            DataError: a folder on the way may not be read.
+        """
+        missing = self.missing(root)
+        if not (own_split and self.split):
+            return missing
+        split = f"{self.folder}/{self.split}"
+        wanted = dict.fromkeys([*self.wanted, *(path for source in self.sources for path in source.gives)])
+        return tuple(path for path in wanted if path != split and (path in missing or not (root / path).exists()))
+
+
+def plain_name(name: str) -> str:
+    """A name without what differs between spellings of it: case, and what is neither letter nor digit."""
+    return "".join(character for character in name.casefold() if character.isalnum())
 
 
 def manifest_names() -> list[str]:
@@ -182,6 +209,7 @@ def _read(name: str) -> Manifest:
 def _present(root: Path, path: str) -> bool:
     place = root / path
     if place.is_dir():
-        filled = any(not entry.name.startswith(".") for entry in place.iterdir())
-        return filled and not any((root / above / UNFINISHED).exists() for above in (Path(path), *Path(path).parents))
+        entries = list(islice((entry for entry in place.iterdir() if not entry.name.startswith(".")), 2))
+        nested = len(entries) == 1 and plain_name(entries[0].name) == plain_name(place.name) and entries[0].is_dir()
+        return bool(entries) and not nested and not any((root / above / UNFINISHED).exists() for above in (Path(path), *Path(path).parents))
     return place.is_file()

@@ -74,11 +74,7 @@ def pieces(manifest: Manifest, root: Path, own_split: bool = False) -> list[Piec
 
     With ``own_split`` the published split file is not wanted, but everything that a split of our own is made from is.
     """
-    missing = set(manifest.missing(root))
-    if own_split and manifest.split:
-        split = f"{manifest.folder}/{manifest.split}"
-        wanted = {path for source in manifest.sources for path in source.gives} | set(manifest.wanted)
-        missing = {path for path in wanted - {split} if path in missing or not (root / path).exists()}
+    missing = set(manifest.lacking(root, own_split))
     made = (_piece(manifest, source, root, missing) for source in manifest.sources)
     return [piece for piece in made if piece.gives]
 

@@ -44,6 +44,25 @@ def differences(manifest: Manifest, names: Sequence[str], sizes: Sequence[int] =
     return found
 
 
+def shortfall(manifest: Manifest, classes: int, sizes: Sequence[int], by_part: bool = True) -> list[str]:
+    """What is fewer than published, whether the figure was verified or not; a phrase each, none for a whole data set.
+
+    Args:
+        manifest: what is published.
+        classes: number of classes.
+        sizes: images in train, val and test.
+        by_part: False where the images were divided otherwise, so that only their total can be compared.
+    """
+    counts = manifest.counts
+    published = [counts.train, counts.val, counts.test]
+    figures = [("classes", classes, counts.classes)]
+    if by_part:
+        figures += [(f"{p} images", n, m) for p, n, m in zip(PARTS, sizes, published, strict=True) if m is not None]
+    else:
+        figures.append(("images", sum(sizes), sum(number or 0 for number in published)))
+    return [f"{there:,} of {should:,} {what}" for what, there, should in figures if there < should]
+
+
 def _name_differences(found: Sequence[str], published: Sequence[str]) -> list[str]:
     """At most one line; nothing where no names are published."""
     if not published or list(found) == list(published):

@@ -5,6 +5,7 @@ Standard library only.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -22,6 +23,30 @@ class Entry(NamedTuple):
     name: str
 
 
+def is_published(path: Path, sha256: str) -> bool:
+    """Whether a file is the one with this SHA-256: byte for byte, or a split that says the same in other white space.
+
+    Split files were written with the lists in the order of :data:`PARTS`, four spaces a level and no space at the end
+    of a line; what is read off a file is hashed as it would have been written so.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from error
+    if hashlib.sha256(data).hexdigest() == sha256.lower():
+        return True
+    try:
+        content = json.loads(data.decode("utf-8-sig"))
+        written = {part: content[part] for part in PARTS}
+    except (ValueError, RecursionError, KeyError, TypeError):
+        return False
+    text = json.dumps(written, indent=4, separators=(",", ": "))
+    return len(content) == len(PARTS) and hashlib.sha256(text.encode()).hexdigest() == sha256.lower()
+
+
 def read_entries(path: Path) -> list[list[Entry]]:
     """The entries of train, val and test.
 
@@ -29,7 +54,7 @@ def read_entries(path: Path) -> list[list[Entry]]:
         DataError: the file is missing or malformed, or names a path that leaves the folder.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except OSError as error:
         raise DataError(
             f"cannot read the split file {path}: {error.strerror}; see docs/datasets.md for its source"

@@ -14,6 +14,7 @@ from cpt_plugin import openai_weights
 from cpt_plugin._hashing import sha256_of
 from cpt_plugin._paths import from_home
 from cpt_plugin.data.instructions import get_command
+from cpt_plugin.data.layout import misplaced
 from cpt_plugin.data.manifest import Manifest, manifest_names, manifest_of
 from cpt_plugin.doctor.processes import PACKAGE
 from cpt_plugin.doctor.report import FIX, NOTE, OK, Finding
@@ -63,9 +64,17 @@ def output(subject: Subject) -> Finding:
 def data(subject: Subject) -> Iterator[Finding]:
     """Which data sets are whole, which lack something, which are absent.
 
-    Files that a whole data set shares with another one (ImageNet's images) do not make the other one incomplete.
+    Files that a whole data set shares with another one (ImageNet's images) do not make the other one incomplete. One
+    that lies elsewhere in the data folder is told with the commands that move it.
     """
-    found = [(manifest, manifest.missing(subject.root)) for manifest in map(manifest_of, manifest_names())]
+    found = []
+    for manifest in map(manifest_of, manifest_names()):
+        elsewhere = misplaced(manifest, subject.root)
+        if elsewhere is None:
+            found.append((manifest, manifest.missing(subject.root)))
+        else:
+            text = f"{elsewhere.summary}: move it"
+            yield Finding(GROUP, FIX, "data", text, "\n".join(elsewhere.commands))
     whole = [manifest for manifest, missing in found if not missing]
     shared = {path for manifest in whole for path in manifest.wanted}
     begun = [(m, missing) for m, missing in found if missing and {*m.wanted} - {*missing} - shared]

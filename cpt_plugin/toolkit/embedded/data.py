@@ -221,7 +221,7 @@ def present_items(
         raise DataError(
             f"{len(missing)} of the {sum(map(len, parts))} images that {source} names are not found: {shown}; the "
             "data set is incomplete or unpacked elsewhere: complete it, or correct the data folder (DATASET.ROOT, "
-            "--root)"
+            f"--root){_namesake(missing[0])}"
         )
     return output
 
@@ -232,6 +232,14 @@ def _files_in(folder: str) -> set[str]:
             return {entry.name for entry in entries if entry.is_file()}
     except OSError:
         return set()
+
+
+def _namesake(path: str) -> str:
+    """Of an image that is not there: which file of that name but another ending is; "" for none."""
+    folder, file = os.path.split(path)
+    stem = os.path.splitext(file)[0].casefold()
+    names = sorted(name for name in _files_in(folder) if os.path.splitext(name)[0].casefold() == stem)
+    return f". There is {names[0]} instead: these are other files, or other spellings of the names" if names else ""
 
 
 def save_split(
