@@ -77,7 +77,11 @@ def _dict_decoder(entry: Decoder) -> Decoder:
 def _dataclass_decoder(kind: Any) -> Decoder:
     hints = get_type_hints(kind)
     parts = {part.name: _decoder(hints[part.name]) for part in dataclasses.fields(kind)}
-    needed = {part.name for part in dataclasses.fields(kind) if part.default is dataclasses.MISSING}
+    needed = {
+        part.name
+        for part in dataclasses.fields(kind)
+        if part.default is dataclasses.MISSING and part.default_factory is dataclasses.MISSING
+    }
 
     def decode_object(value: Any) -> Any:
         given = _object(value)

@@ -37,7 +37,8 @@ def test_train_and_evaluate(tmp_path: Path, name: str) -> None:
     run = experiment(fixture, tmp_path / "output", "coop_cpt")
     record = run.execute().record
     check_losses(record)
-    assert record.dataset == (name if name == "fgvc_aircraft" else f"{name} (other split)"), "a fixture's is another"
+    label = "incomplete" if name == "fgvc_aircraft" else "other split, incomplete"
+    assert record.dataset == f"{name} ({label})", "a fixture's is another"
     tested = Counter(label for _, label, _ in fixture.rows["test"])
     both = [*record.evaluations["base"].per_class, *record.evaluations["new"].per_class]
     assert [each.name for each in both] == list(fixture.names)
@@ -54,4 +55,4 @@ def test_records_and_tables_say_that_the_split_is_not_the_published_one(tmp_path
     assert record.config["DATASET.SPLIT"] == "own"
     assert "NOT the published one" in (run.folder / "log.txt").read_text()
     for table in (render_terminal([record]), render_csv([record])):
-        assert "eurosat (own split 7)" in table
+        assert "eurosat (own split 7, incomplete)" in table

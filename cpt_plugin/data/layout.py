@@ -73,7 +73,8 @@ def misplaced(manifest: Manifest, root: Path, own_split: bool = False) -> Mispla
         own_split: the published split file is not wanted, but what a split of our own is made from is.
     """
     missing = manifest.lacking(root, own_split)
-    if not missing:
+    own = root / manifest.folder
+    if not missing or (own.exists() and not own.is_dir()):
         return None
     outside = _root_too_deep(manifest, root, own_split)
     if outside is not None:
@@ -155,21 +156,25 @@ def _by_name(manifest: Manifest, root: Path, tree: _Tree, missing: Iterable[str]
     images = {f"{manifest.folder}/{path}" for path in manifest.images}
     found = {}
     for path in missing:
-        wanted = [plain_name(part) for part in PurePosixPath(path).parts]
+        wanted = PurePosixPath(path).parts
         others = {plain_name(name) for name in manifest.image_aliases} if path in images else set()
-        best = 0
+        best = (0, 0)
         for folder, (folders, files) in tree.items():
             for name in folders if path in images else [*folders, *files]:
                 place = folder / name
-                fit = _same_end(place.relative_to(root).parts, wanted) or int(plain_name(name) in others)
+                fit = _same_end(place.relative_to(root).parts, wanted)
+                if fit == (0, 0) and plain_name(name) in others:
+                    fit = (1, 0)
                 if fit > best and place != root / path and (name in files or any(_entries(place))):
                     best, found[path] = fit, place
     return found
 
 
-def _same_end(parts: Sequence[str], wanted: Sequence[str]) -> int:
-    """How many of the last parts of a path are spelled as the wanted ones."""
-    return len(list(takewhile(lambda pair: plain_name(pair[0]) == pair[1], zip(parts[::-1], wanted[::-1], strict=False))))
+def _same_end(parts: Sequence[str], wanted: Sequence[str]) -> tuple[int, int]:
+    """How many of the last parts of a path are the wanted ones: but for their spelling, and letter by letter."""
+    pairs = list(zip(parts[::-1], wanted[::-1], strict=False))
+    alike = list(takewhile(lambda pair: plain_name(pair[0]) == plain_name(pair[1]), pairs))
+    return len(alike), len(list(takewhile(lambda pair: pair[0] == pair[1], alike)))
 
 
 def _by_content(

@@ -8,10 +8,10 @@ and images there must be, how the classes are called, and which prompt template 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from cpt_plugin._names import nearest
 from cpt_plugin._schema import decode
@@ -89,6 +89,8 @@ class Manifest:
         images: folders of images, below ``folder``.
         split: the field's split file, below ``folder``; "" where the images' own lists serve.
         files: other files that the loader reads, below ``folder``.
+        lists: of these, by part, the text files with a line ``IMAGE LABEL`` for each image.
+        parts: by part, the folder whose images it is, where neither a split file nor lists divide them.
         aliases, image_aliases: other names under which its folder, and its folder of images, are spread.
         own_split: whether a seeded split of our own can be made where the published one cannot be had.
         test_only: no training images: for evaluation of what was trained elsewhere.
@@ -105,6 +107,8 @@ class Manifest:
     images: tuple[str, ...]
     split: str = ""
     files: tuple[str, ...] = ()
+    lists: dict[str, str] = field(default_factory=dict)
+    parts: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()
     image_aliases: tuple[str, ...] = ()
     own_split: bool = False
@@ -122,8 +126,9 @@ class Manifest:
 
     @property
     def base(self) -> str:
-        """Folder below the data root to which the paths in the split file are relative."""
-        return f"{self.folder}/{self.images[0]}" if len(self.images) == 1 else self.folder
+        """Folder below the data root to which the paths in the split file or the lists are relative."""
+        below = PurePosixPath(self.folder, *self.images[:1])
+        return str(below if len(self.images) == 1 else below.parent if self.images else below)
 
     def source_of(self, path: str) -> Source | None:
         """Where a file or folder below the data root comes from; None where no source gives it."""

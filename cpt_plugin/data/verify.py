@@ -2,7 +2,8 @@
 
 The first time, what can be seen without knowing the files is checked (they are there, images decode, labels and names
 agree), and a list of all files with their hashes is written. From then on files are compared with that list, so that
-any changed byte is found.
+any changed byte is found. What is published outranks the list: files with a published SHA-256, and the numbers of
+images and classes.
 """
 
 from __future__ import annotations
@@ -15,11 +16,14 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from cpt_plugin._names import some
+from cpt_plugin.data import IMAGE_SUFFIXES
 from cpt_plugin.data._examine import Content, examine
 from cpt_plugin.data._file_list import Row, list_file, read_list, write_list
+from cpt_plugin.data.layout import misplaced
+from cpt_plugin.data.list_file import read_listed
 from cpt_plugin.data.manifest import Manifest
-from cpt_plugin.data.published import differences
-from cpt_plugin.data.split_file import PARTS, read_entries
+from cpt_plugin.data.published import differences, shortfall
+from cpt_plugin.data.split_file import PARTS, is_published, read_entries
 from cpt_plugin.errors import DataError
 
 _ONE_CLASS = 0.9
@@ -43,7 +47,6 @@ class Report:
         files: number of files looked at.
         compared: whether they were compared with a list of hashes.
         pinned: whether a list of hashes was written now.
-        refused: why a run would refuse the split, which may agree with its files all the same; "" where it would not.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -51,7 +54,6 @@ class Report:
     files: int = 0
     compared: bool = False
     pinned: bool = False
-    refused: str = ""
 
 
 class _Item(NamedTuple):
@@ -59,6 +61,9 @@ class _Item(NamedTuple):
     part: str
     label: int
     name: str
+
+
+_Items = list[_Item]
 
 
 def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool = False) -> Report:
@@ -75,31 +80,51 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
     """
     folder, report = root / manifest.folder, Report()
     absent = {str(PurePosixPath(path).relative_to(manifest.folder)) for path in manifest.missing(root)}
+    elsewhere = misplaced(manifest, root, own_split)
+    if elsewhere is not None:
+        report.notes.append(elsewhere.text)
     split = "" if own_split else manifest.split
-    items = _read_split(manifest, folder, split, report)
-    if items is not None:
-        report.refused = _unlike_the_published(manifest, items)
+    items = _read_split(manifest, folder, split, report) if split else _read_lists(manifest, folder, absent, report)
+    pins = _published_pins(manifest, folder, split)
+    present = _present(manifest, folder, split)
     file = list_file(folder, manifest.name)
     known = None if anew else read_list(file)
-    present = _present(manifest, folder, split)
+    first = known is None
     if known is not None:
         split_is_new = items is not None and not any(row.part for row in known)  # it was verified without one
-        if split_is_new:
-            _compare(folder, known, present - {split}, None, report)
-        else:
-            _compare(folder, known, present, items, report)
+        trusted = None if split_is_new or (split and pins.get(split)) else items
+        contents = _compare(folder, known, present - ({split} if split_is_new else set()), trusted, set(pins), report)
         report.compared = not split_is_new
-        if report.findings or report.compared:
-            return report
-    contents = _first_look(manifest, folder, absent, split, present, items, report)
-    if not report.findings:
-        rows = {item.path: item for item in items or []}
-        try:
-            write_list(file, (_row(path, contents[path], rows.get(path)) for path in sorted(contents)))
-            report.pinned = True
-        except OSError as error:
-            report.notes.append(f"{folder} cannot be written ({error.strerror}): the next check is a first one too")
+        first = split_is_new and not report.findings
+    if first:
+        contents = _first_look(manifest, folder, absent, split, present, items, report)
+    _look_at_published(manifest, folder, split, items, pins, report)
+    _look_at_numbers(manifest, split, items, present, absent, report)
+    outdated = known is not None and report.compared and _outdated(known, contents, items)
+    if not report.findings and (first or outdated):
+        if outdated:
+            report.notes.append("the list of hashes held other files than the published ones: it is corrected")
+        _write(file, folder, contents, items, report)
     return report
+
+
+def _write(
+    file: Path, folder: Path, contents: dict[str, Content], items: _Items | None, report: Report
+) -> None:
+    rows = {item.path: item for item in items or []}
+    try:
+        write_list(file, (_row(path, contents[path], rows.get(path)) for path in sorted(contents)))
+        report.pinned = True
+    except OSError as error:
+        report.notes.append(f"{folder} cannot be written ({error.strerror}): the next check is a first one too")
+
+
+def _outdated(known: list[Row], contents: dict[str, Content], items: _Items | None) -> bool:
+    """Whether published files, which need no list, differ from what the list has of them."""
+    then = {row.path: row.sha256 for row in known}
+    entries = {_Item(row.path, row.part, row.label, row.name) for row in known if row.part}
+    now = {path: content.sha256 for path, content in contents.items()}
+    return then != now or (items is not None and entries != set(items))
 
 
 def _row(path: str, content: Content, item: _Item | None) -> Row:
@@ -124,7 +149,7 @@ def _leads_back(place: str, name: str) -> bool:
     return os.path.islink(path) and Path(os.path.realpath(place)).is_relative_to(os.path.realpath(path))
 
 
-def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) -> list[_Item] | None:
+def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) -> _Items | None:
     """Entries of the split file, paths below the data set's folder; None where there is none that can be read."""
     if not split:
         return None
@@ -144,10 +169,84 @@ def _read_split(manifest: Manifest, folder: Path, split: str, report: Report) ->
     ]
 
 
-def _unlike_the_published(manifest: Manifest, items: list[_Item]) -> str:
+def _read_lists(manifest: Manifest, folder: Path, absent: set[str], report: Report) -> _Items | None:
+    """Entries of the lists that divide the images; None where there are no lists, or not all can be read."""
+    if not manifest.lists or absent & set(manifest.lists.values()):
+        return None
+    below = PurePosixPath(manifest.base).relative_to(manifest.folder)
+    rows: list[tuple[str, str, str]] = []
+    for part, file in manifest.lists.items():
+        try:
+            rows += [(str(below / path), part, label) for path, label in read_listed(folder / file)]
+        except DataError as error:
+            report.findings.append(Finding("damaged", file, str(error)))
+            return None
+    names = {name: number for number, name in enumerate(sorted({label for *_, label in rows}))}
+    return [
+        _Item(path, part, int(label), PurePosixPath(path).parent.name)
+        if label.isdecimal() and len(label) < 10
+        else _Item(path, part, names[label], label)
+        for path, part, label in rows
+    ]
+
+
+def _published_pins(manifest: Manifest, folder: Path, split: str) -> dict[str, bool]:
+    """Of the files with a published SHA-256 that are there: whether each is the published one."""
+    pins = {}
+    for path in [*filter(None, [split]), *manifest.files]:
+        source = manifest.source_of(f"{manifest.folder}/{path}")
+        if source and source.sha256 and not source.into.endswith("/") and (folder / path).is_file():
+            pins[path] = is_published(folder / path, source.sha256)
+    return pins
+
+
+def _look_at_published(
+    manifest: Manifest, folder: Path, split: str, items: _Items | None, pins: dict[str, bool], report: Report
+) -> None:
+    """Files that are not the published ones, whatever the list of hashes says of them."""
+    unlike = _unlike_the_published(manifest, items) if split and items is not None else ""
+    for path, published in pins.items():
+        if not published and not any(finding.path == path for finding in report.findings):
+            source = manifest.source_of(f"{manifest.folder}/{path}")
+            differs = f": {unlike}" if path == split and unlike else ""
+            again = f"; get it again from {source.url}" if source else ""
+            text = f"is not the published file, whose SHA-256 is {source.sha256 if source else ''}{differs}{again}"
+            report.findings.append(Finding("damaged", path, text))
+    if unlike and split not in pins:
+        report.findings.append(Finding("damaged", split, f"is not the published split: {unlike}"))
+
+
+def _unlike_the_published(manifest: Manifest, items: _Items) -> str:
     names = [name for _, name in sorted({item.label: item.name for item in items}.items())]
     sizes = Counter(item.part for item in items)
     return "; ".join(differences(manifest, names, [sizes[part] for part in PARTS]).wrong)
+
+
+def _look_at_numbers(
+    manifest: Manifest, split: str, items: _Items | None, present: set[str], absent: set[str], report: Report
+) -> None:
+    """Fewer images or classes than published, where no split file tells which there must be."""
+    source = f" ({manifest.counts.source})" if manifest.counts.source else ""
+    add = report.findings.append
+    if items is not None and not split:
+        sizes = Counter(item.part for item in items)
+        classes = len({item.label for item in items})
+        for text in shortfall(manifest, classes, [sizes[part] for part in PARTS]):
+            add(Finding("missing", manifest.lists["train"], f"{text} are listed{source}"))
+    if manifest.split and not split:
+        should = sum(getattr(manifest.counts, part) or 0 for part in PARTS)
+        found = sum(path.lower().endswith(IMAGE_SUFFIXES) for path in present)
+        if found < should and not absent & set(manifest.images) and not any(f.kind == "missing" for f in report.findings):
+            add(Finding("missing", manifest.images[0], f"{found:,} of {should:,} images{source}"))
+    for part, images in manifest.parts.items():
+        below = [PurePosixPath(path).relative_to(images) for path in present if path.startswith(f"{images}/")]
+        here = [path for path in below if path.suffix.lower() in IMAGE_SUFFIXES]
+        should = getattr(manifest.counts, part)
+        classes = len({path.parts[0] for path in here if len(path.parts) > 1})
+        told = any(f.kind == "missing" and f.path.startswith(f"{images}/") for f in report.findings)
+        if not told and images not in absent and (len(here) < should or classes < manifest.counts.classes):
+            text = f"{len(here):,} of {should:,} images in {classes:,} of {manifest.counts.classes:,} classes{source}"
+            add(Finding("missing", images, text))
 
 
 def _first_look(
@@ -156,7 +255,7 @@ def _first_look(
     absent: set[str],
     split: str,
     present: set[str],
-    items: list[_Item] | None,
+    items: _Items | None,
     report: Report,
 ) -> dict[str, Content]:
     """Everything that can be told without knowing the files."""
@@ -171,7 +270,7 @@ def _first_look(
         if (folder / path).is_file():
             present.add(path)  # behind a link to a folder
         else:
-            add(Finding("missing", path, f"{split} names it"))
+            add(Finding("missing", path, f"{split or 'a list'} names it"))
     contents = dict(examine(folder, sorted(present), decode=True))
     for path, content in contents.items():
         if content.fault and (not listed or path in listed or path in manifest.files):
@@ -179,13 +278,8 @@ def _first_look(
         elif content.fault:
             report.notes.append(f"{path} {content.fault}; no split names it")
     report.files = len(contents)
-    for path in [*filter(None, [split]), *manifest.files]:
-        source = manifest.source_of(f"{manifest.folder}/{path}")
-        published = source.sha256 if source and not source.into.endswith("/") else ""
-        if published and path in contents and contents[path].sha256 != published:
-            report.notes.append(f"{path} is not the published file (its SHA-256 differs)")
     if items is not None:
-        report.findings += _contradictions(items, split)
+        report.findings += _contradictions(items, split or "a list")
         _note_duplicates(items, contents, report)
         unlisted = [p for p in contents if p not in listed and p != split and p not in manifest.files]
         if unlisted:
@@ -193,7 +287,7 @@ def _first_look(
     return contents
 
 
-def _contradictions(items: list[_Item], split: str) -> list[Finding]:
+def _contradictions(items: _Items, split: str) -> list[Finding]:
     """Entries whose label, name, part or folder does not agree with the others."""
     found = []
     names = _majority((item.label, item.name) for item in items)
@@ -226,14 +320,14 @@ def _majority(pairs: Iterable[tuple[object, object]]) -> dict:
     return {key: counter.most_common(1)[0][0] for key, counter in counts.items()}
 
 
-def _agreement(items: list[_Item], agrees: Callable[[_Item], bool]) -> bool:
+def _agreement(items: _Items, agrees: Callable[[_Item], bool]) -> bool:
     """Whether nearly all entries agree, so that the others are wrong: a data set of one folder a class."""
     parents = {str(PurePosixPath(item.path).parent) for item in items}
     several = len(parents) >= len({item.label for item in items})
     return several and sum(map(agrees, items)) >= _ONE_CLASS * len(items)
 
 
-def _note_duplicates(items: list[_Item], contents: dict[str, Content], report: Report) -> None:
+def _note_duplicates(items: _Items, contents: dict[str, Content], report: Report) -> None:
     here = [item for item in items if item.path in contents]
     training = {contents[item.path].sha256: item.path for item in here if item.part == "train"}
     tested = [item.path for item in here if item.part == "test"]
@@ -244,9 +338,12 @@ def _note_duplicates(items: list[_Item], contents: dict[str, Content], report: R
 
 
 def _compare(
-    folder: Path, known: list[Row], present: set[str], items: list[_Item] | None, report: Report
-) -> None:
-    """Every difference between what is there and the list of hashes."""
+    folder: Path, known: list[Row], present: set[str], items: _Items | None, published: set[str], report: Report
+) -> dict[str, Content]:
+    """Every difference between what is there and the list of hashes, but for files with a published hash.
+
+    Entries of the split or the lists are compared where ``items`` are given. Returns what the files hold.
+    """
     rows = {row.path: row for row in known}
     present |= {path for path in rows if path not in present and (folder / path).is_file()}
     origin = {row.sha256: row for row in known if row.size}
@@ -255,6 +352,8 @@ def _compare(
     add = report.findings.append
     for path in sorted(rows.keys() | contents.keys()):
         content, row = contents.get(path), rows.get(path)
+        if path in published:
+            continue
         if content is None:
             add(Finding("missing", path, "it was there when the list was written"))
         elif content.fault:
@@ -270,6 +369,7 @@ def _compare(
                 add(Finding("damaged", path, _change(content, row)))
     if items is not None:
         report.findings += _changed_entries(known, items)
+    return contents
 
 
 def _change(content: Content, row: Row) -> str:
@@ -278,7 +378,7 @@ def _change(content: Content, row: Row) -> str:
     return "has another content of the same length"
 
 
-def _changed_entries(known: list[Row], items: list[_Item]) -> list[Finding]:
+def _changed_entries(known: list[Row], items: _Items) -> list[Finding]:
     """Entries of the split file that differ from the list."""
     then: Counter[_Item] = Counter(_Item(row.path, row.part, row.label, row.name) for row in known if row.part)
     now = Counter(items)

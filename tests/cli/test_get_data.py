@@ -65,6 +65,8 @@ def world(tmp_path, monkeypatch, quick):
             "md5": "",
             "bytes": len(data),
         }
+        plain["counts"] = {"classes": 3, "verified": True} | {part: len(rows) for part, rows in fixture.rows.items()}
+        plain["class_names"] = {"names": fixture.names, "verified": True}
         drive = {"kind": "gdrive", "url": plain["sources"][1]["fallback"], "fallback": ""}
         plain["sources"][1] |= {"sha256": "", "bytes": 0, **drive}
         folder = tmp_path / "manifests"

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import logging
 import random
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,9 @@ from cpt_plugin.errors import DataError
 from cpt_plugin.long_tail import shot_counts
 from cpt_plugin.toolkit import DataManager, Datum
 from datasets._check import check_published
-from tests.helpers.fixtures import Fixture, make_fixture
+from tests.helpers.fixtures import Fixture, fixture_names, make_fixture
 from tests.helpers.fixtures.loading import CORE_SETS, WITH_SPLIT_FILE, build, config, rows
+from tests.helpers.fixtures.published import as_published
 
 
 @pytest.fixture(scope="module")
@@ -107,19 +109,99 @@ def test_a_split_file_that_is_not_the_published_one_is_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fixture = make_fixture("eurosat", tmp_path)
-    assert build(fixture).split_label == "other split"
+    assert build(fixture).split_label == "other split, incomplete"
     assert "is not the published split" in caplog.text
     caplog.clear()
-    manifest = manifest_of("eurosat")
-    digest = hashlib.sha256((fixture.folder / manifest.split).read_bytes()).hexdigest()
-    sources = tuple(
-        dataclasses.replace(source, sha256=digest) if source.into.endswith(manifest.split) else source
-        for source in manifest.sources
-    )
-    published = dataclasses.replace(manifest, sources=sources)
-    monkeypatch.setattr("datasets._split.registered_manifest", lambda registered: published)
+    monkeypatch.setattr("datasets._split.registered_manifest", lambda registered: as_published(fixture))
     assert build(fixture).split_label == ""
     assert caplog.text == ""
+
+
+def rewritten(content: dict[str, Any]) -> dict[str, bytes]:
+    """The same split, written otherwise."""
+    text = json.dumps(content, indent=4, separators=(",", ": "))
+    return {
+        "a newline at the end": f"{text}\n".encode(),
+        "one line": json.dumps(content).encode(),
+        "CRLF": text.replace("\n", "\r\n").encode(),
+        "a byte order mark": b"\xef\xbb\xbf" + text.encode(),
+        "characters as they are": json.dumps(content, ensure_ascii=False, indent=1).encode(),
+        "another order of parts": json.dumps(dict(reversed(content.items()))).encode(),
+    }
+
+
+@pytest.mark.parametrize("way", list(rewritten({})))
+def test_a_split_written_in_other_white_space_is_the_published_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    fixture = make_fixture("eurosat", tmp_path)
+    published = as_published(fixture)
+    monkeypatch.setattr("datasets._split.registered_manifest", lambda registered: published)
+    file = fixture.folder / published.split
+    content = json.loads(file.read_text())
+    file.write_bytes(rewritten(content)[way])
+    assert build(fixture).split_label == ""
+    for change in ("order", "label"):
+        changed = json.loads(json.dumps(content))
+        if change == "order":
+            changed["train"].reverse()
+        else:
+            changed["train"][0][1], changed["train"][0][2] = changed["train"][-1][1:]
+        file.write_bytes(rewritten(changed)[way])
+        assert build(fixture).split_label == "other split", change
+
+
+@pytest.mark.parametrize("name", fixture_names())
+def test_a_set_with_fewer_images_than_published_is_called_incomplete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    fixture = make_fixture(name, tmp_path)
+    whole = as_published(fixture)
+    for module in ("_split", "_long_tailed", "_imagenet", "imagenet", "cifar100_lt"):
+        for function in ("registered_manifest", "manifest_of"):
+            monkeypatch.setattr(f"datasets.{module}.{function}", lambda name: whole, raising=False)
+    assert build(fixture).split_label == ""
+    assert "incomplete" not in caplog.text
+    part = "test" if whole.test_only else "train"
+    more = dataclasses.replace(whole.counts, verified=False, **{part: len(fixture.rows[part]) + 1})
+    whole = dataclasses.replace(whole, counts=more)
+    for check in (False, True):
+        assert build(fixture, CHECK_COUNTS=check).split_label == "incomplete"
+    assert f"{len(fixture.rows[part])} of {len(fixture.rows[part]) + 1} {part} images" in caplog.text
+    if whole.own_split and name != "ucf101":
+        assert build(fixture, SPLIT="own").split_label == "own split 1, incomplete"
+
+
+@pytest.mark.parametrize(
+    ("part", "keep", "complaint"),
+    [
+        ("test", lambda label: False, "EuroSAT has no test images"),
+        ("train", lambda label: False, "EuroSAT has no train images"),
+        ("train", lambda label: label != 0, "no train image of 'Annual Crop Land'"),
+        ("test", lambda label: label < 3, "no test image of 'Highway or Road', 'Industrial Buildings'"),
+        ("train", lambda label: label < 3, "no train image of 'Highway or Road', 'Industrial Buildings'"),
+    ],
+)
+def test_a_part_or_class_without_images_is_refused_at_load(
+    tmp_path: Path, part: str, keep: Callable[[int], bool], complaint: str
+) -> None:
+    fixture = make_fixture("eurosat", tmp_path)
+    file = fixture.folder / manifest_of("eurosat").split
+    content = json.loads(file.read_text())
+    content[part] = [row for row in content[part] if keep(row[1])]
+    file.write_text(json.dumps(content))
+    for half in ("all", "base", "new"):
+        with pytest.raises(DataError, match=complaint):
+            build(fixture, SUBSAMPLE_CLASSES=half)
+
+
+@pytest.mark.parametrize("ending", [".JPG", ".tif", ".avi"])
+def test_files_of_the_same_names_but_another_kind_are_told(tmp_path: Path, ending: str) -> None:
+    fixture = make_fixture("eurosat", tmp_path)
+    for path in (fixture.folder / "2750").rglob("*.jpg"):
+        path.rename(path.with_suffix(ending))
+    with pytest.raises(DataError, match=rf"There is AnnualCrop_1\{ending} instead"):
+        build(fixture)
 
 
 def test_missing_images_are_counted(tmp_path: Path) -> None:

@@ -239,3 +239,52 @@ def test_validation_takes_four_a_class_at_most_and_what_is_left(tmp_path):
     for shots, left in ((1, 1), (4, 4), (6, 2), (8, 0), (-1, 0)):
         cfg.DATASET.NUM_SHOTS = shots
         assert len(toolkit.build_dataset(cfg).val) == 5 * left
+
+
+@pytest.mark.parametrize("way", ["BOM", "CRLF", "tab", "several spaces"])
+def test_how_the_lines_of_classnames_are_written_does_not_matter(tmp_path, way):
+    made = make_fixture("imagenet", tmp_path)
+    file = made.folder / "classnames.txt"
+    data = file.read_bytes()
+    changed = {
+        "BOM": b"\xef\xbb\xbf" + data,
+        "CRLF": data.replace(b"\n", b"\r\n"),
+        "tab": b"".join(line.replace(b" ", b"\t", 1) for line in data.splitlines(keepends=True)),
+        "several spaces": b"".join(line.replace(b" ", b"   ", 1) for line in data.splitlines(keepends=True)),
+    }
+    file.write_bytes(changed[way])
+    assert tuple(loaded("imagenet", tmp_path).classnames) == made.names
+
+
+def unsorted(folder):
+    for image in list(folder.rglob("*.JPEG")):
+        image.rename(folder / image.name)
+    for path in list(folder.iterdir()):
+        if path.is_dir():
+            path.rmdir()
+
+
+def archives(folder):
+    for path in list(folder.iterdir()):
+        shutil.rmtree(path)
+        path.with_suffix(".tar").touch()
+
+
+def capitals(folder):
+    for path in list(folder.iterdir()):
+        path.rename(path.with_name(f"{path.name}.aside")).rename(path.with_name(path.name.upper()))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (unsorted, r"30 images lie in it directly: sort them"),
+        (archives, r"5 archives lie in it \(n01443537\.tar, .*\): unpack each"),
+        (capitals, r"the names differ in capital letters: rename the folders"),
+    ],
+)
+def test_what_is_wrong_with_the_class_folders_is_said(tmp_path, change, said):
+    folder = make_fixture("imagenet", tmp_path).folder / "images" / "train"
+    change(folder)
+    with pytest.raises(DataError, match=rf"{folder} must hold one folder for each of 5 classes.*{said}"):
+        loaded("imagenet", tmp_path)

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.io import savemat
 
 pytest.importorskip("torch", reason="the toolkit needs torch")
 
@@ -108,7 +110,7 @@ def test_it_has_a_file_of_its_own_and_is_read_again(tmp_path: Path, caplog: pyte
     caplog.clear()
     assert lists(fixture) == [reference[1], reference[0], reference[2]], "what is in the file counts"
     assert "NOT the published one" in caplog.text, "said by every run"
-    assert build(fixture, SPLIT="own").split_label == "own split 1"
+    assert build(fixture, SPLIT="own").split_label == "own split 1, incomplete"
 
 
 def test_a_folder_that_cannot_be_written_keeps_it_in_memory(
@@ -247,3 +249,79 @@ def test_a_split_made_before_all_images_were_there_is_said_to_be_outdated(
     (tmp_path / "later.jpg").rename(image)
     assert lists(fixture, CHECK_COUNTS=False) == partial
     assert "would give another split" in caplog.text
+
+
+def test_frames_without_a_video_group_are_refused(tmp_path: Path) -> None:
+    """The official split goes by groups; without them all frames would train, and none test."""
+    fixture = make("ucf101", tmp_path)
+    frames = sorted((fixture.folder / "UCF-101-midframes").rglob("*.jpg"))
+    frames[0].rename(frames[0].with_name("frame_1.jpg"))
+    with pytest.raises(DataError, match=r"1 of 50 frames .* have no video group .*frame_1\.jpg.*custom-data"):
+        lists(fixture)
+    for number, path in enumerate(frames[1:]):
+        path.rename(path.with_name(f"frame_{number + 2}.jpg"))
+    with pytest.raises(DataError, match="50 of 50 frames"):
+        lists(fixture)
+    assert list(fixture.folder.glob("split_own*")) == []
+
+
+@pytest.mark.parametrize("groups", [range(1, 8), range(8, 18)])
+def test_official_lists_that_leave_a_part_empty_are_refused(tmp_path: Path, groups: range) -> None:
+    fixture = make("ucf101", tmp_path)
+    part = "train" if groups[0] == 1 else "test"
+    for path in (fixture.folder / "UCF-101-midframes").rglob("*.jpg"):
+        number = int(path.name.partition("_g")[2][:2])
+        group = groups[number % len(groups)]
+        path.rename(path.with_name(path.name.replace(f"_g{number:02d}_c01", f"_g{group:02d}_c{number + 20}")))
+    with pytest.raises(DataError, match=f"no {part} images"):
+        lists(fixture)
+    assert list(fixture.folder.glob("split_own*")) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "stray", "complaint"),
+    [
+        ("oxford_pets", "images/holiday.jpg", "not named after its breed"),
+        ("oxford_pets", "images/_12.jpg", "not named after its breed"),
+        ("sun397", "SUN397/a/sun_x.jpg", "not in LETTER/PLACE/"),
+        ("eurosat", "2750/stray.jpg", "lies in no class folder"),
+        ("food101", "images/stray.jpg", "lies in no class folder"),
+        ("ucf101", "UCF-101-midframes/v_Archery_g01_c01.jpg", "lies in no class folder"),
+        ("dtd", "images/tmp/one.jpg", "no test image of 'tmp'"),
+    ],
+)
+def test_an_image_whose_class_its_path_does_not_tell_is_named(
+    tmp_path: Path, name: str, stray: str, complaint: str
+) -> None:
+    fixture = make(name, tmp_path)
+    for lists_of_authors in ("annotations", "Training_01.txt"):
+        path = fixture.folder / lists_of_authors
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    (fixture.folder / stray).parent.mkdir(exist_ok=True)
+    shutil.copy(tmp_path / fixture.rows["train"][0][0], fixture.folder / stray)
+    with pytest.raises(DataError, match=complaint):
+        lists(fixture)
+
+
+def test_comments_in_official_lists_are_passed_over(tmp_path: Path) -> None:
+    fixture = make("oxford_pets", tmp_path)
+    file = fixture.folder / "annotations" / "test.txt"
+    file.write_bytes(b"\xef\xbb\xbf#Image CLASS-ID SPECIES BREED ID\r\n" + file.read_bytes().replace(b"\n", b"\r\n"))
+    assert sum(map(len, lists(fixture))) == 50
+
+
+def test_a_list_of_test_cars_without_labels_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+    fixture = make("stanford_cars", tmp_path)
+    fields = [(name, object) for name in ("bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "fname")]
+    entries = np.array([[(1, 1, 30, 18, "00001.jpg"), (1, 1, 30, 18, "00002.jpg")]], dtype=fields)
+    savemat(fixture.folder / "cars_test_annos_withlabels.mat", {"annotations": entries})
+    with pytest.raises(DataError, match=r"has no classes: it is a list without labels, such as .*cars_test_annos\.mat"):
+        lists(fixture)
+
+
+def test_a_folder_without_images_says_what_it_holds(tmp_path: Path) -> None:
+    fixture = make("ucf101", tmp_path)
+    for path in (fixture.folder / "UCF-101-midframes").rglob("*.jpg"):
+        path.rename(path.with_suffix(".avi"))
+    with pytest.raises(DataError, match=r"no images below .*; there are 50 \.avi files"):
+        lists(fixture)

@@ -172,3 +172,12 @@ def test_the_words_of_a_run_are_looked_at(tmp_path, words, status, said):
     assert finding.status == status
     assert said in finding.text
     assert not (tmp_path / "output").exists()
+
+
+def test_a_data_set_that_lies_elsewhere_is_told_with_the_commands_that_move_it(tmp_path):
+    fill(tmp_path / "data" / "EuroSAT", "2750", "split_zhou_EuroSAT.json")
+    (finding,) = materials.data(machine(tmp_path))
+    assert finding.status == FIX
+    assert finding.fix == f"mv {tmp_path / 'data' / 'EuroSAT'} {tmp_path / 'data' / 'eurosat'}"
+    (tmp_path / "data" / "EuroSAT").rename(tmp_path / "data" / "eurosat")
+    assert [finding.status for finding in materials.data(machine(tmp_path))] == [OK]
