@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.settings import identity_of
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.protocols import FEW_SHOT_ALL, Task
+from cpt_plugin.protocols import FEW_SHOT_ALL, Task, plain_dataset
 from cpt_plugin.results import record as records
 from cpt_plugin.results.groups import FEW_SHOT_BANDS, group_accuracies, worst_class
 from cpt_plugin.results.older import FROM_DATA
@@ -38,7 +39,7 @@ def make_record(
         prompt_learner=run.method.prompt_learner,
         regularizers=run.method.parts,
         variant=run.variant,
-        dataset=f"{a.dataset} ({label})" if (label := getattr(dm.dataset, "split_label", "")) else a.dataset,
+        dataset=_labelled(a.dataset, trainer, evaluations),
         tau=a.tau,
         realized_tau=min(present) / max(present),
         class_counts=tuple(dm.class_counts),
@@ -72,6 +73,16 @@ def make_record(
     )
 
 
+def _labelled(dataset: str, trainer: Any, evaluations: Mapping[str, records.Evaluation]) -> str:
+    """A data set's name, with what tells it, or a target that it was tested on, from the published one.
+
+    Tables show runs on data that are divided or complete in another way apart from those on the published data.
+    """
+    targets = [one.dataset for one in evaluations.values() if one.dataset != plain_dataset(one.dataset) != dataset]
+    labels = [*filter(None, [getattr(trainer.dm.dataset, "split_label", "")]), *sorted(targets)]
+    return f"{dataset} ({', '.join(labels)})" if labels else dataset
+
+
 def check_evaluable_on_other_classes(trainer: Any) -> None:
     """Raise ConfigError, before anything is trained, for contexts that only the classes trained on have."""
     if getattr(getattr(trainer.model, "prompt_learner", None), "class_specific", False):
@@ -85,7 +96,7 @@ def evaluation(task: Task, trainer: Any) -> records.Evaluation:
     """What a trainer's last evaluation came to."""
     found = trainer.evaluator
     return records.Evaluation.of(
-        task.dataset,
+        _labelled(task.dataset, trainer, {}),
         task.classes,
         class_results(trainer),
         trainer.dm.split_hash,

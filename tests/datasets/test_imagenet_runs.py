@@ -11,6 +11,7 @@ import torch
 import train as command
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.methods import parse_method
+from cpt_plugin.protocols import plain_dataset
 from tests.helpers.fixtures import make_fixture
 from tests.helpers.tiny_world import tiny_arguments
 from tests.helpers.train_command import dataset_yaml, train_log, train_words
@@ -72,3 +73,15 @@ def test_clusters_hold_both_classes_of_one_name(root, tmp_path):
                     "DATASET.NUM_SHOTS", "2", learner="MaPLe")  # fmt: skip
     assert "CPT: 2 clusters over 5 classes" in log
     assert "* total: 10" in log
+
+
+def test_records_say_which_data_sets_are_incomplete_the_targets_too(root, tmp_path):
+    arguments = tiny_arguments(root, tmp_path, "zeroshot", "DATASET.NAME", "ImageNet")
+    arguments = dataclasses.replace(arguments, dataset="imagenet", shots=3, protocol="domain_generalization")
+    record = Experiment(parse_method("zeroshot"), 1, arguments).execute().record
+    targets = ", ".join(f"{name} (incomplete)" for name in sorted(VARIANTS))
+    assert record.dataset == f"imagenet (incomplete, {targets})"
+    assert plain_dataset(record.dataset) == "imagenet"
+    assert {name: one.dataset for name, one in record.evaluations.items()} == {
+        "source": "imagenet (incomplete)", **{name: f"{name} (incomplete)" for name in VARIANTS},
+    }  # fmt: skip
