@@ -16,11 +16,11 @@ import numpy as np
 from PIL import Image
 
 from cpt_plugin.atomic import atomic_write_json, temporary_sibling
+from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import DataError
 from cpt_plugin.toolkit.embedded.logs import Progress
 
-MD5 = {"train": "16019d7e3df5f24257cddd939b257f8d", "test": "f0ef6b0ae62326f3e7ffdfab6717acfc"}
-"""Published checksums of the two files in ``cifar-100-python.tar.gz``."""
+_PARTS = ("train", "test")
 CONTENT_FILE = "content.json"
 _SIDE = 32
 _HARMLESS = frozenset(
@@ -86,7 +86,7 @@ def ensure_images(folder: Path, names: list[str]) -> Path:
     _LOG.info(f"writing CIFAR-100's images to {target}, once (half a minute)")
     partial = temporary_sibling(target)
     try:
-        counts = {part: _write_part(folder / part, partial / part, len(names)) for part in MD5}
+        counts = {part: _write_part(folder / part, partial / part, len(names)) for part in _PARTS}
         atomic_write_json(partial / CONTENT_FILE, counts)
         try:
             os.rename(partial, target)
@@ -114,7 +114,8 @@ def check_images(target: Path, part: str, found: int) -> None:
 
 
 def _write_part(source: Path, target: Path, classes: int) -> int:
-    if source.is_file() and hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest() != MD5[source.name]:
+    official = manifest_of("cifar100_lt").md5[source.name]
+    if source.is_file() and hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest() != official:
         _LOG.warning(f"{source} is not the official file of CIFAR-100 (its MD5 differs)")
     content = read_pickle(source)
     pixels, labels = content.get("data"), content.get("fine_labels")

@@ -84,7 +84,7 @@ def misplaced(manifest: Manifest, root: Path, own_split: bool = False) -> Mispla
         moves = _by_name(manifest, root, tree, missing)
         moves |= _by_content(manifest, root, tree, [path for path in missing if path not in moves], moves)
         if moves:
-            whole = _common_place(manifest, moves)
+            whole = _common_place(manifest, root, moves)
             pairs = tuple((source, root / path) for path, source in sorted(moves.items()))
             if whole is not None:
                 pairs = ((whole, root / manifest.folder),)
@@ -235,12 +235,12 @@ def _commands(manifest: Manifest, root: Path, moves: Mapping[str, Path], whole: 
         yield " && ".join([*make, f"{_line('mv', *sources)} {shlex.quote(str(parent))}/"])
 
 
-def _common_place(manifest: Manifest, moves: Mapping[str, Path]) -> Path | None:
+def _common_place(manifest: Manifest, root: Path, moves: Mapping[str, Path]) -> Path | None:
     """The folder that holds everything that was found as the data set's own folder should."""
     places = set()
     for path, source in moves.items():
         inside = PurePosixPath(path).relative_to(manifest.folder)
-        if PurePosixPath(*source.parts[-len(inside.parts) :]) != inside:
+        if PurePosixPath(*source.parts[-len(inside.parts) :]) != inside or source.is_relative_to(root / path):
             return None
         places.add(source.parents[len(inside.parts) - 1])
     return places.pop() if len(places) == 1 else None

@@ -89,6 +89,7 @@ class Manifest:
         images: folders of images, below ``folder``.
         split: the field's split file, below ``folder``; "" where the images' own lists serve.
         files: other files that the loader reads, below ``folder``.
+        md5: of these, published checksums in hex of files that come in an archive.
         lists: of these, by part, the text files with a line ``IMAGE LABEL`` for each image.
         parts: by part, the folder whose images it is, where neither a split file nor lists divide them.
         aliases, image_aliases: other names under which its folder, and its folder of images, are spread.
@@ -107,6 +108,7 @@ class Manifest:
     images: tuple[str, ...]
     split: str = ""
     files: tuple[str, ...] = ()
+    md5: dict[str, str] = field(default_factory=dict)
     lists: dict[str, str] = field(default_factory=dict)
     parts: dict[str, str] = field(default_factory=dict)
     aliases: tuple[str, ...] = ()

@@ -8,6 +8,7 @@ images and classes.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -92,7 +93,8 @@ def verify(manifest: Manifest, root: Path, own_split: bool = False, anew: bool =
     first = known is None
     if known is not None:
         split_is_new = items is not None and not any(row.part for row in known)  # it was verified without one
-        trusted = None if split_is_new or (split and pins.get(split)) else items
+        published = split in pins and pins[split].published
+        trusted = None if split_is_new or published else items
         contents = _compare(folder, known, present - ({split} if split_is_new else set()), trusted, set(pins), report)
         report.compared = not split_is_new
         first = split_is_new and not report.findings
@@ -190,27 +192,37 @@ def _read_lists(manifest: Manifest, folder: Path, absent: set[str], report: Repo
     ]
 
 
-def _published_pins(manifest: Manifest, folder: Path, split: str) -> dict[str, bool]:
-    """Of the files with a published SHA-256 that are there: whether each is the published one."""
+class _Pin(NamedTuple):
+    published: bool
+    hash: str
+
+
+def _published_pins(manifest: Manifest, folder: Path, split: str) -> dict[str, _Pin]:
+    """Of the files with a published hash that are there: whether each is the published one, and that hash."""
     pins = {}
     for path in [*filter(None, [split]), *manifest.files]:
         source = manifest.source_of(f"{manifest.folder}/{path}")
-        if source and source.sha256 and not source.into.endswith("/") and (folder / path).is_file():
-            pins[path] = is_published(folder / path, source.sha256)
+        if not (folder / path).is_file():
+            continue
+        if path in manifest.md5:
+            found = hashlib.md5((folder / path).read_bytes(), usedforsecurity=False).hexdigest()
+            pins[path] = _Pin(found == manifest.md5[path], f"MD5 is {manifest.md5[path]}")
+        elif source and source.sha256 and not source.into.endswith("/"):
+            pins[path] = _Pin(is_published(folder / path, source.sha256), f"SHA-256 is {source.sha256}")
     return pins
 
 
 def _look_at_published(
-    manifest: Manifest, folder: Path, split: str, items: _Items | None, pins: dict[str, bool], report: Report
+    manifest: Manifest, folder: Path, split: str, items: _Items | None, pins: dict[str, _Pin], report: Report
 ) -> None:
     """Files that are not the published ones, whatever the list of hashes says of them."""
     unlike = _unlike_the_published(manifest, items) if split and items is not None else ""
-    for path, published in pins.items():
-        if not published and not any(finding.path == path for finding in report.findings):
+    for path, pin in pins.items():
+        if not pin.published and not any(finding.path == path for finding in report.findings):
             source = manifest.source_of(f"{manifest.folder}/{path}")
             differs = f": {unlike}" if path == split and unlike else ""
             again = f"; get it again from {source.url}" if source else ""
-            text = f"is not the published file, whose SHA-256 is {source.sha256 if source else ''}{differs}{again}"
+            text = f"is not the published file, whose {pin.hash}{differs}{again}"
             report.findings.append(Finding("damaged", path, text))
     if unlike and split not in pins:
         report.findings.append(Finding("damaged", split, f"is not the published split: {unlike}"))

@@ -82,6 +82,8 @@ def test_image_folders_in_folders_of_their_own_names(tmp_path, name):
     for images in manifest_of(name).images:
         move(folder / images, folder / images / Path(images).name)
     assert manifest_of(name).missing(tmp_path)
+    found = misplaced(manifest_of(name), tmp_path)
+    assert {target for _, target in found.moves} == {folder / images for images in manifest_of(name).images}
     mend(name, tmp_path)
 
 
