@@ -248,7 +248,7 @@ def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[st
 
 
 def _check_vision(arguments: RunArguments) -> None:
-    """Raise ConfigError for visual prompts on a model that its name tells to be a ResNet, before anything is fetched."""
+    """Raise ConfigError for visual prompts on a model whose name says that it is a ResNet; nothing is fetched."""
     depth = arguments.method.visual_depth
     if isinstance(depth, str):
         given = dict(zip(arguments.opts[::2], arguments.opts[1::2], strict=True))

@@ -1,6 +1,6 @@
 """A data set that is on the disk, but not where it is looked for; standard library only.
 
-Unpacked one folder too deep, under another name, or beside the folder that it belongs into: what is found is named, with
+Unpacked one folder too deep, under another name, or beside the folder that it belongs in: what is found is named, with
 the commands that move it. Only folders of the data set's own names are looked into, a few levels deep.
 """
 
@@ -136,8 +136,9 @@ def _tree(place: Path) -> Iterator[tuple[Path, tuple[list[str], list[str]]]]:
 
 
 def _entries(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of folders and files directly in a folder, sorted; hidden ones, and those of a huge folder, are left out."""
-    folders, files = [], []
+    """Names of folders and files directly in a folder, sorted; of a huge folder the first ones, and no hidden ones."""
+    folders: list[str] = []
+    files: list[str] = []
     try:
         with os.scandir(folder) as entries:
             for entry in islice(entries, _MOST_ENTRIES):

@@ -218,5 +218,6 @@ def _present(root: Path, path: str) -> bool:
     if place.is_dir():
         entries = list(islice((entry for entry in place.iterdir() if not entry.name.startswith(".")), 2))
         nested = len(entries) == 1 and plain_name(entries[0].name) == plain_name(place.name) and entries[0].is_dir()
-        return bool(entries) and not nested and not any((root / above / UNFINISHED).exists() for above in (Path(path), *Path(path).parents))
+        unfinished = any((root / above / UNFINISHED).exists() for above in (Path(path), *Path(path).parents))
+        return bool(entries) and not nested and not unfinished
     return place.is_file()

@@ -248,7 +248,8 @@ def _look_at_numbers(
     if manifest.split and not split:
         should = sum(getattr(manifest.counts, part) or 0 for part in PARTS)
         found = sum(path.lower().endswith(IMAGE_SUFFIXES) for path in present)
-        if found < should and not absent & set(manifest.images) and not any(f.kind == "missing" for f in report.findings):
+        told = any(finding.kind == "missing" for finding in report.findings)
+        if found < should and not told and not absent & set(manifest.images):
             add(Finding("missing", manifest.images[0], f"{found:,} of {should:,} images{source}"))
     for part, images in manifest.parts.items():
         below = [PurePosixPath(path).relative_to(images) for path in present if path.startswith(f"{images}/")]

@@ -453,7 +453,8 @@ def assert_screen(done, asked, tmp_path):
     assert done.stderr.count("\n") <= 24
     for path in ("data/eurosat/2750", f"data/eurosat/{SPLIT}", ".cache/clip/ViT-B-16.pt"):
         assert f"\n  {tmp_path / path}\n" in done.stderr
-    for command in ("mkdir -p", "curl -L -o", "# or in a browser", "python -m cpt_plugin data get eurosat", "shapes 0.25"):
+    assert "# or in a browser: https://drive.google.com/" in done.stderr
+    for command in ("mkdir -p", "curl -L -o", "python -m cpt_plugin data get eurosat", "shapes 0.25"):
         assert command in done.stderr
 
 

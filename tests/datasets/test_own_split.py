@@ -258,8 +258,8 @@ def test_frames_without_a_video_group_are_refused(tmp_path: Path) -> None:
     frames[0].rename(frames[0].with_name("frame_1.jpg"))
     with pytest.raises(DataError, match=r"1 of 50 frames .* have no video group .*frame_1\.jpg.*custom-data"):
         lists(fixture)
-    for number, path in enumerate(frames[1:]):
-        path.rename(path.with_name(f"frame_{number + 2}.jpg"))
+    for index, path in enumerate(frames[1:]):
+        path.rename(path.with_name(f"frame_{index + 2}.jpg"))
     with pytest.raises(DataError, match="50 of 50 frames"):
         lists(fixture)
     assert list(fixture.folder.glob("split_own*")) == []
