@@ -6,11 +6,13 @@
 
     python train.py ... --eval-only --model-dir output/x --load-epoch 20 DATASET.SUBSAMPLE_CLASSES new
 
+Options may stand before, between and after KEY VALUE pairs; of a key or an option given twice the last one counts.
+
     python train.py --trainer CoOpDPC --config-file configs/trainers/CoOp/micro.yaml \\
         --config-file configs/trainers/DPC/micro.yaml ... TRAINER.DPC.STAGE_ONE output/coop
 
 It resumes only with ``--resume``, and never trains over finished work. CPT_TOOLKIT=dassl|embedded picks the engine.
-Exit status: 0, or 2 for wrong input and failures that were foreseen, or 130 for Ctrl-C.
+Exit status: 0, or 2 for wrong input and failures that were foreseen, 130 for Ctrl-C, 141 where a pipe's reader left.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-import re
 import secrets
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from cpt_plugin._seeds import MAX_SEED
+from cpt_plugin.cli.console import attended
 from cpt_plugin.cli.packages import not_installed
+from cpt_plugin.cli.pairs import PairParser
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 
 LOG = logging.getLogger("cpt_plugin")
@@ -35,8 +38,8 @@ OUTPUT_FOLDER = object()
 
 
 def parser() -> argparse.ArgumentParser:
-    """The options of the CoOp family; everything after them is KEY VALUE ..."""
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    """The options of the CoOp family, and KEY VALUE pairs before, between and after them."""
+    p = PairParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--root", default="", help="data folder (default: $DATA_ROOT, else data)")
     p.add_argument("--output-dir", default="", help="folder of log.txt, checkpoints and TensorBoard files")
     p.add_argument("--resume", nargs="?", const=OUTPUT_FOLDER, default="", metavar="DIR",
@@ -56,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--model-dir", default="", help="output folder of a training run")
     p.add_argument("--load-epoch", type=int, help="epoch to load (1-based)")
     p.add_argument("--no-train", action="store_true", help="build everything, train nothing")
-    p.add_argument("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration overrides")
+    p.add_argument("opts", nargs="*", metavar="KEY VALUE", help="configuration overrides")
     return p
 
 
@@ -78,8 +81,6 @@ def setup_cfg(args: argparse.Namespace) -> Any:
         if path:
             merge_file(cfg, path)
     resume, opts = args.resume, args.opts
-    if isinstance(resume, str) and len(opts) % 2 and re.fullmatch(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*", resume):
-        resume, opts = OUTPUT_FOLDER, [resume, *opts]  # "--resume KEY VALUE": the parser took the key for the folder
     given = {
         "DATASET.ROOT": args.root,
         "OUTPUT_DIR": args.output_dir,
@@ -181,7 +182,10 @@ def main(args: argparse.Namespace) -> None:
 
 def cli(words: Sequence[str] | None = None) -> int:
     """The command; returns its exit status after a line on stderr (data: a screen) where it is not 0."""
-    args = parser().parse_args(words)
+    return attended(lambda: _cli(parser().parse_args(words)))
+
+
+def _cli(args: argparse.Namespace) -> int:
     cfg = None
     try:
         cfg = setup_cfg(args)

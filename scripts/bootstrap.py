@@ -42,7 +42,20 @@ class SetupError(Exception):
 
 
 def say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """Lines for a person, control characters as escapes; nobody to read them ends the process without a word."""
+    if sys.stderr is None:  # closed from the start; print would take standard output, which is for the interpreter
+        return
+    shown = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda sign: rf"\x{ord(sign[0]):02x}", text)
+    try:
+        print(shown, file=sys.stderr, flush=True)
+    except OSError as error:
+        raise SystemExit(141 if isinstance(error, BrokenPipeError) else 2) from None
+
+
+def answer(path: Path) -> None:
+    """The interpreter to use on standard output, byte by byte as the file system has it, whatever the locale."""
+    sys.stdout.buffer.write(os.fsencode(f"{path}\n"))
+    sys.stdout.flush()
 
 
 def requirements(repository: Path, purpose: str) -> dict[str, str]:
@@ -85,10 +98,10 @@ def missing(wanted: dict[str, str]) -> list[str]:
 def missing_in(interpreter: Path, purpose: str) -> list[str]:
     """Requirements that another Python does not meet."""
     command = [str(interpreter), __file__, "--missing", purpose]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False)
-    if answer.returncode:
-        return [f"a working Python ({interpreter} fails: {answer.stderr.strip()[-200:]})"]
-    return answer.stdout.splitlines()
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode:
+        return [f"a working Python ({interpreter} fails: {done.stderr.strip()[-200:]})"]
+    return done.stdout.splitlines()
 
 
 class Venv:
@@ -250,10 +263,11 @@ def install(venv: Venv) -> None:
 def torch_build(interpreter: Path) -> str:
     """Which torch this is, asked from torch itself: `torch 2.13.0+cpu, CUDA no`."""
     code = "import torch as t; print(f'torch {t.__version__}, CUDA', ['no', 'yes'][t.cuda.is_available()])"
-    answer = subprocess.run([str(interpreter), "-c", code], capture_output=True, text=True, check=False)
-    if answer.returncode:
-        raise SetupError(f"the installed torch cannot be imported:\n{answer.stderr.strip()[-1000:]}")
-    return answer.stdout.strip()
+    command = [str(interpreter), "-c", code]
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
+    if done.returncode:
+        raise SetupError(f"the installed torch cannot be imported:\n{done.stderr.strip()[-1000:]}")
+    return done.stdout.strip()
 
 
 def environment(repository: Path, purpose: str) -> Path:
@@ -300,11 +314,11 @@ def main(argv: list[str]) -> int:
                 print(requirement)
             return 0
         if argv[:1] == ["--present"]:
-            print(present(repository, argv[1]))
+            answer(present(repository, argv[1]))
             return 0
         if len(argv) != 1 or argv[0] not in PURPOSES:
             raise SetupError(f"say what the environment is for: {' or '.join(PURPOSES)}")
-        print(environment(repository, argv[0]))
+        answer(environment(repository, argv[0]))
     except SetupError as error:
         say(f"error: {error}")
         return 1

@@ -6,38 +6,49 @@ export CPT_CALLED_FROM="${CPT_CALLED_FROM:-$PWD}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 source scripts/python.sh
 
+if [[ ${1:-} == help ]]; then
+    set -- "${@:2}" --help
+fi
+verb=run
 case ${1:-} in
-    list)
-        exec "$python" -m cpt_plugin "$@"
-        ;;
-    data)
-        python=$("$python" scripts/bootstrap.py --present run)
-        exec "$python" -m cpt_plugin "$@"
-        ;;
-    doctor)
-        would_use=$("$python" scripts/bootstrap.py --present run)
-        exec "$python" -m cpt_plugin doctor --python "$would_use" "${@:2}"
-        ;;
-    run)
+    run | reproduce | results | figures | compare | report | list | data | doctor)
+        verb=$1
         shift
         ;;
-    reproduce)
-        exec bash scripts/reproduce.sh "${@:2}"
-        ;;
-    results | report | compare)
-        python=$("$python" scripts/bootstrap.py run)
-        export CPT_TOOLKIT="${CPT_TOOLKIT:-embedded}"
-        exec "$python" -m cpt_plugin "$@"
+    --version)
+        exec "$python" -m cpt_plugin --version
         ;;
 esac
 
-for word in "$@"; do
+for word in "$@"; do # nothing is installed to show a help
     if [[ $word == -h || $word == --help ]]; then
-        exec "$python" -m cpt_plugin.cli.arguments --help
+        case $verb in
+            run) exec "$python" -m cpt_plugin.cli.arguments "$@" ;;
+            reproduce) exec "$python" -m cpt_plugin.cli.reproduce_arguments "$@" ;;
+            *) exec "$python" -m cpt_plugin "$verb" "$@" ;;
+        esac
     fi
 done
 
-"$python" -m cpt_plugin.cli.arguments "$@"
+case $verb in
+    list)
+        exec "$python" -m cpt_plugin list "$@"
+        ;;
+    data)
+        python=$("$python" scripts/bootstrap.py --present run)
+        exec "$python" -m cpt_plugin data "$@"
+        ;;
+    doctor)
+        would_use=$("$python" scripts/bootstrap.py --present run)
+        exec "$python" -m cpt_plugin doctor --python "$would_use" "$@"
+        ;;
+    reproduce)
+        exec bash scripts/reproduce.sh "$@"
+        ;;
+    run)
+        "$python" -m cpt_plugin.cli.arguments "$@"
+        ;;
+esac
 python=$("$python" scripts/bootstrap.py run)
 export CPT_TOOLKIT="${CPT_TOOLKIT:-embedded}"
-exec "$python" -m cpt_plugin run "$@"
+exec "$python" -m cpt_plugin "$verb" "$@"

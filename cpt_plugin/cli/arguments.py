@@ -11,9 +11,11 @@ from pathlib import Path
 
 from cpt_plugin._names import nearest
 from cpt_plugin.backbones import MICRO, OPEN_CLIP, check_name, is_resnet, no_visual_prompts, open_clip_name
+from cpt_plugin.cli.console import attended
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
-from cpt_plugin.cli.words import Parser, called_from, data_root, parse_count, parse_seeds, report, typed_folder
+from cpt_plugin.cli.pairs import PairParser
+from cpt_plugin.cli.words import COMMANDS, Parser, called_from, data_root, parse_count, parse_seeds, report, typed_folder
 from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, own_yaml
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
@@ -103,9 +105,13 @@ class RunArguments:
         return self.output / self.dataset.replace(":", "-")
 
 
+class _Parser(PairParser, Parser):
+    """KEY VALUE pairs after METHOD DATASET TAU; wrong words raise ConfigError."""
+
+
 def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     """The parser behind `scripts/run.sh` and `python -m cpt_plugin run`."""
-    parser = Parser(
+    parser = _Parser(
         prog=prog,
         usage=f"{prog} METHOD DATASET TAU [options] [KEY VALUE ...]",
         description="Train on the long-tailed base classes, test on base and new classes (or by another\n"
@@ -166,7 +172,9 @@ def parse_arguments(
     """
     repository = repository or find_repository()
     parser = build_parser(prog)
-    given, unknown = parser.parse_known_intermixed_args(list(argv))
+    if {"-h", "--help"} & {*argv[1:]} and (meant := _meant_command(argv[0], repository)):
+        raise ConfigError(f"{meant}; {prog} --help alone is of the main job")
+    given, unknown = parser.parse_known_args(list(argv))
     flags = [word for word in unknown if word.startswith("-")]
     if flags:
         possible = [name for name in parser._option_string_actions if name.startswith("--")]
@@ -175,9 +183,9 @@ def parse_arguments(
             f"unknown option '{name}'; nearest: '{nearest(name, possible)}'; possible: {', '.join(possible)}"
         )
     if given.tau is None:
-        raise ConfigError(
-            f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
-        )
+        meant = given.method and _meant_command(given.method, repository)
+        needed = f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
+        raise ConfigError(f"{meant}; for the main job {needed}" if meant else needed)
     method = _method(given.method, given.dataset, repository)
     own_file = own_yaml(given.dataset, called_from(), dataset_names(repository))
     dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
@@ -212,6 +220,16 @@ def parse_arguments(
     return arguments
 
 
+def _meant_command(word: str, repository: Path) -> str:
+    """What to say where the name of a command is meant by a word that is none; "" for the name of a method."""
+    try:
+        parse_method(word, repository)
+    except ConfigError:
+        near = nearest(word, COMMANDS, cutoff=0.6)
+        return f"'{word}' is no command; nearest: '{near}'" if near else ""
+    return ""
+
+
 def _method(text: str, dataset: str, repository: Path) -> Method:
     """The method; Raises ConfigError, in other words where it and the data set stand in each other's place."""
     try:
@@ -222,18 +240,19 @@ def _method(text: str, dataset: str, repository: Path) -> Method:
             if not text.endswith(YAML_SUFFIXES):
                 parse_dataset(text, repository)
         except ConfigError:
-            raise error from None
+            meant = _meant_command(text, repository)
+            raise ConfigError(f"{error}; {meant}" if meant else str(error)) from None
         raise ConfigError(
             f"'{text}' is a data set and '{dataset}' a method; the method comes first: {dataset} {text}"
         ) from error
 
 
 def parse_opts(words: Sequence[str], repository: Path | None = None) -> tuple[str, ...]:
-    """Check `[opts] KEY VALUE ...`; values and a method's own keys are checked once the configuration is assembled.
+    """Check `KEY VALUE ...`; values and a method's own keys are checked once the configuration is assembled.
 
     Raises ConfigError for a word that is no key, an unknown key, one without a value or with its own argument.
     """
-    pairs = tuple(words[1:] if words[:1] == ["opts"] else words)
+    pairs = tuple(words)
     for key in pairs[::2]:
         if not _KEY.fullmatch(key):
             raise ConfigError(
@@ -278,8 +297,12 @@ def _missing(arguments: RunArguments, repository: Path) -> Iterator[Lacking]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check only: exit status 0 when the command may go on, 2 with a line or a screen on stderr when not."""
+    return attended(lambda: _check(sys.argv[1:] if argv is None else argv))
+
+
+def _check(argv: Sequence[str]) -> int:
     try:
-        parse_arguments(sys.argv[1:] if argv is None else argv, supply=announce)
+        parse_arguments(argv, supply=announce)
     except CPTError as error:
         return report(error)
     return 0

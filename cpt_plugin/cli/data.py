@@ -38,7 +38,7 @@ _MOST_LINES = 50
 
 def run(words: Sequence[str]) -> int:
     """Carry out `data list | get | verify`; returns the exit status."""
-    given = _parser().parse_args(list(words))
+    given = _parser().parse_intermixed_args(list(words))
     root = data_root(given.root, _repository())
     if given.action == "list":
         if given.name or given.own_split or given.keep_archives or given.anew:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 
+from cpt_plugin.cli.console import with_controls
 from cpt_plugin.cli.words import Parser, data_root, typed_folder
 from cpt_plugin.doctor import machine, materials, packages, processes, report, toolkits
 from cpt_plugin.doctor.report import NOTE, Finding
@@ -64,11 +64,12 @@ def doctor(words: Sequence[str], prog: str) -> int:
         findings.append(materials.run_command(subject, command))
     if given.json:
         facts = {topic: asdict(answer) for topic, answer in subject.answers.items()}
-        _show(json.dumps(report.as_json(findings, facts), indent=2))
+        print(json.dumps(report.as_json(findings, facts), indent=2))
     else:
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns if terminal else None
-        _show("\n".join(report.lines(findings, width, color=terminal and not os.environ.get("NO_COLOR"))))
+        color = terminal and not os.environ.get("NO_COLOR")
+        print("\n".join(report.lines(findings, width, color)), file=with_controls(sys.stdout))
     return report.exit_status(findings)
 
 
@@ -110,14 +111,5 @@ def diagnose(subject: Subject) -> list[Finding]:
 def _say(topic: str) -> None:
     """Show on a terminal what is looked at; the empty topic clears the line."""
     if sys.stderr.isatty():
-        print(f"\r\033[K{f'looking at {topic} ...' if topic else ''}", end="", file=sys.stderr, flush=True)
-
-
-def _show(text: str) -> None:
-    """Print, whatever characters the terminal has, and whether or not the reader of a pipe reads to the end."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        line = f"looking at {topic} ..." if topic else ""
+        print(f"\r\033[K{line}", end="", file=with_controls(sys.stderr), flush=True)

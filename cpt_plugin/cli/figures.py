@@ -7,13 +7,16 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cpt_plugin.cli.words import Parser, parse_seeds, typed_folder
 from cpt_plugin.cli.writing import make_folder, write_file
 from cpt_plugin.errors import ConfigError, CPTError, RecordError
 from cpt_plugin.methods import find_repository
-from cpt_plugin.results.features import Features
 from cpt_plugin.results.figures.registry import FEATURES, KINDS, parse_kinds
+
+if TYPE_CHECKING:
+    from cpt_plugin.results.features import Features
 
 FORMATS = ("png", "pdf")
 

@@ -29,6 +29,11 @@ def check_key(key: str, part_names: Collection[str]) -> None:
         raise ConfigError(f"unknown configuration key '{key}'; nearest: '{nearest(key, [*_engine_keys(), *nodes])}'")
 
 
+def is_engine_key(word: str) -> bool:
+    """Whether the engine's configuration has this key."""
+    return word in _engine_keys()
+
+
 @cache
 def _engine_keys() -> frozenset[str]:
     # Run by path: importing the package around this file would load torch.

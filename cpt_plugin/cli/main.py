@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Sequence
 
+from cpt_plugin import __version__
 from cpt_plugin._names import nearest
 from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.console import attended
 from cpt_plugin.cli.materials import Lacking, provide
 from cpt_plugin.cli.packages import not_installed
 from cpt_plugin.cli.reproduce_arguments import parse_reproduce
-from cpt_plugin.cli.words import report
+from cpt_plugin.cli.words import COMMANDS, Parser, report
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
 
@@ -27,13 +28,14 @@ commands:
   reproduce TABLE [options]          do the runs that a table of configs/tables needs, and print it
   results table|figures|render|export|import
                                      tables and figures from records, records as JSON lines, others' logs
+  figures [FOLDER]                   the same as results figures
   compare A B [FOLDER] [options]     is A better than B over data sets, and what may be claimed
   report FOLDER [-o FILE]            one HTML page about an output folder
   list                               the methods, data sets and embedded worlds there are
   data list | get NAME | verify NAME data sets of photographs: what is there, get it, check it
   doctor                             what is wrong with this machine, and how to mend it
 
-  {_PROGRAM} run --help and data --help say more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
+  {_PROGRAM} help COMMAND (or COMMAND --help) says more. On a fresh machine, bash scripts/run.sh METHOD DATASET TAU
   also sets up the environment first.
 
 somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of its files edited:
@@ -59,8 +61,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _list(words: Sequence[str]) -> int:
-    if words:
-        raise ConfigError(f"list takes no further words, but got '{words[0]}'")
+    Parser(prog=f"{_PROGRAM} list", description="The methods, data sets and embedded worlds there are.").parse_args(words)
     from cpt_plugin.cli.listing import lines
 
     print("\n".join(lines()))
@@ -78,6 +79,10 @@ def _results(words: Sequence[str]) -> int:
     from cpt_plugin.cli.results import main as results
 
     return results(words)
+
+
+def _figures(words: Sequence[str]) -> int:
+    return _results(["figures", *words])
 
 
 def _data(words: Sequence[str]) -> int:
@@ -110,23 +115,25 @@ def _run_script(words: Sequence[str]) -> int:
     return launch(words)
 
 
-_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = {
-    "run": _run,
-    "reproduce": _reproduce,
-    "results": _results,
-    "compare": _compare,
-    "report": _report,
-    "list": _list,
-    "data": _data,
-    "doctor": _doctor,
-}
+_DO = (_run, _reproduce, _results, _figures, _compare, _report, _list, _data, _doctor)
+_COMMANDS: dict[str, Callable[[Sequence[str]], int]] = dict(zip(COMMANDS, _DO, strict=True))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Carry out a command line; returns the exit status (2, with one line on stderr, for wrong input)."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["help"] and len(words) > 1:
+        words = [*words[1:], "--help"]
+    somebody_elses = bool(words) and words[0] not in _COMMANDS and is_script(words[0])
+    return attended(lambda: _carry_out(words), controls=somebody_elses)
+
+
+def _carry_out(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         print(_USAGE)
+        return 0
+    if words[0] == "--version":
+        print(f"cpt-plugin {__version__}")
         return 0
     command = _COMMANDS.get(words[0])
     try:
@@ -148,6 +155,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\ninterrupted", file=sys.stderr)
         return 130
-    except BrokenPipeError:  # whoever reads has seen enough, e.g. `... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141

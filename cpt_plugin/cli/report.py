@@ -42,10 +42,10 @@ def main(words: Sequence[str]) -> int:
         ConfigError: an unknown table, or wrong options.
         RecordError: there is nothing to report on.
     """
+    given = build_parser().parse_intermixed_args(list(words))
     from cpt_plugin.results.report.build import build
     from cpt_plugin.results.report.gather import Gathered, gather
 
-    given = build_parser().parse_args(list(words))
     folder = typed_folder(given.folder, find_repository() / "output")
     seeds = parse_seeds(given.seeds)
     gathered: Gathered = gather(folder)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cpt_plugin._names import nearest
+from cpt_plugin.cli.console import attended
 from cpt_plugin.cli.slurm_arguments import SlurmOptions, add_launcher, parse_launcher
 from cpt_plugin.cli.words import Parser, data_root, parse_count, parse_seeds, parse_taus, report, typed_folder
 from cpt_plugin.errors import ConfigError, CPTError
@@ -79,7 +80,7 @@ def parse_reproduce(argv: Sequence[str], prog: str = "scripts/reproduce.sh") -> 
     Raises ConfigError (one line) for words that mean nothing.
     """
     repository = find_repository()
-    given = build_parser(prog).parse_args(list(argv))
+    given = build_parser(prog).parse_intermixed_args(list(argv))
     table = given.table
     if table.endswith((".yaml", ".yml")):
         table = str(typed_folder(table, table))
@@ -103,8 +104,12 @@ def parse_reproduce(argv: Sequence[str], prog: str = "scripts/reproduce.sh") -> 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Check only: exit status 0 when the command may go on, 2 with one line on stderr when not."""
+    return attended(lambda: _check(sys.argv[1:] if argv is None else argv))
+
+
+def _check(argv: Sequence[str]) -> int:
     try:
-        parse_reproduce(sys.argv[1:] if argv is None else argv)
+        parse_reproduce(argv)
     except CPTError as error:
         return report(error)
     return 0

@@ -24,7 +24,8 @@ _PROG = "python -m cpt_plugin results"
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of `python -m cpt_plugin results`."""
-    parser = Parser(prog=_PROG, description="What has been measured, as tables and as files.")
+    parser = Parser(prog=_PROG, description="What has been measured, as tables and as files.",
+                    epilog=f"{_PROG} FOLDER is short for {_PROG} table FOLDER.")  # fmt: skip
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     table = commands.add_parser("table", help="a table of configs/tables from records; or all tables of a folder")
     table.add_argument("what", metavar="TABLE|FOLDER", help="a name or yaml; a folder or .jsonl[.gz] of records")
@@ -56,9 +57,10 @@ def build_parser() -> argparse.ArgumentParser:
 def main(words: Sequence[str]) -> int:
     """Carry out `results ...`; returns the exit status.
 
+    A folder or file in place of a command means its tables.
+
     Raises CPTError for what cannot be read.
     """
-    given = build_parser().parse_args(list(words))
     commands = {
         "table": _table,
         "figures": figures.figures,
@@ -66,6 +68,8 @@ def main(words: Sequence[str]) -> int:
         "export": _export,
         "import": _import,
     }
+    place = bool(words) and words[0] not in commands and typed_folder(words[0], words[0]).exists()
+    given = build_parser().parse_args(["table", *words] if place else list(words))
     return commands[given.command](given)
 
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
+from cpt_plugin._escapes import terminal
 from cpt_plugin._paths import resolved
 from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.errors import ConfigError, CPTError
@@ -16,6 +17,10 @@ from cpt_plugin.methods import parse_tau
 
 CALLED_FROM = "CPT_CALLED_FROM"
 """Environment variable: the folder in which a command was typed."""
+
+
+COMMANDS = ("run", "reproduce", "results", "figures", "compare", "report", "list", "data", "doctor")
+"""The first words of `python -m cpt_plugin` and of `scripts/run.sh`."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -80,5 +85,5 @@ def called_from() -> Path:
 def report(error: CPTError) -> int:
     """Print an error without a traceback; returns the exit status for wrong input."""
     message = " ".join(str(error).splitlines()) if isinstance(error, ConfigError) else str(error)
-    print(f"error: {message}", file=sys.stderr)
+    print(f"error: {terminal(message)}", file=sys.stderr)
     return 2

@@ -16,6 +16,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.console import attended
 from cpt_plugin.errors import ConfigError, CPTError
 
 
@@ -35,8 +36,12 @@ def do(words: list[str]) -> dict[str, Any]:
     return {"status": outcome.status, "seconds": outcome.seconds}
 
 
-def main() -> None:
-    """Serve until the input ends."""
+def main() -> int:
+    """Serve until the input ends; what runs print goes to standard error, whatever it can show."""
+    return attended(_serve)
+
+
+def _serve() -> int:
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a run prints must not stand among the answers
     tasks: SimpleQueue[str] = SimpleQueue()
@@ -54,4 +59,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -11,12 +11,14 @@ from cpt_plugin.errors import ConfigError
 def write_file(path: Path, data: bytes | str) -> None:
     """Write bytes, or text as UTF-8, to a file whose folder is made when missing.
 
+    What of a text is no character (part of a file's name that is not UTF-8) is written as its escape.
+
     Raises:
         ConfigError: the file or its folder cannot be written (a folder is a file, no permission, a full disk).
     """
     make_folder(path.parent)
     try:
-        atomic_write(path, data.encode() if isinstance(data, str) else data)
+        atomic_write(path, data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
     except OSError as error:
         raise _unwritable(path, error) from error
 

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cpt_plugin import __version__
+from cpt_plugin._escapes import one_line
 
 OK, NOTE, FIX = "ok", "note", "FIX"
 SCHEMA = 1
@@ -67,12 +68,12 @@ def _finding_lines(finding: Finding, width: int | None, color: bool) -> Iterator
     mark = f"{finding.status:<5}"
     if color:
         mark = f"\033[{_COLORS[finding.status]}m{mark}\033[0m"
-    text = " ".join(finding.text.split())
+    text = one_line(" ".join(finding.text.split()))
     room = 10**9 if width is None else max(width - _MARGIN, 30)
     first, *rest = textwrap.wrap(text, room, break_on_hyphens=False, break_long_words=False) or [""]
-    yield f"  {mark} {finding.subject:<14} {first}"
+    yield f"  {mark} {one_line(finding.subject):<14} {first}"
     yield from (" " * _MARGIN + line for line in rest)
-    yield from (" " * 8 + line for line in finding.fix.splitlines())
+    yield from (" " * 8 + one_line(line) for line in finding.fix.splitlines())
 
 
 def as_json(findings: Sequence[Finding], facts: dict[str, Any]) -> dict[str, Any]:

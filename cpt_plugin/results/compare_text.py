@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from cpt_plugin import worlds
+from cpt_plugin import _escapes, worlds
 from cpt_plugin.methods import is_embedded
 from cpt_plugin.results.compare import Comparison
 from cpt_plugin.results.contrast import BELOW, CLAIM_WORLDS, EXPLORATORY, NOT_SHOWN, NOTHING, ONE_WORLD, Contrast
@@ -29,19 +27,17 @@ def render_terminal(comparison: Comparison) -> str:
 
 def render_markdown(comparison: Comparison) -> str:
     """The same as Markdown."""
-    parts = [[f"## {_TITLE}"], [_subtitle(comparison)], markdown(_overall(comparison)), markdown(_by_world(comparison))]
-    parts += [[f"- {line}" for line in lines] for lines in (_sentences(comparison), _notes(comparison)) if lines]
+    parts = [[f"## {_TITLE}"], [_escapes.markdown(_subtitle(comparison))]]
+    parts += [markdown(_overall(comparison)), markdown(_by_world(comparison))]
+    for lines in (_sentences(comparison), _notes(comparison)):
+        parts += [[f"- {_escapes.markdown(line)}" for line in lines]] if lines else []
     return "\n\n".join("\n".join(part) for part in parts) + "\n"
 
 
 def render_csv(comparison: Comparison) -> str:
     """A line a comparison (world empty) and one for each of its worlds; unrounded, empty where there is no value."""
     rows = [row for contrast in comparison.contrasts for row in _csv_rows(comparison, contrast)]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return _escapes.csv_text(rows[0], rows)
 
 
 RENDERERS: dict[str, Callable[[Comparison], str]] = {

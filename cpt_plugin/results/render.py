@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from collections.abc import Callable, Sequence
 
+from cpt_plugin import _escapes
 from cpt_plugin.results.grid import Block, Cell, Grid
 from cpt_plugin.results.published import Published, sources
 from cpt_plugin.results.spec import Column
@@ -15,14 +13,6 @@ from cpt_plugin.results.text import DASH, aligned, fitting, interval, listed, ma
 Mark = Callable[[str, int], str]
 PUBLISHED = "published"
 _UNVERIFIED, _COMPUTED = "?", "+"
-_TEX = {
-    **{sign: rf"\{sign}" for sign in "&%_#${}"},
-    **{sign: f"${sign}$" for sign in "<>|"},
-    **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-    **{"[": "{[}", "*": "{*}"},  # at the start of a row they would belong to the line break before it
-    **{"±": r"$\pm$", "→": r"$\to$", "≤": r"$\le$", "≥": r"$\ge$"},
-    **{"λ": r"$\lambda$", "τ": r"$\tau$", "Δ": r"$\Delta$"},
-}
 
 
 def render_terminal(grid: Grid) -> str:
@@ -40,38 +30,34 @@ def render_terminal(grid: Grid) -> str:
 
 def render_markdown(grid: Grid) -> str:
     """A Markdown table a block, the notes, and every cell with n, spread, t-interval and its value for each seed."""
-    lines = [f"# {grid.title}", "", grid.subtitle, ""]
+    lines = [f"# {_escapes.markdown(' '.join(grid.title.split()))}", "", _escapes.markdown(grid.subtitle), ""]
     for block in grid.blocks:
-        heading = [f"## {block.heading}", ""] if block.heading else []
+        heading = [f"## {_escapes.markdown(block.heading)}", ""] if block.heading else []
         marked = _lines(grid, block, lambda text, rank: {1: f"**{text}**", 2: f"*{text}*"}.get(rank, text))
         lines += [*heading, *markdown(marked), ""]
     notes = [*differences(grid), *grid.notes, *legend(grid, "bold: best, italic: second best of the complete cells")]
-    lines += [*(f"- {line}" for line in notes), "", "## Every cell", ""]
+    lines += [*(f"- {_escapes.markdown(line)}" for line in notes), "", "## Every cell", ""]
     return "\n".join([*lines, *markdown(_details(grid))]) + "\n"
 
 
 def render_latex(grid: Grid) -> str:
     r"""A ``tabular`` with booktabs' rules a block: best ``\textbf``, second best ``\underline``; notes as comments."""
-    lines = [f"% {line}" for line in (" ".join(grid.title.split()), grid.subtitle)]
+    lines = [_comment(" ".join(grid.title.split())), _comment(grid.subtitle)]
     commands = {1: r"\textbf{%s}", 2: r"\underline{%s}"}
     for block in grid.blocks:
-        table = _lines(grid, block, lambda text, rank: commands.get(rank, "%s") % text, _tex)
+        table = _lines(grid, block, lambda text, rank: commands.get(rank, "%s") % text, _escapes.latex)
         rows = [" & ".join(cells) + r" \\" for cells in table]
-        lines += [f"% {block.heading}"] if block.heading else []
+        lines += [_comment(block.heading)] if block.heading else []
         lines += [rf"\begin{{tabular}}{{l{'r' * (len(table[0]) - 1)}}}", r"\toprule", rows[0], r"\midrule"]
         lines += [*rows[1:], r"\bottomrule", r"\end{tabular}"]
     explained = legend(grid, "bold: best, underlined: second best of the complete cells")
-    return "\n".join([*lines, *(f"% {line}" for line in [*differences(grid), *grid.notes, *explained])]) + "\n"
+    return "\n".join([*lines, *map(_comment, [*differences(grid), *grid.notes, *explained])]) + "\n"
 
 
 def render_csv(grid: Grid) -> str:
     """A line a cell, every number unrounded, empty where there is no value; published figures in their own columns."""
-    text = io.StringIO()
     rows = [_record(grid, row, block, column, cell) for row, block, column, cell in _all_cells(grid)]
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return _escapes.csv_text(rows[0], rows)
 
 
 def _lines(grid: Grid, block: Block, mark: Mark, escape: Callable[[str], str] = str) -> list[list[str]]:
@@ -197,8 +183,8 @@ def _all_cells(grid: Grid) -> list[tuple[str, Block, Column, Cell]]:
     ]
 
 
-def _tex(text: str) -> str:
-    return re.sub("|".join(map(re.escape, _TEX)), lambda match: _TEX[match[0]], text)
+def _comment(line: str) -> str:
+    return f"% {_escapes.one_line(line)}"
 
 
 RENDERERS: dict[str, Callable[[Grid], str]] = {

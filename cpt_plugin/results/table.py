@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterable, Sequence
 
+from cpt_plugin import _escapes
 from cpt_plugin.backbones import MICRO
 from cpt_plugin.methods import EMBEDDED_WORLD, is_embedded
 from cpt_plugin.results.groups import GROUPS
@@ -55,8 +54,8 @@ def render_markdown(
     header = ["method", *(header_of(table, column) for column in table.columns), "seeds"]
     body = [[row.method, *_cells(row, table.columns), _seeds(row)] for row in table.rows]
     grid = markdown([header, *body])
-    notes = [f"- {line}" for line in [*notes_of(table), legend_of(table)]]
-    return "\n".join([*title_of(table), "", *grid, "", *notes]) + "\n"
+    notes = [f"- {_escapes.markdown(line)}" for line in [*notes_of(table), legend_of(table)]]
+    return "\n".join([*map(_escapes.markdown, title_of(table)), "", *grid, "", *notes]) + "\n"
 
 
 def render_csv(records: Iterable[RunRecord], methods: Sequence[str] = (), seeds: Sequence[int] = ()) -> str:
@@ -73,12 +72,7 @@ def csv_of(tables: Sequence[Table]) -> str:
     for table in tables:
         comparisons = {comparison.method: comparison for comparison in table.comparisons}
         lines += [_csv_line(table, row, comparisons.get(row.method)) for row in table.rows]
-    text = io.StringIO()
-    columns = dict.fromkeys(name for line in lines for name in line)
-    writer = csv.DictWriter(text, fieldnames=list(columns), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return text.getvalue()
+    return _escapes.csv_text(dict.fromkeys(name for line in lines for name in line), lines)
 
 
 def title_of(table: Table) -> list[str]:

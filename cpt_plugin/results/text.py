@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from cpt_plugin._escapes import markdown_cell, one_line
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.summary import Outlier
 
@@ -33,20 +34,21 @@ def listed(values: Sequence[object]) -> str:
 
 def wrapped(line: str) -> str:
     """A line cut at the terminal's width, what follows indented."""
-    return textwrap.fill(line, TERMINAL_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    return textwrap.fill(one_line(" ".join(line.splitlines())), TERMINAL_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def aligned(grid: Sequence[Sequence[str]]) -> list[str]:
     """Lines of left-aligned columns under a rule; the first line of the grid is the header."""
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in grid]
+    shown = [[one_line(cell) for cell in line] for line in grid]
+    widths = [max(map(len, column)) for column in zip(*shown, strict=True)]
+    lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in shown]
     return [lines[0], "-" * (sum(widths) + 2 * len(widths) - 2), *lines[1:]]
 
 
 def fitting(lines: Sequence[Sequence[str]]) -> list[list[list[str]]]:
     """The columns in parts that fit the terminal, each behind the labels."""
     columns = [list(column) for column in zip(*lines, strict=True)]
-    widths = [max(map(len, column)) for column in columns]
+    widths = [max(len(one_line(cell)) for cell in column) for column in columns]
     parts: list[list[int]] = [[]]
     for index in range(1, len(columns)):
         used = widths[0] + sum(widths[i] + 2 for i in parts[-1])
@@ -59,7 +61,7 @@ def fitting(lines: Sequence[Sequence[str]]) -> list[list[list[str]]]:
 def markdown(grid: Sequence[Sequence[str]]) -> list[str]:
     """Lines of a Markdown table whose first column is text and whose others are figures."""
     rule = ["---", *["--:"] * (len(grid[0]) - 1)]
-    escaped = [[cell.replace("|", r"\|") for cell in line] for line in grid]
+    escaped = [[markdown_cell(cell) for cell in line] for line in grid]
     return ["| " + " | ".join(cells) + " |" for cells in [escaped[0], rule, *escaped[1:]]]
 
 

@@ -14,6 +14,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
+from cpt_plugin.cli.pairs import pairs_last
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import DASSL_NEEDS, RunnerArguments, fit_own_keys, parse_words
 
@@ -54,7 +55,7 @@ def _prepare(arguments: RunnerArguments, frozen_text: Tensor | None) -> None:
     from cpt_plugin.toolkit import old_checkpoints
     from cpt_plugin.toolkit.embedded.logs import setup_logger
 
-    sys.argv = [arguments.script, *fit_own_keys(arguments.words, own_defaults())]
+    sys.argv = [arguments.script, *pairs_last(fit_own_keys(arguments.words, own_defaults()))]
     setup_logger()
     old_checkpoints.install()
     Session(arguments.regularizers, frozen_text).install()

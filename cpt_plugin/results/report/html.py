@@ -11,6 +11,8 @@ from importlib import resources
 from math import isnan
 from urllib.parse import quote
 
+from cpt_plugin._escapes import terminal
+
 _POLICY = (
     "default-src 'none'; img-src data:; style-src '{style}'; script-src '{script}'; base-uri 'none'; form-action 'none'"
 )
@@ -35,7 +37,7 @@ class Cell:
 
 def text(value: object) -> str:
     """Any text, escaped for use in elements and attributes."""
-    return escape(str(value), quote=True)
+    return escape(terminal(str(value)), quote=True)
 
 
 def heading(level: int, words: str, anchor: str = "") -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from cpt_plugin._escapes import terminal
 from cpt_plugin.errors import ConfigError
 
 LOGGER = logging.getLogger("cpt_plugin")
@@ -50,7 +51,7 @@ _warned: set[str] = set()
 
 class _PlainFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
+        text = terminal(super().format(record))
         return text if record.levelno < logging.WARNING else f"{record.levelname.lower()}: {text}"
 
 
