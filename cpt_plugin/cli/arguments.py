@@ -15,7 +15,16 @@ from cpt_plugin.cli.console import attended
 from cpt_plugin.cli.keys import check_key
 from cpt_plugin.cli.materials import Lacking, Supply, announce, lacking, refuse
 from cpt_plugin.cli.pairs import PairParser
-from cpt_plugin.cli.words import COMMANDS, Parser, called_from, data_root, parse_count, parse_seeds, report, typed_folder
+from cpt_plugin.cli.words import (
+    COMMANDS,
+    Parser,
+    called_from,
+    data_root,
+    parse_count,
+    parse_seeds,
+    report,
+    typed_folder,
+)
 from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, own_yaml
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError

@@ -61,7 +61,8 @@ def _run(words: Sequence[str]) -> int:
 
 
 def _list(words: Sequence[str]) -> int:
-    Parser(prog=f"{_PROGRAM} list", description="The methods, data sets and embedded worlds there are.").parse_args(words)
+    description = "The methods, data sets and embedded worlds there are; it takes no further words."
+    Parser(prog=f"{_PROGRAM} list", description=description).parse_args(words)
     from cpt_plugin.cli.listing import lines
 
     print("\n".join(lines()))

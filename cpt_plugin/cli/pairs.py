@@ -50,6 +50,8 @@ class PairParser(argparse.ArgumentParser):
                 options.append(word)
             elif len(positional) < wanted:
                 positional.append(word)
+            elif word == "opts" and not pairs:  # what the field calls them
+                continue
             elif words and (only_words or self._option(words[0]) is None):
                 pairs += [word, words.pop(0)]
             else:

@@ -34,7 +34,8 @@ def listed(values: Sequence[object]) -> str:
 
 def wrapped(line: str) -> str:
     """A line cut at the terminal's width, what follows indented."""
-    return textwrap.fill(one_line(" ".join(line.splitlines())), TERMINAL_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
+    text = one_line(" ".join(line.splitlines()))
+    return textwrap.fill(text, TERMINAL_WIDTH, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def aligned(grid: Sequence[Sequence[str]]) -> list[str]:

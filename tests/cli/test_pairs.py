@@ -1,0 +1,135 @@
+"""Options before, between and after KEY VALUE pairs, in every command that takes pairs."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import train
+from cpt_plugin.cli import compare, data, doctor, report
+from cpt_plugin.cli.arguments import build_parser, parse_arguments
+from cpt_plugin.cli.pairs import pairs_last
+from cpt_plugin.cli.reproduce_arguments import build_parser as reproduce_parser
+from cpt_plugin.errors import ConfigError
+
+KEYS = ("OPTIM.LR", "CPT.WEIGHT_ETF", "DATASET.SUBSAMPLE_CLASSES", "SEED", "TRAINER.COOP.CTX_INIT")
+VALUES = ("0.1", "-1", "-1e-3", "-.5", "--", "-", "-x", "a photo of a", "-- quoted --", "base", "OPTIM.LR", "", "opts")
+RUN, TRAIN = build_parser(), train.parser()
+RUN_OPTIONS = (
+    ["--seeds", "4,0"], ["--shots=8"], ["--no-baseline"], ["--output", "/x"], ["--variant"], ["--epochs", "3"],
+)  # fmt: skip
+TRAIN_OPTIONS = (
+    ["--root", "data"], ["--eval-only"], ["--model-dir=output/x"], ["--load-epoch", "20"], ["--seed", "1"],
+    ["--resume"], ["--config-file", "a.yaml"], ["--config-file", "b.yaml"], ["--transforms", "flip", "normalize"],
+)  # fmt: skip
+
+
+def pairs(values=VALUES):
+    drawn = st.lists(st.tuples(st.sampled_from(KEYS), st.sampled_from(values)), max_size=4)
+    return drawn.map(lambda some: [*map(list, some)])
+
+
+def some_of(options):
+    return st.lists(st.sampled_from(options), unique_by=tuple, max_size=4)
+
+
+def interleaved(draw, *lines):
+    """The words of all lists in one line; those of one list stay in order, and what belongs together stays so."""
+    lines, words = [list(line) for line in lines], []
+    while lines := [line for line in lines if line]:
+        words += draw(st.sampled_from(lines)).pop(0)
+    return words
+
+
+@settings(max_examples=60)
+@given(st.data(), pairs(), some_of(RUN_OPTIONS))
+def test_run_takes_options_anywhere(source, given_pairs, options):
+    names = [["coop"], ["shapes"], ["0.25"]]
+    straight = RUN.parse_args(sum([*options, *names, *given_pairs], []))
+    mixed = RUN.parse_args(interleaved(source.draw, options, [*names, *given_pairs]))
+    assert mixed == straight
+    assert (mixed.method, mixed.dataset, mixed.tau) == ("coop", "shapes", "0.25")
+    assert mixed.opts == sum(given_pairs, [])
+
+
+@settings(max_examples=60)
+@given(st.data(), pairs(), some_of(TRAIN_OPTIONS))
+def test_train_takes_options_anywhere(source, given_pairs, options):
+    straight = TRAIN.parse_args(sum([*options, *given_pairs], []))
+    assert TRAIN.parse_args(interleaved(source.draw, options, given_pairs)) == straight
+    assert straight.opts == sum(given_pairs, [])
+
+
+@pytest.mark.parametrize("separator", [[], ["--"], ["opts"]])
+def test_words_of_other_programs_between_options_and_pairs(separator):
+    words = ["--seed", "1", *separator, "OPTIM.LR", "-1", "DATASET.NAME", "--", "CPT.WEIGHT_ETF", "0.1"]
+    assert TRAIN.parse_args(words).opts == words[2 + len(separator) :]
+
+
+def test_the_two_steps_of_the_readme():
+    first = ["--root", "data", "--output-dir", "output/demo", "OPTIM.LR", "0.1", "DATASET.SUBSAMPLE_CLASSES", "base"]
+    load = ["--eval-only", "--model-dir", "output/demo", "--load-epoch", "20", "DATASET.SUBSAMPLE_CLASSES", "new"]
+    asked = TRAIN.parse_args([*first, *load])
+    assert (asked.root, asked.eval_only, asked.model_dir, asked.load_epoch) == ("data", True, "output/demo", 20)
+    assert asked.opts == [*first[4:], *load[-2:]]
+
+
+def test_shortened_options_are_options_where_the_field_takes_them():
+    asked = TRAIN.parse_args(["OPTIM.LR", "0.1", "--eval", "--dataset-config", "x.yaml"])
+    assert (asked.eval_only, asked.dataset_config_file, asked.opts) == (True, "x.yaml", ["OPTIM.LR", "0.1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["OPTIM.LR", "--seeds", "1", "OPTIM.WEIGHT_DECAY", "0.1"], "OPTIM.LR has no value"),
+        (["OPTIM.LR", "0.1", "--seed", "1"], "unknown option '--seed'; nearest: '--seeds'"),
+        (["-0.1", "OPTIM.LR"], "'-0.1' is no configuration key"),
+        (["OPTIM.LR", "0.1", "CPT.WEIGHT_ETF"], "CPT.WEIGHT_ETF has no value"),
+    ],
+)
+def test_what_is_still_wrong(words, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_arguments(["coop_cpt", "shapes", "1", *words])
+
+
+def test_help_is_help_behind_a_key(capsys):
+    with pytest.raises(SystemExit) as stop:
+        parse_arguments(["coop", "shapes", "1", "OPTIM.LR", "--help"])
+    assert stop.value.code == 0
+    assert "examples:" in capsys.readouterr().out
+
+
+COMMANDS = {
+    "data": (data._parser(), [["get"], ["eurosat"]], [["--root", "x"], ["--own-split"], ["--keep-archives"]]),
+    "report": (report.build_parser(), [["output"]], [["-o", "x"], ["--seeds", "1,2"], ["--no-figures"]]),
+    "compare": (compare.build_parser(), [["a"], ["b"], ["x"], ["y"]], [["--metric", "H"], ["--holm"], ["--tau", "1"]]),
+    "reproduce": (reproduce_parser(), [["ablation"]], [["--seeds", "1"], ["--dry-run"], ["--taus", "1"]]),
+    "doctor": (doctor.build_parser("doctor"), [], [["--json"], ["--root", "x"], ["--timeout", "3"]]),
+}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+@settings(max_examples=20)
+@given(source=st.data())
+def test_other_commands_take_options_anywhere(name, source):
+    parser, names, options = COMMANDS[name]
+    words = interleaved(source.draw, source.draw(st.permutations(options)), names)
+    assert parser.parse_intermixed_args(words) == parser.parse_intermixed_args(sum([*names, *options], []))
+
+
+def test_the_words_of_a_foreign_script_in_the_order_that_its_parser_takes():
+    usual = ["--root", "x", "--eval-only", "OPTIM.LR", "-1", "TRAINER.X", "--y"]
+    assert pairs_last(usual) == usual
+    mixed = ["--root", "x", "OPTIM.LR", "-1", "--eval-only", "SEED", "3", "--model-dir", "out"]
+    assert pairs_last(mixed) == ["--root", "x", "--eval-only", "--model-dir", "out", "OPTIM.LR", "-1", "SEED", "3"]
+    assert pairs_last(["a", "--b", "1", "--c"]) == ["a", "--b", "1", "--c"]
+
+
+@settings(max_examples=60)
+@given(st.data(), pairs(("1", "-1", "--", "x")))
+def test_a_foreign_scripts_pairs_keep_their_order(source, given_pairs):
+    options = [["--root", "x"], ["--eval-only"], ["--model-dir", "out"]]
+    words = interleaved(source.draw, options, given_pairs)
+    assert pairs_last(words) == sum([*options, *given_pairs], [])
