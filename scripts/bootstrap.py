@@ -42,14 +42,16 @@ class SetupError(Exception):
 
 
 def say(text: str) -> None:
-    """Lines for a person, control characters as escapes; nobody to read them ends the process without a word."""
+    """Lines for a person, control characters as escapes; a reader that has gone ends the process without a word."""
     if sys.stderr is None:  # closed from the start; print would take standard output, which is for the interpreter
         return
     shown = re.sub("[\x00-\x08\x0b-\x1f\x7f-\x9f]", lambda sign: rf"\x{ord(sign[0]):02x}", text)
     try:
         print(shown, file=sys.stderr, flush=True)
-    except OSError as error:
-        raise SystemExit(141 if isinstance(error, BrokenPipeError) else 2) from None
+    except BrokenPipeError:
+        raise SystemExit(141) from None
+    except OSError:  # a full disk, or a shell that put a file of its own in the place of what was closed
+        return
 
 
 def answer(path: Path) -> None:

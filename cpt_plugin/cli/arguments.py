@@ -182,7 +182,7 @@ def parse_arguments(
     repository = repository or find_repository()
     parser = build_parser(prog)
     if {"-h", "--help"} & {*argv[1:]} and (meant := _meant_command(argv[0], repository)):
-        raise ConfigError(f"{meant}; {prog} --help alone is of the main job")
+        raise ConfigError(f"{meant}; {prog} --help alone explains the main job")
     given, unknown = parser.parse_known_args(list(argv))
     flags = [word for word in unknown if word.startswith("-")]
     if flags:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import contextlib
+import fcntl
 import os
 import re
 import sys
@@ -85,6 +86,10 @@ class Screen:
         with self._watched():
             self._stream.flush()
 
+    def close(self) -> None:
+        """Only flush: what is below belongs to the process, and a script's logger closes what it replaced."""
+        self.flush()
+
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
 
@@ -153,12 +158,20 @@ def _end(lost: StreamLost) -> int:
 
 
 def _occupy_closed() -> None:
-    """Open what was closed from the start (``>&-``), or the next file opened would get what is printed."""
-    if None not in (sys.stdin, sys.stdout, sys.stderr):
-        return
+    """Open what was closed from the start (``>&-``), or the next file opened would get what is printed.
+
+    A shell may have put a file of its own, open for reading, in its place.
+    """
+    for name in ("stdout", "stderr"):
+        if not _is_writable(getattr(sys, name)):
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)
-    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))
+
+
+def _is_writable(stream: TextIO | None) -> bool:
+    try:
+        return stream is not None and fcntl.fcntl(stream.fileno(), fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDONLY
+    except (OSError, ValueError, AttributeError):  # not of the operating system
+        return True

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
+from cpt_plugin.cli.console import attended
 from cpt_plugin.cli.pool import Report, Task
 from cpt_plugin.cli.slurm_arguments import SlurmOptions
 from cpt_plugin.cli.worker import do
@@ -55,7 +56,12 @@ class Job:
 def serve(runs: list[list[str]], answer: str) -> None:
     """What a job does: the runs one after the other, then its answer; canceled, it ends at once, to be resumed."""
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    atomic_write_json(answer, {"outcomes": [do(words) for words in runs]})
+
+    def work() -> int:
+        atomic_write_json(answer, {"outcomes": [do(words) for words in runs]})
+        return 0
+
+    attended(work)
 
 
 def submitter(options: SlurmOptions, folder: Path, repository: Path) -> Submit:

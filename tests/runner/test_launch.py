@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import torch
 
 from cpt_plugin.cli.main import main
 from cpt_plugin.errors import ConfigError, HookError
-from cpt_plugin.runner import launch
+from cpt_plugin.runner import launch, session
 from cpt_plugin.runner.arguments import fit_own_keys, is_script, parse_words
 from cpt_plugin.runner.session import own_defaults
+from cpt_plugin.toolkit import old_checkpoints
+from cpt_plugin.toolkit.embedded import logs
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -222,6 +225,27 @@ def test_the_script_chooses_its_exit_status(script):
     with pytest.raises(SystemExit) as stopped:
         launch.launch(["train.py"])
     assert stopped.value.code == 5
+
+
+@pytest.mark.usefixtures("without_dassl")
+def test_a_script_prints_what_it_likes_as_far_as_the_terminal_can_show_it(script, monkeypatch):
+    script.write_text("import sys; old, sys.stdout = sys.stdout, sys.stderr; old.write('\\x1b[32m7 ±2\\r'); old.close()")
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert main(["train.py"]) == 0
+    assert terminal.buffer.getvalue() == b"\x1b[32m7+-2\r"
+
+
+@pytest.mark.usefixtures("script")
+def test_the_scripts_words_are_put_into_the_order_that_its_parser_takes(monkeypatch):
+    monkeypatch.setattr(launch, "require_dassl", lambda: None)
+    monkeypatch.setattr(launch.os, "environ", dict(os.environ))
+    monkeypatch.setattr(old_checkpoints, "install", lambda: None)
+    monkeypatch.setattr(logs, "setup_logger", lambda: None)
+    monkeypatch.setattr(session.Session, "install", lambda self: None)
+    words = ["--seed", "1", "CPT.WEIGHT_ETF", "1", "--eval-only", "OPTIM.LR", "-1"]
+    launch._prepare(parse_words(["train.py", *words]), None)
+    assert sys.argv == ["train.py", "--seed", "1", "--eval-only", "CPT.WEIGHT_ETF", "1.0", "OPTIM.LR", "-1"]
 
 
 @pytest.mark.usefixtures("without_dassl")

@@ -274,6 +274,33 @@ def test_wrong_words_are_refused(capsys):
     assert "run or test" in capsys.readouterr().err
 
 
+def test_what_is_said_is_harmless_and_never_taken_for_the_interpreter(monkeypatch, capsys):
+    module = load()
+    module.say("pip says \x1b[2J\n\tdone")
+    assert capsys.readouterr().err == "pip says \\x1b[2J\n\tdone\n"
+    monkeypatch.setattr(sys, "stderr", None)
+    module.say("nobody listens")
+    assert capsys.readouterr().out == ""
+
+
+def test_a_reader_that_has_gone_ends_the_set_up_quietly():
+    read, write = os.pipe()
+    os.close(read)
+    try:
+        done = subprocess.run([sys.executable, SCRIPT, "nonsense"], stderr=write, stdout=subprocess.PIPE, check=False)
+    finally:
+        os.close(write)
+    assert (done.returncode, done.stdout) == (141, b"")
+
+
+def test_the_interpreter_is_told_as_the_file_system_has_it(tmp_path):
+    code = f"import importlib.util as u, sys; s = u.spec_from_file_location('b', {str(SCRIPT)!r}); " \
+           "m = u.module_from_spec(s); s.loader.exec_module(m); m.answer(m.Path(sys.argv[1]))"  # fmt: skip
+    path = os.fsencode(tmp_path) + "/é\N{SNOWMAN}".encode() + b"\xff/python"
+    done = subprocess.run([sys.executable, "-c", code, path], env={"PYTHONIOENCODING": "ascii"}, capture_output=True)
+    assert (done.stdout, done.stderr) == (path + b"\n", b"")
+
+
 SIMULTANEOUS = """
 import sys, time
 sys.path.insert(0, {root!r})
