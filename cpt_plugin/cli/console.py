@@ -164,7 +164,7 @@ def _occupy_closed() -> None:
     """
     for name in ("stdout", "stderr"):
         if not _is_writable(getattr(sys, name)):
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
     while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(number, True)
     os.close(number)

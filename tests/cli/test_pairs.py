@@ -34,6 +34,10 @@ def some_of(options):
     return st.lists(st.sampled_from(options), unique_by=tuple, max_size=4)
 
 
+def joined(parts):
+    return [word for part in parts for word in part]
+
+
 def interleaved(draw, *lines):
     """The words of all lists in one line; those of one list stay in order, and what belongs together stays so."""
     lines, words = [list(line) for line in lines], []
@@ -46,19 +50,19 @@ def interleaved(draw, *lines):
 @given(st.data(), pairs(), some_of(RUN_OPTIONS))
 def test_run_takes_options_anywhere(source, given_pairs, options):
     names = [["coop"], ["shapes"], ["0.25"]]
-    straight = RUN.parse_args(sum([*options, *names, *given_pairs], []))
+    straight = RUN.parse_args(joined([*options, *names, *given_pairs]))
     mixed = RUN.parse_args(interleaved(source.draw, options, [*names, *given_pairs]))
     assert mixed == straight
     assert (mixed.method, mixed.dataset, mixed.tau) == ("coop", "shapes", "0.25")
-    assert mixed.opts == sum(given_pairs, [])
+    assert mixed.opts == joined(given_pairs)
 
 
 @settings(max_examples=60)
 @given(st.data(), pairs(), some_of(TRAIN_OPTIONS))
 def test_train_takes_options_anywhere(source, given_pairs, options):
-    straight = TRAIN.parse_args(sum([*options, *given_pairs], []))
+    straight = TRAIN.parse_args(joined([*options, *given_pairs]))
     assert TRAIN.parse_args(interleaved(source.draw, options, given_pairs)) == straight
-    assert straight.opts == sum(given_pairs, [])
+    assert straight.opts == joined(given_pairs)
 
 
 @pytest.mark.parametrize("separator", [[], ["--"], ["opts"]])
@@ -116,7 +120,7 @@ COMMANDS = {
 def test_other_commands_take_options_anywhere(name, source):
     parser, names, options = COMMANDS[name]
     words = interleaved(source.draw, source.draw(st.permutations(options)), names)
-    assert parser.parse_intermixed_args(words) == parser.parse_intermixed_args(sum([*names, *options], []))
+    assert parser.parse_intermixed_args(words) == parser.parse_intermixed_args(joined([*names, *options]))
 
 
 def test_the_words_of_a_foreign_script_in_the_order_that_its_parser_takes():
@@ -132,4 +136,4 @@ def test_the_words_of_a_foreign_script_in_the_order_that_its_parser_takes():
 def test_a_foreign_scripts_pairs_keep_their_order(source, given_pairs):
     options = [["--root", "x"], ["--eval-only"], ["--model-dir", "out"]]
     words = interleaved(source.draw, options, given_pairs)
-    assert pairs_last(words) == sum([*options, *given_pairs], [])
+    assert pairs_last(words) == joined([*options, *given_pairs])

@@ -229,7 +229,7 @@ def test_the_script_chooses_its_exit_status(script):
 
 @pytest.mark.usefixtures("without_dassl")
 def test_a_script_prints_what_it_likes_as_far_as_the_terminal_can_show_it(script, monkeypatch):
-    script.write_text("import sys; old, sys.stdout = sys.stdout, sys.stderr; old.write('\\x1b[32m7 ±2\\r'); old.close()")
+    script.write_text("import sys; old, sys.stdout = sys.stdout, None; old.write('\\x1b[32m7 ±2\\r'); old.close()")
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
     monkeypatch.setattr(sys, "stdout", terminal)
     assert main(["train.py"]) == 0

@@ -1,4 +1,4 @@
-"""scripts/run.sh: every command has its own help, for which nothing is set up, and a wrong one is told the right one."""
+"""scripts/run.sh: every command has its own help, for which nothing is set up; a wrong one is told the right one."""
 
 from __future__ import annotations
 
