@@ -1,15 +1,19 @@
-"""How well a classifier does on classes of unequal size: pure functions of counts and confidences, all in percent."""
+"""How well a classifier does on classes of unequal size: pure functions of counts and confidences, all in percent.
+
+Those of counts need the standard library only: commands are checked with them in reach before anything is installed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import exp, log
 from statistics import fmean
-
-import numpy as np
-from numpy.typing import ArrayLike
+from typing import TYPE_CHECKING
 
 from cpt_plugin.errors import ConfigError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
 
 Tested = Sequence[tuple[int, int]]
 """(correct, total) test images of each class, by label."""
@@ -112,6 +116,8 @@ def expected_calibration_error(
     >>> expected_calibration_error([0.75, 0.75, 0.75, 0.75], [True, True, True, False])
     0.0
     """
+    import numpy as np
+
     sure, hits = np.asarray(confidence, np.float64), np.asarray(correct, np.float64)
     if sure.shape != hits.shape or sure.ndim != 1:
         raise ConfigError(f"confidence {sure.shape} and correct {hits.shape} must be two lists of the same length")
