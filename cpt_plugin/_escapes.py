@@ -18,7 +18,8 @@ _SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _BACKSLASH = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)")
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_LINK = re.compile(r"\](?=[(\[:])")
+_FORMULA = (*"=+-@＝＋－＠", "\t", "\r")  # noqa: RUF001
 _TEX = {
     **{sign: rf"\{sign}" for sign in "&%_#${}"},
     **{sign: f"${sign}$" for sign in "<>|"},
@@ -43,7 +44,7 @@ def terminal(text: str) -> str:
 def markdown(text: str) -> str:
     """For a line of Markdown: no HTML, entity, link or image comes of it; stars and underscores stay as they are."""
     safe = _ENTITY.sub("&amp;", _BACKSLASH.sub(r"\\\\", one_line(text)))
-    return _TAG.sub("&lt;", safe).replace("](", r"]\(").replace("][", r"]\[")
+    return _LINK.sub(r"]\\", _TAG.sub("&lt;", safe))
 
 
 def markdown_cell(text: str) -> str:

@@ -74,12 +74,16 @@ def test_what_markdown_shows_is_the_name(name):
 
 def test_markdown_links_and_cells():
     assert _escapes.markdown("![x](http://e.g)") == r"![x]\(http://e.g)"
+    assert _escapes.markdown("[x]: http://e.g [y][x]") == r"[x]\: http://e.g [y]\[x]"
     assert _escapes.markdown_cell("a|b") == r"a\|b"
     assert _escapes.markdown_cell("a\\|b") == r"a\\\|b", "the backslash is the name's, the pipe is escaped"
     assert _escapes.markdown("[1.0, 2.0] **best** C:\\x") == "[1.0, 2.0] **best** C:\\x"
 
 
-@pytest.mark.parametrize("name", ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\t=1", "\r=1", "-", "-x", "=-1"])
+@pytest.mark.parametrize(
+    "name",
+    ["=cmd|' /C calc'!A0", "+1+1", "-1+1", "@SUM(A1)", "\N{FULLWIDTH EQUALS SIGN}1", "\t=1", "\r=1", "-", "-x", "=-1"],
+)
 def test_a_spreadsheet_takes_no_text_for_a_formula(name):
     (_, (cell, header)) = csv.reader(io.StringIO(_escapes.csv_text(["a", "b"], [{"a": name, "b": name}])))
     assert cell == header == "'" + _escapes.one_line(name)
