@@ -34,6 +34,7 @@ setup(
         ],
         "open_clip": ["open-clip-torch>=2.24"],
         "gdrive": ["gdown>=5.1"],
+        "heic": ["pillow-heif>=0.16"],
         "plots": ["matplotlib>=3.8", "scikit-learn>=1.4"],
         "slurm": ["submitit>=1.5"],
         "test": [

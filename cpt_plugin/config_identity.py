@@ -12,6 +12,7 @@ NEUTRAL_KEYS = frozenset(
     {
         "DATALOADER.NUM_WORKERS",
         "DATASET.CHECK_COUNTS",
+        "DATASET.CLASS_NAMES",
         "DATASET.ROOT",
         "FEATURE_CACHE.DIR",
         "FEATURE_CACHE.MAX_GIB",
@@ -34,7 +35,8 @@ NEUTRAL_KEYS = frozenset(
 )
 """Keys that say where, how fast or how talkatively a run works, not what prompts or accuracies come out.
 
-What DPC finds in the folder of its first stage is told by a hash.
+What DPC finds in the folder of its first stage is told by a hash, and the names in DATASET.CLASS_NAMES by that of the
+split.
 """
 _LONGEST_NAME = 120
 _EXACT = (str, int, bool)

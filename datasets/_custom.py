@@ -2,58 +2,89 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-from unicodedata import normalize
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from cpt_plugin._names import some
+from cpt_plugin.data import HEIC_SUFFIXES
 from cpt_plugin.data.split_file import PARTS
-from cpt_plugin.errors import DataError
+from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.toolkit import NAME as TOOLKIT
 from cpt_plugin.toolkit import DatasetBase, present_items
-from cpt_plugin.toolkit.embedded.loader import refuse_deep
+from cpt_plugin.toolkit.embedded.config import SHARES_IN_WORDS, are_shares
+from cpt_plugin.toolkit.embedded.data import UprightDatum
+from cpt_plugin.toolkit.embedded.image_files import UNREADABLE, opened, orientation, reads_heic, refuse_deep
+from datasets._class_names import names_of
 from datasets._few_shot import few_shot
 from datasets._own_split import divide, number
 
-_NEEDED = ("train", "test")
+_LOG = logging.getLogger("cpt_plugin")
+Named = tuple[str, str]
+"""Path below the folder, and label."""
+HEIC_REMEDY = "to read it, pip install pillow-heif, or save it as JPEG"
+_NO_IMAGES = {
+    b"": "it is empty",
+    b"version https://git-lfs": "it is a pointer of Git LFS: git lfs pull gets the image",
+    b"<": "it is a web page or another text",
+    b"Rar!": "it is an archive",
+    b"PK\x03\x04": "it is an archive",
+}
+"""What a file is that begins so and is no image."""
 
 
 class Row(NamedTuple):
-    """An image: path below the folder, class name, and its part ("" where it is to be drawn)."""
+    """An image: path below the folder, label of its class, and its part ("" where it is to be drawn)."""
 
     path: str
-    classname: str
+    label: str
     part: str = ""
 
 
 class CustomDataset(DatasetBase):
     """Images that somebody labelled; few-shot, base and new classes and the long tail as for any data set.
 
-    Labels follow the class names in alphabetical order. Images that are not divided yet are divided by
+    Classes are numbered in alphabetical order of their folders or labels. Images that are not divided yet are divided by
     ``DATASET.SPLIT_SEED``: of every class the share ``DATASET.SHARES[0]`` trains, ``SHARES[1]`` validates, the rest
-    tests, at least one image each. The same images and seed give the same split on every machine, and the split hash
-    of a record tells whether two runs had the same.
+    tests, at least one image each; of two images one trains and one tests, and a single one trains. The same images
+    and seed give the same split on every machine, and the split hash of a record tells whether two runs had the same.
+
+    Images are read upright, as a viewer shows them; the split hash tells whether any had to be turned.
+
+    Attributes:
+        untested: names of classes whose only image trains, so that they have none to be tested with.
 
     Raises:
-        DataError: an image cannot be read or lies outside the folder; two classes have the same name; a class has
-            too few images for its parts.
+        ConfigError: DATASET.SHARES are no shares.
+        DataError: an image cannot be read or lies outside the folder; names of classes as in
+            :func:`~datasets._class_names.names_of`; a class of a given division lacks training or test images.
     """
 
     def __init__(self, cfg: Any) -> None:
         folder, rows, source = self.find(cfg)
         self.dataset_dir = str(folder)
-        check_names(rows, source)
-        check_files(folder, rows)
-        if rows and rows[0].part:
-            parts = [[(row.path, row.classname) for row in rows if row.part == part] for part in PARTS]
+        names = names_of((row.label for row in rows), cfg, source)
+        if turned := check_files(folder, rows):
+            self.content_hash = _say_turned(turned, len(rows), source)
+        if rows[0].part:
+            parts = [[(row.path, row.label) for row in rows if row.part == part] for part in PARTS]
             check_parts(parts, source)
         else:
             parts = split_of(rows, cfg.DATASET.SHARES, cfg.DATASET.SPLIT_SEED, source)
-        items = present_items(list(number(parts, ()).values()), folder, source)
+        untested = {label for _, label in parts[0]} - {label for _, label in parts[2]}
+        self.untested = frozenset(names[label] for label in untested)
+        if untested:
+            _LOG.warning(
+                f"{source} has one image only of {some(sorted(map(repr, untested)))}: it trains, and the class has no test "
+                "image, so no accuracy"
+            )
+        numbered = [[(path, label, names[key]) for path, label, key in part] for part in number(parts, ()).values()]
+        items = present_items(numbered, folder, source, UprightDatum)
         train, val, test = few_shot(items[0], items[1], items[2], cfg)
         super().__init__(train_x=train, val=val, test=test)
 
@@ -62,55 +93,55 @@ class CustomDataset(DatasetBase):
         raise NotImplementedError
 
 
-def split_of(rows: Sequence[Row], shares: Sequence[float], seed: int, source: Path) -> list[list[tuple[str, str]]]:
+def split_of(rows: Sequence[Row], shares: Sequence[float], seed: int, source: Path) -> list[list[Named]]:
     """Train, val and test, class by class; nothing is drawn from global generators.
 
+    A class that has not an image for every part goes without validation, then without test images; the former is said.
+
     Raises:
-        DataError: a class has too few images for one in every part.
+        ConfigError: the shares are none.
     """
-    count = Counter(row.classname for row in rows)
+    if not are_shares(shares):
+        raise ConfigError(f"DATASET.SHARES must be {SHARES_IN_WORDS}, not {tuple(shares)!r}")
+    count = Counter(row.label for row in rows)
     wanted = [share for share in shares if share > 0]
-    small = [f"{name!r} ({number})" for name, number in sorted(count.items()) if number <= len(wanted)]
-    if small:
-        raise DataError(
-            f"{source} has too few images of {some(small)} for {len(wanted) + 1} parts (DATASET.SHARES "
-            f"{tuple(shares)}): add images, leave these classes out, or divide the images yourself"
-        )
-    *given, tested = divide([(row.path, row.classname) for row in rows], wanted, seed)
-    return [given[0], given[1] if len(given) == 2 else [], tested]
+    small = {label for label, images in count.items() if images <= len(wanted)}
+    unvalidated = sorted(repr(label) for label in small if count[label] == 2)
+    if unvalidated:
+        _LOG.warning(f"{source} has two images only of {some(unvalidated)}: one trains, one tests, none validates")
+    parts: list[list[Named]] = [[] for _ in PARTS]
+    for members, given in ((count.keys() - small, wanted), (small, wanted[:1])):
+        *first, last = divide([(row.path, row.label) for row in rows if row.label in members], given, seed)
+        for position, part in (*enumerate(first), (len(PARTS) - 1, last)):
+            parts[position] += part
+    return [sorted(part, key=lambda image: image[1]) for part in parts]
 
 
-def check_parts(parts: Sequence[Sequence[tuple[str, str]]], source: Path) -> None:
-    """Raise DataError for a class that lacks training or test images in a given division."""
-    names = {name for part in parts for _, name in part}
-    for part, members in zip(PARTS, parts, strict=True):
-        absent = sorted(names - {name for _, name in members})
-        if part in _NEEDED and absent:
+def check_parts(parts: Sequence[Sequence[Named]], source: Path) -> None:
+    """Raise DataError for a class that lacks training or test images in a given division; a single image may train."""
+    train, val, test = (Counter(label for _, label in part) for part in parts)
+    whole = train + val + test
+    for part, members in (("train", train), ("test", test)):
+        absent = [label for label in sorted(whole) if not members[label]]
+        if part == "test":
+            absent = [label for label in absent if not whole[label] == train[label] == 1]
+        if absent:
             raise DataError(f"{source} has no {part} image of {some(list(map(repr, absent)))}; add some of each")
 
 
-def check_names(rows: Iterable[Row], source: Path) -> None:
-    """Raise DataError for fewer than two classes, or two that CLIP would read as the same words."""
-    spelled: dict[str, str] = {}
-    for name in sorted({row.classname for row in rows}):
-        first = spelled.setdefault(" ".join(normalize("NFC", name).replace("_", " ").split()).casefold(), name)
-        if first != name:
-            raise DataError(
-                f"{source} has the classes {first!r} and {name!r}, which read the same: rename or merge them"
-            )
-    if len(spelled) < 2:
-        raise DataError(f"{source} has {'one class' if spelled else 'no class'}: at least two are needed")
-
-
-def check_files(folder: Path, rows: Sequence[Row]) -> None:
+def check_files(folder: Path, rows: Sequence[Row]) -> int:
     """Look at every image: does it lie in the folder, links followed, and does it begin as an image of 8 bits.
+
+    Returns:
+        How many images are not stored upright (EXIF).
 
     Raises:
         DataError: with how many do not, and the first three.
     """
     base = os.path.realpath(folder)
     parents: dict[str, str] = {}
-    outside, unreadable = [], []
+    outside, unreadable, large = [], [], []
+    turned = 0
     for row in rows:
         path = os.path.join(base, row.path)
         parent, file = os.path.split(path)
@@ -121,14 +152,46 @@ def check_files(folder: Path, rows: Sequence[Row]) -> None:
             outside.append(f"{row.path} -> {real}")
             continue
         try:
-            with Image.open(real) as image:
+            with opened(real) as image:
                 refuse_deep(image)
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            unreadable.append(f"{row.path} ({' '.join(str(error).split())})")
+                turned += orientation(image) != 1
+                if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
+                    large.append(f"{row.path} ({image.width} x {image.height})")
+        except UNREADABLE as error:
+            unreadable.append(f"{row.path} ({_why(real, error)})")
     if outside:
-        raise DataError(f"{len(outside)} of {len(rows)} images are links that leave {base}: {some(outside)}; copy them")
+        raise DataError(
+            f"{len(outside)} of {len(rows)} images are links that leave {base}: {some(outside)}; copy them, or give a "
+            "folder that holds both"
+        )
     if unreadable:
         raise DataError(
             f"{len(unreadable)} of {len(rows)} images in {base} cannot be read: {some(unreadable)}; restore or remove "
             "them"
         )
+    if large:
+        many = "1 image is" if len(large) == 1 else f"{len(large)} images are"
+        _LOG.warning(f"{base}: {many} so large that every epoch takes long: {some(large)}; save smaller ones")
+    return turned
+
+
+def _why(path: str, error: BaseException) -> str:
+    """Why an image cannot be read, in a few words."""
+    if not isinstance(error, UnidentifiedImageError):
+        return " ".join(str(error).split())
+    if path.lower().endswith(HEIC_SUFFIXES) and not reads_heic():
+        return f"it is a HEIC photograph: {HEIC_REMEDY}"
+    with open(path, "rb") as file:
+        begin = file.read(64).lstrip() if os.path.getsize(path) else b""
+    known = (reason for mark, reason in _NO_IMAGES.items() if (begin.startswith(mark) if mark else not begin))
+    return next(known, "it is no image that Pillow knows")
+
+
+def _say_turned(turned: int, images: int, source: Path) -> str:
+    """Log what becomes of images that are not stored upright; returns what the split hash takes in for it."""
+    many = f"{source}: {turned} of {images} images are not stored upright (EXIF orientation)"
+    if TOOLKIT != "embedded":
+        _LOG.warning(f"{many}; Dassl reads them as they are stored. Save them upright, or use CPT_TOOLKIT=embedded")
+        return ""
+    _LOG.info(f"{many}; they are turned, as a viewer shows them")
+    return "images upright"

@@ -23,30 +23,39 @@ class FolderContent:
     others: list[str] = field(default_factory=list)
 
 
-def content_of(folder: Path) -> FolderContent:
+def content_of(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> FolderContent:
     """Image files (by the end of their names), folders and other files of a folder; links are followed.
 
     Raises:
-        DataError: the folder cannot be read, or holds what is neither file nor folder.
+        DataError: the folder cannot be read, holds what is neither file nor folder, or an image or a folder whose name
+            is not UTF-8.
     """
-    found, odd = FolderContent(), []
+    found, odd, foreign = FolderContent(), [], []
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
+                kind = found.others
                 if entry.is_dir():
-                    found.folders.append(entry.name)
+                    kind = found.folders
                 elif not entry.is_file():
-                    odd.append(entry.name)
-                elif os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES:
-                    found.images.append(entry.name)
-                else:
-                    found.others.append(entry.name)
+                    kind = odd
+                elif os.path.splitext(entry.name)[1].lower() in suffixes:
+                    kind = found.images
+                shown = printable(entry.name)
+                if shown != entry.name and (kind is found.folders or kind is found.images):
+                    foreign.append(shown)
+                kind.append(shown)
     except OSError as error:
         raise DataError(
             f"cannot read the folder {folder}: {error.strerror}; check the data folder (DATASET.ROOT, --root)"
         ) from error
+    if foreign:
+        raise DataError(
+            f"{folder} has names that are not UTF-8: {some(sorted(foreign))} (\\x.. stands for a byte); rename them, for "
+            "instance with convmv"
+        )
     if odd:
         raise DataError(
             f"{folder} holds links that lead nowhere, or what is no file: {some(sorted(odd))}; restore or remove them"
@@ -54,6 +63,11 @@ def content_of(folder: Path) -> FolderContent:
     for names in (found.images, found.folders, found.others):
         names.sort()
     return found
+
+
+def printable(name: str) -> str:
+    """A file's name in which bytes that are not UTF-8 are written ``\\xe9``."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def list_classes(folder: Path, classes: Mapping[str, tuple[int, str]]) -> list[Datum]:

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import csv
-import logging
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cpt_plugin._names import nearest, some
-from cpt_plugin.data.custom import located
+from cpt_plugin.data.custom import PART_WORDS, located
 from cpt_plugin.data.split_file import PARTS
-from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from datasets._custom import CustomDataset, Row
 from datasets._root import data_root
-
-_LOG = logging.getLogger("cpt_plugin")
-COLUMNS = ("path", "label", "split")
+from datasets._table_file import read_table, refuse_lines
 
 
 @DATASET_REGISTRY.register()
@@ -48,59 +44,59 @@ def read_rows(file: Path, folder: Path) -> list[Row]:
     Raises:
         DataError: as above.
     """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            _check_columns(file, reader.fieldnames or ())
-            divided = "split" in (reader.fieldnames or ())
-            rows: list[Row] = []
-            wrong: list[str] = []
-            first: dict[str, int] = {}
-            for cells in reader:
-                fault = _fault(cells, divided, folder) or _repeated(cells["path"], first, reader.line_num)
-                if fault:
-                    wrong.append(f"line {reader.line_num}: {fault}")
-                else:
-                    rows.append(Row(cells["path"].strip(), cells["label"].strip(), (cells.get("split") or "").strip()))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"cannot read the list {file}: {error}; it must be a CSV file in UTF-8") from error
-    if wrong:
-        raise DataError(f"{len(wrong)} lines of {file} are wrong: {some(wrong)}; correct or remove them")
-    if rows and all(row.classname.isdecimal() for row in rows):
-        _LOG.warning(f"the labels of {file} are numbers, and CLIP reads them as names: write the names of the classes")
+    rows, wrong = [], []
+    first: dict[str, tuple[int, str]] = {}
+    for line, cells in read_table(file, "the list", ("path", "label"), ("split",)):
+        fault = _fault(cells, folder) or _repeated(cells, first, line)
+        if fault:
+            wrong.append(f"line {line}: {fault}")
+        else:
+            rows.append(Row(cells["path"], cells["label"], cells.get("split", "").lower()))
+    refuse_lines(file, wrong)
     return rows
 
 
-def _check_columns(file: Path, found: Any) -> None:
-    unknown = [name for name in found if name not in COLUMNS]
-    other = next((mark for mark in ";\t|" if len(found) == 1 and mark in found[0]), "")
-    if other:
-        raise DataError(f"the columns of {file} are separated by {other!r}, but must be by ',': save it with commas")
-    if unknown or "path" not in found or "label" not in found or len(set(found)) < len(found):
-        near = f"; did you mean {nearest(str(unknown[0]), COLUMNS)!r}?" if unknown else ""
-        raise DataError(
-            f"{file} has the columns {', '.join(map(str, found)) or '(none)'}, but must have path, label and, if it is "
-            f"divided, split{near}"
-        )
-
-
-def _fault(cells: Mapping[Any, Any], divided: bool, folder: Path) -> str:
+def _fault(cells: Mapping[str, str], folder: Path) -> str:
     """What is wrong with a line, "" for nothing."""
-    if None in cells or None in cells.values():
-        return "not as many cells as columns"
-    path, label = cells["path"].strip(), cells["label"].strip()
-    pure = PurePosixPath(path)
+    path, label, part = cells["path"], cells["label"], cells.get("split", "train")
     if not path or not label:
         return f"no {'label' if path else 'path'}"
-    if divided and cells["split"].strip() not in PARTS:
-        return f"the split {cells['split']!r} is none of {', '.join(PARTS)}"
-    if pure.is_absolute() or ".." in pure.parts:
-        return f"{path!r} leaves the folder {folder}"
-    if not (folder / path).is_file():
-        return f"there is no file {folder / path}"
+    if any(unicodedata.category(letter) == "Cc" for letter in label):
+        return f"the label {label!r} holds a line break or a control character (a quote that is not closed?)"
+    if not part:
+        return "the split is empty: give every line one, or leave the column out"
+    if part.lower() not in PARTS:
+        word = PART_WORDS.get(part.lower())
+        return f"the split {part!r} is none of {', '.join(PARTS)}" + (f": write {word}" if word else "")
+    return _path_fault(path, folder)
+
+
+def _path_fault(path: str, folder: Path) -> str:
+    pure = PurePosixPath(path)
+    if "\\" in path and not (folder / path).is_file():
+        return f"{path!r} is written with backslashes: write {path.replace(chr(92), '/')!r}"
+    if pure.is_absolute() or ".." in pure.parts or not (folder / path).is_file():
+        inside = _inside(pure, folder)
+        if pure.is_absolute() or ".." in pure.parts:
+            what = f"{path!r} " + ("is absolute" if inside else f"leaves the folder {folder}")
+        else:
+            what = f"there is no file {folder / path}"
+        return what + (f": write {inside!r}, the path from {folder} on" if inside else "")
     return ""
 
 
-def _repeated(path: str, first: dict[str, int], line: int) -> str:
-    before = first.setdefault(str(PurePosixPath(path.strip())), line)
-    return f"{path.strip()!r} stands in line {before} already" if before != line else ""
+def _inside(path: PurePosixPath, folder: Path) -> str:
+    """The longest end of a path that leads to a file in the folder; "" for none."""
+    parts = [part for part in path.parts if part != "/"]
+    if ".." in parts:
+        return ""
+    ends = (PurePosixPath(*parts[start:]) for start in range(len(parts)))
+    return next((str(end) for end in ends if (folder / end).is_file()), "")
+
+
+def _repeated(cells: Mapping[str, str], first: dict[str, tuple[int, str]], line: int) -> str:
+    path, label = cells["path"], cells["label"]
+    before, other = first.setdefault(str(PurePosixPath(path)), (line, label))
+    if before == line:
+        return ""
+    return f"{path!r} stands in line {before} already" + (f", with the label {other!r}" if other != label else "")

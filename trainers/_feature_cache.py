@@ -20,6 +20,7 @@ from cpt_plugin.errors import ConfigError
 from cpt_plugin.feature_store import FeatureStore, key_of
 from cpt_plugin.results.provenance import versions
 from cpt_plugin.toolkit import NAME
+from cpt_plugin.toolkit.embedded.data import read_upright
 from cpt_plugin.toolkit.embedded.image_cache import files_digest
 from cpt_plugin.toolkit.embedded.loader import DataManager, DatasetWrapper, batches
 from cpt_plugin.toolkit.embedded.sampling import SampleKey
@@ -112,7 +113,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         trainer, cfg = self._trainer, self._trainer.cfg
         return key_of(
             {
-                "images": files_digest(item.impath for item in self.data_source),
+                "images": files_digest((item.impath for item in self.data_source), read_upright(self.data_source)),
                 "input": json.loads(json.dumps(cfg.INPUT)),
                 "precision": [str(trainer.clip.dtype), str(trainer.precision.autocast), trainer.device.type],
                 "seed": cfg.SEED if self._is_train else None,

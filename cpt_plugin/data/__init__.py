@@ -6,3 +6,5 @@ anything is installed. What the files mean to a trainer is in the repository's `
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".tif", ".tiff", ".webp")
 """Endings, in small letters, of the names of files that are taken for images."""
+HEIC_SUFFIXES = (".heic", ".heif")
+"""Those of photographs that Pillow reads with the package ``pillow-heif`` only."""

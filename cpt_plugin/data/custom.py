@@ -16,6 +16,17 @@ from cpt_plugin.errors import ConfigError, DataError
 IMAGE_FOLDER, IMAGE_LIST = "ImageFolder", "ImageList"
 """``DATASET.NAME`` of the two kinds: a folder a class, or a CSV file of paths and labels."""
 YAML_SUFFIXES = (".yaml", ".yml")
+LIST_SUFFIX = ".csv"
+PART_WORDS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""What people call the parts of a data set, in small letters."""
 
 
 def own_yaml(text: str, base: Path, taken: Collection[str]) -> Path | None:

@@ -57,7 +57,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Filled with the path of every image that this process decodes."""
     seen: list[str] = []
     read = loader.read_image
-    monkeypatch.setattr(loader, "read_image", lambda path: seen.append(path) or read(path))
+    monkeypatch.setattr(loader, "read_image", lambda path, upright: seen.append(path) or read(path, upright))
     return seen
 
 

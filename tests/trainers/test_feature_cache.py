@@ -189,7 +189,7 @@ def test_both_caches_decode_every_image_once_for_all_views(
 ) -> None:
     seen: list[str] = []
     read = loader.read_image
-    monkeypatch.setattr(loader, "read_image", lambda path: seen.append(path) or read(path))
+    monkeypatch.setattr(loader, "read_image", lambda path, upright: seen.append(path) or read(path, upright))
     images = ("IMAGE_CACHE.ENABLED", True, "IMAGE_CACHE.DIR", str(tmp_path / "images"))
     both = build(folder, tmp_path / "both", "CoOp", *on(tmp_path / "cache"), *images)
     both.train()

@@ -23,6 +23,9 @@ from cpt_plugin.toolkit.embedded.optim import DECAYS, OPTIMIZERS, WARMUPS
 UNREAD_MAX_PER_CLASS = 16
 
 
+SHARES_IN_WORDS = "the shares of train (above 0) and val, together below 1"
+
+
 class Config(CfgNode):
     """A yacs node whose merges raise :class:`ConfigError` with the key, the place and the nearest key."""
 
@@ -134,7 +137,8 @@ def _one_of(*names: str) -> tuple[str, Any]:
     return "one of " + ", ".join(names), lambda value: value in names
 
 
-def _are_shares(value: Sequence[float]) -> bool:
+def are_shares(value: Sequence[float]) -> bool:
+    """Whether these can be the shares of train and val, with a rest for test."""
     return len(value) == 2 and value[0] > 0 and value[1] >= 0 and sum(value) < 1
 
 
@@ -148,7 +152,7 @@ _RANGES: list[tuple[str, str, Any]] = [
     ("INPUT.INTERPOLATION", *_one_of("bilinear", "bicubic", "nearest")),
     ("DATASET.SPLIT", *_one_of("published", "own")),
     ("DATASET.SPLIT_SEED", "at least 0", lambda v: v >= 0),
-    ("DATASET.SHARES", "the shares of train (above 0) and val, together below 1", _are_shares),
+    ("DATASET.SHARES", SHARES_IN_WORDS, are_shares),
     ("DATASET.TEMPLATE", "a sentence with {} once for the class name, ensemble, or empty", _is_template),
     ("DATASET.SUBSAMPLE_CLASSES", *_one_of("all", "base", "new")),
     ("DATASET.IMBALANCE_TAU", "in (0, 1]", lambda v: 0 < v <= 1),

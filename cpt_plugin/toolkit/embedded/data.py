@@ -62,6 +62,24 @@ class Datum:
         )
 
 
+class UprightDatum(Datum):
+    """One image that is turned as its EXIF orientation says: as a viewer shows it, not as it is stored."""
+
+    __slots__ = ()
+    upright = True
+
+
+def is_upright(item: Any) -> bool:
+    """Whether an item's image is turned as its EXIF orientation says when it is read."""
+    return getattr(item, "upright", False)
+
+
+def read_upright(items: Iterable[Any]) -> str:
+    """Which items' images are read upright, as a key of what is kept of them: "" for none."""
+    marks = "".join("01"[is_upright(item)] for item in items)
+    return marks if "1" in marks else ""
+
+
 class DatasetBase:
     """Labelled training, validation and test items of one data set.
 
@@ -193,7 +211,7 @@ def read_split(path: str | Path, root: str | Path) -> tuple[list[Datum], list[Da
 
 
 def present_items(
-    parts: Sequence[Sequence[tuple[str, int, str]]], root: str | Path, source: str | Path
+    parts: Sequence[Sequence[tuple[str, int, str]]], root: str | Path, source: str | Path, kind: type[Datum] = Datum
 ) -> list[list[Datum]]:
     """Items of lists of ``(path below root, label, class name)``, after one look into every folder.
 
@@ -201,6 +219,7 @@ def present_items(
         parts: the lists, for instance train, val and test.
         root: folder to which the paths are relative.
         source: where the lists come from, for the message.
+        kind: of the items.
 
     Raises:
         DataError: images do not exist: how many, and the first of them.
@@ -208,7 +227,7 @@ def present_items(
     listed: dict[str, set[str]] = {}
     base, missing, output = str(root), [], []
     for rows in parts:
-        output.append([Datum.of_present_file(os.path.join(base, path), label, name) for path, label, name in rows])
+        output.append([kind.of_present_file(os.path.join(base, path), label, name) for path, label, name in rows])
         for item in output[-1]:
             folder, file = os.path.split(item.impath)
             if folder not in listed:

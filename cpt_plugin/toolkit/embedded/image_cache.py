@@ -73,20 +73,21 @@ def pixel_bytes(sizes: np.ndarray) -> np.ndarray:
 class ImageCache:
     """A bounded folder of decoded images, a file for a list of images, under the hash of all it depends on.
 
-    That is every image's path, size and time of change, in order, and the version of the decoder.
+    That is every image's path, size and time of change, in order, which of them are read upright (``upright``, "" for
+    none), and the version of the decoder.
     """
 
     def __init__(self, folder: str, max_gib: float) -> None:
         self._max_gib = max_gib
         self._folder = BoundedFolder(Path(folder) if folder else cache_folder("images"), SUFFIX, max_gib * 2**30)
 
-    def find(self, paths: Sequence[str]) -> DecodedImages | None:
+    def find(self, paths: Sequence[str], upright: str = "") -> DecodedImages | None:
         """The images of some files; None, with a warning if the entry is damaged, where it must be made.
 
         Raises:
             DataError: a file is missing.
         """
-        path = self._path(paths)
+        path = self._path(paths, upright)
         try:
             found = DecodedImages(path, len(paths))
         except FileNotFoundError:
@@ -97,13 +98,16 @@ class ImageCache:
         self._folder.touch(path)
         return found
 
-    def make(self, paths: Sequence[str], sizes: np.ndarray, images: Iterable[np.ndarray]) -> DecodedImages | None:
+    def make(
+        self, paths: Sequence[str], sizes: np.ndarray, images: Iterable[np.ndarray], upright: str = ""
+    ) -> DecodedImages | None:
         """Keep the images of some files; None, with a warning, where there is no room for them.
 
         Args:
             paths: n files.
             sizes: (n, 2) their heights and widths, int32.
             images: their pixels (height, width, 3) in uint8; not asked for if they would be too large.
+            upright: as in the class.
         """
         needed = sizes.nbytes + int(pixel_bytes(sizes).sum()) + _DIGEST_BYTES
         if needed > self._folder.max_bytes:
@@ -112,7 +116,7 @@ class ImageCache:
                 f"{self._max_gib:g}"
             )
             return None
-        path = self._path(paths)
+        path = self._path(paths, upright)
         try:
             self._folder.make_room(needed, path)
             _write(path, sizes, images)
@@ -121,18 +125,23 @@ class ImageCache:
             LOG.warning(f"Decoded images cannot be kept in {self._folder.folder} ({error}): every epoch decodes them")
             return None
 
-    def _path(self, paths: Sequence[str]) -> Path:
+    def _path(self, paths: Sequence[str], upright: str) -> Path:
         decoder = [pillow_version, *(str(features.version(name)) for name in ("jpg", "libjpeg_turbo", "zlib", "webp"))]
-        return self._folder.path(hashlib.sha256(json.dumps([1, decoder, files_digest(paths)]).encode()).hexdigest())
+        key = json.dumps([1, decoder, files_digest(paths, upright)])
+        return self._folder.path(hashlib.sha256(key.encode()).hexdigest())
 
 
-def files_digest(paths: Iterable[str]) -> str:
+def files_digest(paths: Iterable[str], upright: str = "") -> str:
     """SHA-256 (hex) of the identity of image files in their order: where they lie, their sizes and times of change.
+
+    Args:
+        paths: the files.
+        upright: which of them are read upright; "" for none.
 
     Raises:
         DataError: one is missing (named).
     """
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(upright.encode())
     for path in paths:
         try:
             status = os.stat(path)

@@ -16,46 +16,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from cpt_plugin.errors import DataError
 from cpt_plugin.long_tail import LongTail, long_tail_subset, most_per_class
-from cpt_plugin.toolkit.embedded.data import split_hash
+from cpt_plugin.toolkit.embedded.data import is_upright, read_upright, split_hash
 from cpt_plugin.toolkit.embedded.image_cache import DecodedImages, ImageCache
+from cpt_plugin.toolkit.embedded.image_files import image_size, read_image
 from cpt_plugin.toolkit.embedded.logs import Progress
-from cpt_plugin.toolkit.embedded.recent_images import RECENT_IMAGES
 from cpt_plugin.toolkit.embedded.registry import build_dataset
 from cpt_plugin.toolkit.embedded.rng import derive_seed, isolated_rng, kept_rng
 from cpt_plugin.toolkit.embedded.sampling import build_sampler
 from cpt_plugin.toolkit.embedded.transforms import build_plain_transform, build_transform
 
 _LOGGER = logging.getLogger("cpt_plugin")
-
-
-def read_image(path: str) -> Image.Image:
-    """Reads an image as RGB; raises :class:`DataError` with the path when it cannot be decoded."""
-    return RECENT_IMAGES.get(path, lambda path: _read(path, _as_rgb))
-
-
-def refuse_deep(image: Image.Image) -> None:
-    """Raise ValueError for gray values of more than 8 bits, which Pillow would clip to white instead of scaling."""
-    if image.mode[0] in "IF":
-        raise ValueError(f"its pixels have more than 8 bits (Pillow's mode {image.mode}): save it with 8")
-
-
-def _as_rgb(image: Image.Image) -> Image.Image:
-    refuse_deep(image)
-    return image.convert("RGB")
-
-
-def image_size(path: str) -> tuple[int, int]:
-    """Height and width that an image's file states; raises :class:`DataError` with the path when it cannot be read."""
-    return _read(path, lambda image: (image.height, image.width))
-
-
-def _read(path: str, wanted: Callable[[Image.Image], Any]) -> Any:
-    try:
-        with Image.open(path) as image:
-            return wanted(image)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"cannot read the image {path}: {reason}; restore the file and resume") from error
 
 
 class DatasetWrapper(Dataset[dict[str, Any]]):
@@ -92,11 +62,11 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         cache, self._cache = self._cache, None
         if cache is None:
             return
-        paths = [item.impath for item in self.data_source]
-        self._decoded, found = cache.find(paths), "read"
+        paths, upright = [item.impath for item in self.data_source], read_upright(self.data_source)
+        self._decoded, found = cache.find(paths, upright), "read"
         if self._decoded is None:
             sizes = np.array([self._at(index, image_size) for index in range(len(self))], np.int32)
-            self._decoded, found = cache.make(paths, sizes, self._pixels()), "decoded"
+            self._decoded, found = cache.make(paths, sizes, self._pixels(), upright), "decoded"
         if self._decoded is not None:
             kind = "training" if self._is_train else "test"
             _LOGGER.info(f"Images {found}: {len(self)} {kind} images, {self._decoded.path}")
@@ -119,9 +89,10 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
         """
         return self._decoded[index] if self._decoded is not None else self._at(index, read_image)
 
-    def _at(self, index: int, read: Callable[[str], Any]) -> Any:
+    def _at(self, index: int, read: Callable[[str, bool], Any]) -> Any:
+        item = self.data_source[index]
         try:
-            return read(self.data_source[index].impath)
+            return read(item.impath, is_upright(item))
         except DataError as error:
             kind = "training" if self._is_train else "test"
             raise DataError(f"{error} (item {index} of the {kind} data)") from error

@@ -12,7 +12,7 @@ _BANDS = 3
 
 
 class RecentImages:
-    """RGB images by path, as long as the file stays as it was; the least recently used ones go first.
+    """RGB images by path and way of reading, as long as the file stays as it was; those used longest ago go first.
 
     Args:
         max_pixels: of an image; larger ones are not kept.
@@ -21,22 +21,23 @@ class RecentImages:
 
     def __init__(self, max_pixels: int, max_bytes: int) -> None:
         self._max_pixels, self._max_bytes = max_pixels, max_bytes
-        self._images: OrderedDict[str, tuple[tuple[int, int, int], Image.Image]] = OrderedDict()
+        self._images: OrderedDict[tuple[str, bool], tuple[tuple[int, int, int], Image.Image]] = OrderedDict()
         self.bytes = 0
 
-    def get(self, path: str, read: Callable[[str], Image.Image]) -> Image.Image:
-        """A copy of the image, from memory or as ``read`` gives it."""
+    def get(self, path: str, read: Callable[[str], Image.Image], upright: bool = False) -> Image.Image:
+        """A copy of the image, from memory or as ``read`` gives it; ``upright`` tells two ways of reading apart."""
         try:
             found = os.stat(path)
         except OSError:
             return read(path)
         state = found.st_mtime_ns, found.st_size, found.st_ino
-        kept = self._images.pop(path, None)
+        key = path, upright
+        kept = self._images.pop(key, None)
         if kept is not None:
             self.bytes -= _size(kept[1])
         image = kept[1] if kept is not None and kept[0] == state else read(path)
         if image.width * image.height <= self._max_pixels:
-            self._images[path] = state, image
+            self._images[key] = state, image
             self.bytes += _size(image)
             while self.bytes > self._max_bytes:
                 self.bytes -= _size(self._images.popitem(last=False)[1][1])
