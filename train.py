@@ -28,6 +28,7 @@ from typing import Any
 
 from cpt_plugin._seeds import MAX_SEED
 from cpt_plugin.cli.console import attended
+from cpt_plugin.cli.contents import Contents
 from cpt_plugin.cli.packages import not_installed
 from cpt_plugin.cli.pairs import PairParser
 from cpt_plugin.errors import ConfigError, CPTError, DataError
@@ -161,6 +162,11 @@ def run(args: argparse.Namespace, cfg: Any) -> None:
         LOG.info(f"Toolkit: {toolkit.NAME}. Setting fixed seed: {cfg.SEED}")
         LOG.info(f"** Config **\n{cfg}\n** System info **\n{toolkit.collect_env_info()}\n")
         trainer = toolkit.build_trainer(cfg)
+        trained = not (args.eval_only or args.no_train) and getattr(trainer, "trainable", True)
+        part = "val" if cfg.TEST.SPLIT == "val" else "test"
+        what = f"{cfg.DATASET.SUBSAMPLE_CLASSES} classes of {cfg.DATASET.NAME}"
+        tested = not (cfg.TEST.NO_TEST or args.no_train)
+        Contents.of_dataset(trainer.dm.dataset, part).check(what, trained=trained, tested=tested)
         if args.eval_only:
             trainer.load_model(args.model_dir, epoch=args.load_epoch)
             trainer.test()

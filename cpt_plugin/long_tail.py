@@ -15,6 +15,10 @@ from cpt_plugin.errors import ConfigError, DataError
 Item = TypeVar("Item")
 
 CLASS_ORDERS = ("label", "random")
+NATURAL = "natural"
+"""On a command line, the tail that the data have themselves: no image is left out. It is tau 1 with all images."""
+ALL_IMAGES = -1
+"""``DATASET.NUM_SHOTS`` that takes all training images."""
 _ROUNDING = 1e-9  # far above the rounding error of max * tau**x, far below any gap that matters
 
 
@@ -40,6 +44,16 @@ class LongTail:
             f"{len(self.counts)} classes ranked by {self.order}; "
             f"{max(present)} to {min(present)} images a class, {sum(present)} in all"
         )
+
+
+def tail_in_words(tau: float, shots: int) -> str:
+    """``tau 0.25``, or ``natural`` where neither ``tau`` nor ``shots`` leaves an image out."""
+    return NATURAL if tau == 1 and shots < 1 else f"tau {tau:g}"
+
+
+def shots_in_words(shots: int) -> str:
+    """``16 shots``, or ``all images``."""
+    return "all images" if shots < 1 else f"{shots} shots"
 
 
 def shot_counts(num_classes: int, tau: float, max_per_class: int = 16) -> list[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
@@ -104,6 +104,7 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
 
     def build_data_loader(self) -> None:
         super().build_data_loader()
+        self.check_class_names(self.cfg, self.dm.dataset.classnames, trained=False)
         for key in ("SOURCE_DOMAINS", "TARGET_DOMAINS"):
             if self.cfg.DATASET[key] and not self.dm.dataset.domains:
                 LOG.warning(f"DATASET.{key} changes nothing: the data set {self.cfg.DATASET.NAME} has no domains")
@@ -148,6 +149,21 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
 
         Raises:
             ConfigError: naming the key.
+        """
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        """Refuse class names that do not fit into the texts that this method makes of them; here none.
+
+        It is asked for all evaluations of a run before anything is trained.
+
+        Args:
+            cfg: the configuration of the evaluation.
+            class_names: its classes.
+            trained: whether these are the classes trained on, of which some methods encode other texts besides.
+
+        Raises:
+            ConfigError: naming the classes.
         """
 
     @classmethod

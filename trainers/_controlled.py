@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
+from cpt_plugin.encoders import check_class_texts, dataset_template
 from cpt_plugin.errors import ConfigError
 from trainers import controls
 from trainers._mixed import mixed
@@ -33,6 +34,14 @@ class Controlled:
                 node, _, leaf = key.rpartition(".")
                 if cfg[node][leaf] != value:
                     raise ConfigError(f"{name} needs {key} {value}, not {cfg[node][leaf]}; set it so, or leave it out")
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        """As in the base class, and in the templates of the controls."""
+        super().check_class_names(cfg, class_names, trained)  # type: ignore[misc]
+        for control in controls.build(cls.controls, cfg):
+            if control.active and (template := getattr(control, "template", None)) is not None:
+                check_class_texts(class_names, template or dataset_template(cfg))
 
     def build_model(self) -> None:
         super().build_model()  # type: ignore[misc]

@@ -31,13 +31,26 @@ def prompts_digest(prompt_learner: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def worded_context(clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str) -> tuple[ClassTokens, Tensor]:
-    """Class prompts with P = ``n_ctx`` slots, and what the slots start from, (P, w).
+def whole_words(n_ctx: int, ctx_init: str) -> tuple[int, str | None]:
+    """Number of slots and the words that they start from, for learners with a slot a word of ``ctx_init`` if it is set."""
+    words = context_words(ctx_init)
+    return len(words) or n_ctx, " ".join(words) or None
 
-    That is the first P of ``ctx_init``'s words, of which the others stay as frozen words; random vectors where there
-    are fewer words than slots.
+
+def first_words(n_ctx: int, ctx_init: str) -> tuple[int, str | None]:
+    """The same for learners whose slots are the first of ``ctx_init``'s words; the others stay as frozen words.
+
+    There are no words where there are fewer than slots.
     """
     words = context_words(ctx_init)
-    prefix = " ".join(words) if 1 <= n_ctx <= len(words) else None
+    return n_ctx, " ".join(words) if 1 <= n_ctx <= len(words) else None
+
+
+def worded_context(clip: FrozenCLIP, class_names: list[str], n_ctx: int, ctx_init: str) -> tuple[ClassTokens, Tensor]:
+    """Class prompts with P = ``n_ctx`` slots, and what the slots start from, (P, w), as :func:`first_words` says.
+
+    Without words that is random vectors.
+    """
+    _, prefix = first_words(n_ctx, ctx_init)
     tokens = ClassTokens.build(clip, class_names, n_ctx, prefix)
     return tokens, tokens.initial_context() if prefix else random_vectors(n_ctx, clip.text_width)

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from cpt_plugin import regularizers
+from cpt_plugin._trainer_checks import shared_template
+from cpt_plugin.encoders import check_class_texts, dataset_template
 from cpt_plugin.hook import CPTHook, HookHandle
 from trainers._mixed import mixed
 
@@ -22,6 +24,14 @@ class Regularized:
 
     regularizers: ClassVar[tuple[str, ...]] = ()
     hook: HookHandle | None
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        """As in the base class, and those of the classes trained on in the regularizers' template."""
+        super().check_class_names(cfg, class_names, trained)  # type: ignore[misc]
+        active = [part for part in regularizers.build(cls.regularizers, cfg) if part.active] if trained else []
+        if active:
+            check_class_texts(class_names, shared_template(active) or dataset_template(cfg))
 
     def before_train(self) -> None:
         parts = regularizers.build(self.regularizers, self.cfg)  # type: ignore[attr-defined]

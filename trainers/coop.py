@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextPrompts
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, TextPrompts, check_prompts
 from cpt_plugin.errors import ConfigError
 from trainers._base import PromptTrainer
 from trainers._prompted import PromptLearner
-from trainers._prompts import context_words, random_vectors
+from trainers._prompts import context_words, random_vectors, whole_words
 from trainers._registry import prompt_learner
 
 
@@ -26,9 +27,8 @@ class ContextPrompts(PromptLearner):
     ) -> None:
         super().__init__()
         self.class_specific = class_specific
-        words = context_words(ctx_init)
-        n_ctx = len(words) or n_ctx
-        self.tokens = ClassTokens.build(clip, class_names, n_ctx, " ".join(words) or None, position)
+        n_ctx, words = whole_words(n_ctx, ctx_init)
+        self.tokens = ClassTokens.build(clip, class_names, n_ctx, words, position)
         classes = (len(class_names),) if class_specific else ()
         if words:
             context = self.tokens.initial_context().expand(*classes, -1, -1).clone()
@@ -69,6 +69,12 @@ class CoOp(PromptTrainer):
                 f"TRAINER.{self.config_node}.N_CTX is {node.N_CTX}, but CTX_INIT {node.CTX_INIT!r} has {len(words)} "
                 f"words: set N_CTX {len(words)}, or leave CTX_INIT empty for {node.N_CTX} random vectors."
             )
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        super().check_class_names(cfg, class_names, trained)
+        node = cfg.TRAINER[cls.config_node]
+        check_prompts(class_names, *whole_words(node.N_CTX, node.CTX_INIT), node.get("CLASS_TOKEN_POSITION", "end"))
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options

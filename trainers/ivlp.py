@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts
+from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts, check_prompts
 from trainers._base import PromptTrainer
 from trainers._prompted import PromptLearner
-from trainers._prompts import random_vectors, worded_context
+from trainers._prompts import first_words, random_vectors, worded_context
 from trainers._registry import prompt_learner
 
 
@@ -74,6 +75,12 @@ class IVLP(PromptTrainer):
         node, place = cfg.TRAINER[cls.config_node], f"TRAINER.{cls.config_node}"
         keys = f"{place}.PROMPT_DEPTH_TEXT", f"{place}.{cls.visual_depth}"
         sizes.check_depth(text=node.PROMPT_DEPTH_TEXT, vision=node[cls.visual_depth], keys=keys)
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        super().check_class_names(cfg, class_names, trained)
+        node = cfg.TRAINER[cls.config_node]
+        check_prompts(class_names, *first_words(node.N_CTX_TEXT, node.CTX_INIT))
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts
+from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts, check_prompts
 from trainers._base import PromptTrainer
 from trainers._prompted import PromptLearner
-from trainers._prompts import random_vectors, worded_context
+from trainers._prompts import first_words, random_vectors, worded_context
 from trainers._registry import prompt_learner
 
 
@@ -61,6 +62,12 @@ class MaPLe(PromptTrainer):
         key = f"TRAINER.{cls.config_node}.{cls.visual_depth}"
         depth = cfg.TRAINER[cls.config_node][cls.visual_depth]
         sizes.check_depth(text=depth, vision=depth, keys=(key, key))
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        super().check_class_names(cfg, class_names, trained)
+        node = cfg.TRAINER[cls.config_node]
+        check_prompts(class_names, *first_words(node.N_CTX, node.CTX_INIT))
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         node = self.options

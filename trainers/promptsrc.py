@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpt_plugin.encoders import ImageEncoder
+from cpt_plugin.encoders import ImageEncoder, check_class_texts, dataset_template
 from cpt_plugin.encoders.templates import ENSEMBLE, imagenet_templates
 from cpt_plugin.errors import CheckpointError, ConfigError
 from trainers._prompted import Prediction
@@ -92,6 +92,12 @@ class PromptSRC(IVLP):
         if node.TEMPLATES not in TEMPLATES:
             known = ", ".join(TEMPLATES)
             raise ConfigError(f"TRAINER.PROMPTSRC.TEMPLATES must be one of {known}, not {node.TEMPLATES!r}.")
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        super().check_class_names(cfg, class_names, trained)
+        for sentence in TEMPLATES[cfg.TRAINER[cls.config_node].TEMPLATES] if trained else ():
+            check_class_texts(class_names, sentence or dataset_template(cfg))
 
     def build_model(self) -> None:
         super().build_model()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts
+from cpt_plugin.encoders import ClassTokens, FrozenCLIP, ImagePrompts, ModelSizes, TextPrompts, check_prompts
 from trainers._base import PromptTrainer
 from trainers._prompted import PromptLearner
 from trainers._prompts import random_vectors
@@ -48,6 +49,11 @@ class ShallowVL(PromptTrainer):
     @classmethod
     def check_model(cls, cfg: Any, sizes: ModelSizes) -> None:
         sizes.check_depth(vision=cls.visual_depth)
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        super().check_class_names(cfg, class_names, trained)
+        check_prompts(class_names, cfg.TRAINER[cls.config_node].N_CTX_TEXT)
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         return ShallowPrompts(clip, class_names, self.options.N_CTX_TEXT, self.options.N_CTX_VISION)

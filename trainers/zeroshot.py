@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpt_plugin.encoders import FrozenCLIP, ImageEncoder
+from cpt_plugin.encoders import FrozenCLIP, ImageEncoder, check_class_texts, dataset_template
 from trainers._base import CLIPTrainer
 from trainers._registry import prompt_learner
 
@@ -35,6 +38,10 @@ class ZeroshotCLIP(CLIPTrainer):
     @classmethod
     def reads(cls, key: str) -> bool:
         return super().reads(key) and key.partition(".")[0] not in ("OPTIM", "TRAIN") and key != "TEST.FINAL_MODEL"
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        check_class_texts(class_names, dataset_template(cfg))
 
     def build_model(self) -> None:
         self.clip = self.load_frozen_clip("fp32")

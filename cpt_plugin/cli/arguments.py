@@ -25,9 +25,10 @@ from cpt_plugin.cli.words import (
     report,
     typed_folder,
 )
-from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, own_yaml
+from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, is_yaml, own_data, own_name
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
+from cpt_plugin.long_tail import ALL_IMAGES, NATURAL
 from cpt_plugin.methods import (
     DPC,
     Method,
@@ -39,8 +40,9 @@ from cpt_plugin.methods import (
     parse_method,
     parse_tau,
 )
-from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol, tasks
+from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, parse_protocol, tasks
 
+SHOTS = "16"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 _OWNED_KEYS = {
     "SEED": "--seeds",
@@ -73,7 +75,7 @@ examples:
   bash scripts/run.sh maple_cpt eurosat 0.25 --root ~/data
   bash scripts/run.sh maple_cpt shapes 1 --protocol cross_dataset
   bash scripts/run.sh coop_cpt eurosat 0.25 --backbone open_clip:ViT-B-16/laion2b_s34b_b88k
-  bash scripts/run.sh maple_cpt ~/mydata.yaml 0.25       your own images (docs/custom-data.md)
+  bash scripts/run.sh maple_cpt ~/pictures/mydata        your own images, all of them (docs/custom-data.md)
   bash scripts/run.sh list                               methods, data sets and worlds
   bash scripts/run.sh data list                          likewise data, doctor, results, report (--help of each)
 
@@ -84,7 +86,8 @@ The same command given again continues where it stopped and skips what is finish
 class RunArguments:
     """What one call of `scripts/run.sh` asks for; paths are absolute, `opts` alternates keys and values.
 
-    `dataset_file` is the yaml of a data set given by its path; otherwise `dataset` names one of the repository.
+    `dataset_file` is the yaml, image folder or list of a data set given by its path; otherwise `dataset` names one of the
+    repository. `shots` -1 stands for all images; with `tau` 1 the tail is then the data's own.
     """
 
     method: Method
@@ -131,12 +134,20 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     )
     parser.add_argument("method", metavar="METHOD", nargs="?", help="e.g. maple_cpt, coop, zeroshot")
     parser.add_argument(
-        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ... or your own FILE.yaml"
+        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ... or your own FOLDER, FILE.yaml"
     )
-    parser.add_argument("tau", metavar="TAU", nargs="?", help="fewest / most images of a class, in (0, 1]")
+    parser.add_argument(
+        "tau",
+        metavar="TAU",
+        nargs="?",
+        help=f"fewest / most images of a class, in (0, 1]; or {NATURAL}: all images of all classes, with the tail that they "
+        "have (your own data: may be left out)",
+    )
     parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="configuration, e.g. OPTIM.LR 0.002")
     parser.add_argument("--seeds", default="1,2,3", metavar="A,B,...", help="default: 1,2,3")
-    parser.add_argument("--shots", default="16", metavar="N", help="images a class at most (default: 16)")
+    parser.add_argument(
+        "--shots", metavar="N", help=f"images a class at most, or all (default: {SHOTS}; TAU {NATURAL}: all)"
+    )
     parser.add_argument(
         "--backbone",
         metavar="NAME",
@@ -156,7 +167,9 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     parser.add_argument("--output", metavar="FOLDER", help="records and checkpoints (default: output)")
     parser.add_argument("--epochs", metavar="N", help="default: as configured for the method")
     parser.add_argument(
-        "--protocol", default=BASE_TO_NEW, metavar="NAME", help=f"{', '.join(PROTOCOLS)} (default: {BASE_TO_NEW})"
+        "--protocol",
+        metavar="NAME",
+        help=f"{', '.join(PROTOCOLS)} (default: {BASE_TO_NEW}; TAU {NATURAL}: {FEW_SHOT_ALL})",
     )
     parser.add_argument(
         "--variant", action="store_true", help="name the run's folder after its KEY VALUE pairs, beside the plain run"
@@ -191,29 +204,30 @@ def parse_arguments(
         raise ConfigError(
             f"unknown option '{name}'; nearest: '{nearest(name, possible)}'; possible: {', '.join(possible)}"
         )
-    if given.tau is None:
+    own_file = own_data(given.dataset, called_from(), dataset_names(repository)) if given.dataset else None
+    if given.tau is None and own_file is None:
         meant = given.method and _meant_command(given.method, repository)
         needed = f"three words are needed, METHOD DATASET TAU, e.g. maple_cpt shapes 0.25 ({prog} --help)"
         raise ConfigError(f"{meant}; for the main job {needed}" if meant else needed)
     method = _method(given.method, given.dataset, repository)
-    own_file = own_yaml(given.dataset, called_from(), dataset_names(repository))
-    dataset = own_file.stem if own_file else parse_dataset(given.dataset, repository)
+    dataset = own_name(own_file) if own_file else parse_dataset(given.dataset, repository)
+    tau, shots, protocol, opts = _sampling(given, own_file is not None)
     stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
     check_base_to_new(dataset, method.trainer_name, stages)
     embedded = is_embedded(dataset)
     arguments = RunArguments(
         method=method,
         dataset=dataset,
-        tau=parse_tau(given.tau),
+        tau=tau,
         seeds=parse_seeds(given.seeds),
-        shots=parse_count("--shots", given.shots),
+        shots=shots,
         backbone=_backbone(given.backbone, embedded),
-        root=data_root(given.root, repository),
+        root=data_root(given.root or _folder_above(own_file), repository),
         output=typed_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else parse_count("--epochs", given.epochs),
         baseline=given.baseline,
-        opts=parse_opts(given.opts, repository),
-        protocol=parse_protocol(given.protocol),
+        opts=parse_opts(opts, repository),
+        protocol=protocol,
         variant=given.variant,
         trust_weights=given.trust_weights,
         dataset_file=own_file,
@@ -237,6 +251,31 @@ def _meant_command(word: str, repository: Path) -> str:
         near = nearest(word, COMMANDS, cutoff=0.6)
         return f"'{word}' is no command; nearest: '{near}'" if near else ""
     return ""
+
+
+def _sampling(given: argparse.Namespace, is_own: bool) -> tuple[float, int, str, list[str]]:
+    """tau, shots, protocol and the KEY VALUE pairs; TAU natural, or none for data of one's own, takes all there is.
+
+    Raises ConfigError for words that mean nothing, or a tail that all images do not have.
+    """
+    tau, opts = given.tau, given.opts
+    if is_own and (tau is None or _KEY.fullmatch(tau) or tau == "opts") and (tau or "").lower() != NATURAL:
+        tau, opts = NATURAL, [*([] if tau is None else [tau]), *opts]
+    natural = tau.lower() == NATURAL
+    ratio = 1.0 if natural else parse_tau(tau)
+    shots = given.shots or ("all" if natural else SHOTS)
+    number = ALL_IMAGES if shots == "all" else parse_count("--shots", shots)
+    if number == ALL_IMAGES and ratio != 1:
+        raise ConfigError(
+            f"--shots all takes every training image, with the tail that the data have: give TAU {NATURAL}, not {tau}; "
+            f"for a tail of {tau} give the images of the largest class, --shots N"
+        )
+    return ratio, number, parse_protocol(given.protocol or (FEW_SHOT_ALL if natural else BASE_TO_NEW)), opts
+
+
+def _folder_above(own_file: Path | None) -> str | None:
+    """The data folder of images that are given by their folder or list."""
+    return None if own_file is None or is_yaml(own_file) else str(own_file.parent)
 
 
 def _method(text: str, dataset: str, repository: Path) -> Method:

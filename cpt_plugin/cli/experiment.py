@@ -13,12 +13,14 @@ from typing import Any
 
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
+from cpt_plugin.cli.contents import Contents
 from cpt_plugin.cli.identity import check_identity
 from cpt_plugin.cli.recording import check_evaluable_on_other_classes, evaluation, make_record
-from cpt_plugin.cli.settings import assemble, check_settings, identity_of, reads
+from cpt_plugin.cli.settings import assemble, check_class_names, check_settings, identity_of, reads
 from cpt_plugin.config_identity import NEUTRAL_KEYS, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.locking import only_process
+from cpt_plugin.long_tail import tail_in_words
 from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.protocols import BASE_TO_NEW, CROSS_DATASET, FEW_SHOT_ALL, TRANSFER, Task, tasks
 from cpt_plugin.results import record as records
@@ -50,10 +52,10 @@ class Experiment:
     def folder(self) -> Path:
         """``<output>/<dataset>/<method>/tau<tau>[-all|-transfer][/<variant>]/seed<seed>``.
 
-        Colons of a world's name become dashes. Cross-dataset and domain generalization share ``-transfer``.
+        In the place of ``tau<tau>`` stands ``natural`` where all images train. Colons of a world's name become dashes. Cross-dataset and domain generalization share ``-transfer``.
         """
         a = self.arguments
-        training = f"tau{a.tau:g}{TRAININGS[a.protocol]}"
+        training = tail_in_words(a.tau, a.shots).replace(" ", "") + TRAININGS[a.protocol]
         return a.folder / self.method.name / training / self.variant / f"seed{self.seed}"
 
     @property
@@ -105,6 +107,26 @@ class Experiment:
     def check(self) -> None:
         """Raise ConfigError for settings that this run would refuse, as far as can be told without data."""
         check_settings(self.method, self.config())
+
+    def check_data(self, seen: dict[str, Contents]) -> None:
+        """Look at the images and class names of all evaluations before anything is trained; not for a finished run.
+
+        seen: what other runs of the command have seen already; it is added to.
+
+        Raises:
+            DataError: a part or a class that is needed has no images.
+            ConfigError: class names that do not fit into the method's texts.
+        """
+        if self.record_file.is_file():
+            return
+        for task in self.tasks:
+            cfg, training = self.config(task.name), task == self.tasks[0]
+            with run_log():
+                contents = seen.get(place := f"{task.dataset} {task.classes}") or Contents.of(cfg)
+            seen[place] = contents
+            trained = training and self.method.prompt_learner != ZEROSHOT
+            contents.check(f"{task.classes} classes of {task.dataset}", trained=trained, tested=True)
+            check_class_names(self.method, cfg, contents.names, training)
 
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.words import report
 from cpt_plugin.cli.writing import write_file
 from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError, CPTError, DataError
+from cpt_plugin.long_tail import NATURAL, tail_in_words
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
 from cpt_plugin.protocols import BASE_TO_NEW
 
@@ -26,6 +27,8 @@ class Run(Protocol):
     def is_begun(self) -> bool: ...
 
     def check(self) -> None: ...
+
+    def check_data(self, seen: dict[str, Any]) -> None: ...
 
     def reads(self, key: str) -> bool: ...
 
@@ -49,8 +52,11 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
     try:
         check_settings(plan, args, make_run)
         supply()
+        check_data(plan, args, make_run)
     except CPTError as error:
         return report(error)
+    if tail_in_words(args.tau, args.shots) == NATURAL:
+        _say(f"{NATURAL}: every training image is used, with the tail that the data have ({args.protocol})")
     records, status = _execute(plan, args, make_run)
     if records and status != 2:
         methods = [] if args.variant else list(dict.fromkeys(method.name for method, _ in plan))
@@ -99,6 +105,16 @@ def check_settings(plan: Sequence[tuple[Method, int]], args: RunArguments, make_
         run.check()
 
 
+def check_data(plan: Sequence[tuple[Method, int]], args: RunArguments, make_run: MakeRun) -> None:
+    """Look at the images and class names of all evaluations of every method before the first run begins.
+
+    Raises CPTError for a part without images, or names that a method cannot put into its texts.
+    """
+    seen: dict[str, Any] = {}
+    for method, seed in dict(reversed(plan)).items():
+        make_run(method, seed, args).check_data(seen)
+
+
 def _experiment() -> MakeRun:
     from cpt_plugin.cli.experiment import Experiment
 
@@ -116,7 +132,8 @@ def _execute(
         try:
             one = make_run(method, seed, args)
             going_on = " (going on with the unfinished run)" if one.is_begun else ""
-            _say(f"{place} {method.name} {args.dataset} tau {args.tau:g} seed {seed} ...{going_on}")
+            tail = tail_in_words(args.tau, args.shots)
+            _say(f"{place} {method.name} {args.dataset} {tail} seed {seed} ...{going_on}")
             outcome = one.execute()
         except (ConfigError, DataError) as error:
             return records, report(error)
@@ -147,7 +164,8 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     _say("\n" + table.render_terminal(records, methods, args.seeds))
     suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
     suffix += f"-{variant_name(dict(zip(args.opts[::2], args.opts[1::2], strict=True)))}" if args.variant else ""
-    stem = args.folder / "tables" / f"{args.method.name}-tau{args.tau:g}{suffix}"
+    tail = tail_in_words(args.tau, args.shots).replace(" ", "")
+    stem = args.folder / "tables" / f"{args.method.name}-{tail}{suffix}"
     for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
         write_file(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
     if args.only_tries_out:

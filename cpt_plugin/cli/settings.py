@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,9 @@ from cpt_plugin.backbones import MICRO
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
+from cpt_plugin.data.custom import is_yaml, own_settings
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.long_tail import ALL_IMAGES
 from cpt_plugin.methods import DPC, EMBEDDED_WORLD, Method, is_embedded
 from cpt_plugin.protocols import TRANSFER, Task
 
@@ -41,7 +43,10 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
         cfg.DATASET.NAME = ""
     own_file = arguments.dataset_file if task.dataset == arguments.dataset else None
     dataset_file = own_file or config_file("datasets", dataset)
-    merge_file(cfg, dataset_file)
+    if own_file is None or is_yaml(own_file):
+        merge_file(cfg, dataset_file)
+    else:
+        merge_list(cfg, [part for pair in own_settings(own_file, arguments.root).items() for part in pair])
     _check_named(cfg, dataset_file)
     for folder_name in _trainer_folders(method):
         for path in _trainer_files(folder_name, arguments):
@@ -51,7 +56,6 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
         "OUTPUT_DIR": str(folder if training else folder / task.folder),
         "DATASET.ROOT": str(arguments.root),
         "DATASET.NUM_SHOTS": arguments.shots,
-        "DATASET.MAX_PER_CLASS": arguments.shots,
         "DATASET.IMBALANCE_TAU": arguments.tau,
         "DATASET.SUBSAMPLE_CLASSES": task.classes,
         "MODEL.BACKBONE.NAME": arguments.backbone,
@@ -60,6 +64,8 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
         "TRAINER.NAME": _trainer_name(method),
         "VERBOSE": False,
     }
+    if arguments.shots != ALL_IMAGES:
+        own["DATASET.MAX_PER_CLASS"] = arguments.shots
     if is_embedded(task.dataset):
         own["DATASET.WORLD"] = world
     own |= load_trainers().settings_of(method.parts)
@@ -120,6 +126,11 @@ def check_backbone(cfg: Any) -> None:
     trainer = _registered(cfg.TRAINER.NAME)
     if hasattr(trainer, "check_model"):
         trainer.check_model(cfg, _sizes(cfg))
+
+
+def check_class_names(method: Method, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+    """Raise ConfigError for class names that do not fit into the texts of a method; ``trained``: it trains on them."""
+    _trainer_class(method).check_class_names(cfg, class_names, trained)
 
 
 def identity_of(method: Method, cfg: Any) -> dict[str, Any]:

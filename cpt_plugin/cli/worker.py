@@ -27,7 +27,9 @@ def do(words: list[str]) -> dict[str, Any]:
     try:
         arguments = parse_arguments(words)
         (seed,) = arguments.seeds
-        outcome = Experiment(arguments.method, seed, arguments).execute()
+        experiment = Experiment(arguments.method, seed, arguments)
+        experiment.check_data({})
+        outcome = experiment.execute()
     except CPTError as error:
         return {"error": " ".join(str(error).split()), "final": isinstance(error, ConfigError)}
     except Exception as error:

@@ -29,34 +29,58 @@ PART_WORDS = {
 """What people call the parts of a data set, in small letters."""
 
 
-def own_yaml(text: str, base: Path, taken: Collection[str]) -> Path | None:
-    """The file that a data set on the command line is described by, None where it is no path.
+def own_data(text: str, base: Path, taken: Collection[str]) -> Path | None:
+    """The yaml, image folder or list that a data set on the command line is given by, None where it is no path.
 
     Args:
-        text: a word that ends with .yaml or holds a slash is a path.
+        text: a word that ends with .yaml or .csv or holds a slash is a path.
         base: the folder that a relative path counts from.
         taken: names of the data sets of this repository.
 
     Raises:
-        ConfigError: there is no such file, or its name cannot stand for the data set in the output folder.
+        ConfigError: there is no such file or folder, or its name cannot stand for the data set in the output folder.
     """
-    if "/" not in text and not text.endswith(YAML_SUFFIXES):
+    if "/" not in text and not text.endswith((*YAML_SUFFIXES, LIST_SUFFIX)):
         return None
     path = resolved(text, base)
-    if path.suffix not in YAML_SUFFIXES or not path.is_file():
-        raise ConfigError(f"there is no file {path}: a data set is a name or the path of a .yaml (docs/custom-data.md)")
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", path.stem):
-        raise ConfigError(f"{path}: results are kept under the file's name; use letters, digits, '-', '_' and '.' only")
-    if path.stem in taken:
+    if not path.is_dir() and not (path.is_file() and path.suffix in (*YAML_SUFFIXES, LIST_SUFFIX)):
         raise ConfigError(
-            f"{path} is called as the data set '{path.stem}' of this repository, whose results it would mix with: "
-            "give the file another name"
+            f"there is no file {path}: a data set is a name, or the path of a .yaml, of a folder with a sub-folder a class, "
+            "or of a .csv (docs/custom-data.md)"
+        )
+    name = own_name(path)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        another = "; or describe it by a .yaml of another name" if path.is_dir() else ""
+        raise ConfigError(
+            f"{path}: results are kept under the name {name!r}; use letters, digits, '-', '_' and '.' only{another}"
+        )
+    if name in taken:
+        raise ConfigError(
+            f"{path} is called as the data set '{name}' of this repository, whose results it would mix with: "
+            "give it another name"
         )
     return path
 
 
+def own_name(path: Path) -> str:
+    """The name under which the results on a person's own data are kept."""
+    return path.name if path.is_dir() else path.stem
+
+
+def own_settings(path: Path, root: Path) -> dict[str, str]:
+    """Configuration keys of data that are given by a folder or a list, without a yaml."""
+    kind, key = (IMAGE_FOLDER, "FOLDER") if path.is_dir() else (IMAGE_LIST, "LIST")
+    place = path.relative_to(root) if path.is_relative_to(root) else path
+    return {"DATASET.NAME": kind, f"DATASET.{key}": str(place)}
+
+
+def is_yaml(path: Path) -> bool:
+    """Whether data are described by a yaml, not given by their folder or list."""
+    return path.suffix in YAML_SUFFIXES and not path.is_dir()
+
+
 def check_own_files(yaml: Path, root: Path) -> None:
-    """Make sure that what an ImageFolder's or ImageList's yaml points to exists; other yamls pass.
+    """Make sure that what an ImageFolder's or ImageList's yaml points to exists; anything else passes.
 
     Args:
         yaml: the file; only keys that are written plainly are seen.
@@ -64,15 +88,15 @@ def check_own_files(yaml: Path, root: Path) -> None:
 
     Raises:
         ConfigError: the yaml cannot be read.
-        DataError: a folder or list does not exist.
+        DataError: a folder, a list or one of names does not exist.
     """
     try:
-        text = yaml.read_text(encoding="utf-8") if yaml.is_file() else ""
+        text = yaml.read_text(encoding="utf-8") if yaml.is_file() and is_yaml(yaml) else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{yaml} cannot be read ({error}): it must be a yaml in UTF-8") from error
     if _value(text, "NAME") not in (IMAGE_FOLDER, IMAGE_LIST):
         return
-    for key, there in (("FOLDER", os.path.isdir), ("LIST", os.path.isfile)):
+    for key, there in (("FOLDER", os.path.isdir), ("LIST", os.path.isfile), ("CLASS_NAMES", os.path.isfile)):
         value = _value(text, key)
         if value and not there(path := located(value, root)):
             kind = "folder" if key == "FOLDER" else "file"

@@ -12,7 +12,7 @@ from cpt_plugin._names import some
 from cpt_plugin.encoders.frozen import FrozenCLIP
 from cpt_plugin.encoders.templates import ENSEMBLE, fill_template
 from cpt_plugin.encoders.text import TextEncoder
-from cpt_plugin.encoders.tokens import tokenize
+from cpt_plugin.encoders.tokens import check_sentence, tokenize
 from cpt_plugin.errors import DataError
 from cpt_plugin.functional._normalize import working_dtype
 
@@ -30,10 +30,24 @@ def class_text_features(clip: FrozenCLIP, class_names: Sequence[str], template: 
         ConfigError: the template does not hold `{}` once, or a text is too long.
     """
     encoder = TextEncoder(clip)
-    sentences = ENSEMBLE if template == "ensemble" else (template,)
-    encoded = [encoder.encode_ids(tokenize(fill_template(sentence, class_names), clip)) for sentence in sentences]
+    texts = [fill_template(sentence, class_names) for sentence in _sentences(template)]
+    encoded = [encoder.encode_ids(tokenize(filled, clip)) for filled in texts]
     features = [f.to(working_dtype(f)) for f in encoded]
     return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
+
+
+def check_class_texts(class_names: Sequence[str], template: str) -> None:
+    """Refuse class names of which :func:`class_text_features` cannot make texts, whatever the model.
+
+    Raises:
+        ConfigError: as there; empty names.
+    """
+    for sentence in _sentences(template):
+        check_sentence(sentence, class_names)
+
+
+def _sentences(template: str) -> Sequence[str]:
+    return ENSEMBLE if template == "ensemble" else (template,)
 
 
 def class_means(batches: Iterable[tuple[Tensor, Tensor]], class_names: Sequence[str]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
@@ -12,13 +13,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cpt_plugin._names import some
 from cpt_plugin.encoders._package import tokenizer_module
 from cpt_plugin.encoders._shared_prefix import Layout
 from cpt_plugin.encoders.frozen import CONTEXT_LENGTH, FrozenCLIP
+from cpt_plugin.encoders.templates import fill_template
 from cpt_plugin.errors import ConfigError
 
 LOG = logging.getLogger("cpt_plugin")
 POSITIONS = ("end", "middle", "front")
+_SHOWN_LETTERS = 40
 START, END, PLACEHOLDER = "<|startoftext|>", "<|endoftext|>", "x</w>"
 
 
@@ -128,27 +132,9 @@ class ClassTokens:
         Raises:
             ConfigError: empty or unknown names, too long prompts, a prefix that does not fit P.
         """
-        if position not in POSITIONS:
-            raise ConfigError(
-                f"class token position {position!r} is unknown; choose one of {', '.join(POSITIONS)}"
-            )
-        names = [_spaced(name) for name in class_names]
-        empty = [i for i, name in enumerate(names) if not name]
-        if not names or empty:
-            raise ConfigError(
-                f"class names must be non-empty; empty at {empty}" if empty else "no class names given"
-            )
-        lead = _lead(clip, n_ctx, prefix, position)
-        check_vocabulary([f"{name}." for name in names], clip)
-        lengths = [len(bpe().encode(name)) for name in names]
-        before = [{"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]] * len(names)
-        rows, slots = [], []
-        for name, length, first in zip(names, lengths, before, strict=True):
-            tail = lead[n_ctx:] + bpe().encode(f"{name}.")
-            split = length if position != "end" else len(tail)
-            rows.append(lead[:first] + tail[:split] + lead[first:n_ctx] + tail[split:])
-            slots.append([*range(1, 1 + first), *range(1 + first + split, 1 + split + n_ctx)])
-        ids = _stack(rows, [f"{prefix or 'context of ' + str(n_ctx)} {name}." for name in names])
+        check_vocabulary([*([] if prefix is None else [_spaced(prefix)]), *(f"{_spaced(n)}." for n in class_names)], clip)
+        lead, rows, slots, lengths = _lay_out(class_names, n_ctx, prefix, position)
+        ids = _stack(rows, class_names)
         return cls(
             class_names=tuple(class_names),
             ids=ids.to(clip.device),
@@ -217,13 +203,89 @@ class ClassTokens:
         )
 
 
-def _lead(clip: FrozenCLIP, n_ctx: int, prefix: str | None, position: str) -> list[int]:
+def check_prompts(class_names: Sequence[str], n_ctx: int, prefix: str | None = None, position: str = "end") -> None:
+    """Refuse class names of which :meth:`ClassTokens.build` cannot make prompts, whatever the model.
+
+    Raises:
+        ConfigError: as there, but for unknown words.
+    """
+    _lay_out(class_names, n_ctx, prefix, position)
+
+
+def check_sentence(template: str, class_names: Sequence[str]) -> None:
+    """Refuse class names that are empty, or too long for a sentence with ``{}``, whatever the model.
+
+    Raises:
+        ConfigError: naming the classes.
+    """
+    refuse_empty(class_names)
+    counts = [len(bpe().encode(text)) + 2 for text in fill_template(template, class_names)]
+    refuse_long(class_names, counts, f"in {template!r}")
+
+
+def refuse_empty(class_names: Sequence[str]) -> None:
+    """Raise ConfigError for names that leave nothing to read; ``_`` is a space."""
+    empty = [f"{name!r} (label {label})" for label, name in enumerate(class_names) if not _spaced(name)]
+    if empty:
+        raise ConfigError(
+            f"class names must be non-empty, and '_' is a space; nothing is left of {some(empty)}: rename the classes "
+            "(images of your own: or DATASET.CLASS_NAMES)"
+        )
+
+
+def refuse_long(class_names: Sequence[str], counts: Sequence[int], where: str) -> None:
+    """Raise ConfigError for class names whose texts have more tokens than CLIP reads.
+
+    Args:
+        class_names: K names.
+        counts: K numbers of tokens of the whole texts, start and end included.
+        where: what the names stand in.
+    """
+    long = [
+        f"{textwrap.shorten(name, _SHOWN_LETTERS, placeholder=' ...')!r} ({count} tokens)"
+        for name, count in zip(class_names, counts, strict=True)
+        if count > CONTEXT_LENGTH
+    ]
+    if long:
+        are, them = ("is", "it") if len(long) == 1 else ("are", "them")
+        raise ConfigError(
+            f"{len(long)} of {len(counts)} class names {are} too long {where}: {some(long)}; CLIP reads at most "
+            f"{CONTEXT_LENGTH}. Shorten {them} (images of your own: rename the classes, or DATASET.CLASS_NAMES)"
+        )
+
+
+def _lay_out(
+    class_names: Sequence[str], n_ctx: int, prefix: str | None, position: str
+) -> tuple[list[int], list[list[int]], list[list[int]], list[int]]:
+    """Tokens of the prefix; of every class the tokens between start and end, the slots, and the name's length."""
+    if position not in POSITIONS:
+        raise ConfigError(
+            f"class token position {position!r} is unknown; choose one of {', '.join(POSITIONS)}"
+        )
+    if not class_names:
+        raise ConfigError("no class names given")
+    refuse_empty(class_names)
+    names = [_spaced(name) for name in class_names]
+    lead = _lead(n_ctx, prefix, position)
+    lengths = [len(bpe().encode(name)) for name in names]
+    first = {"end": n_ctx, "middle": n_ctx // 2, "front": 0}[position]
+    rows, slots = [], []
+    for name, length in zip(names, lengths, strict=True):
+        tail = lead[n_ctx:] + bpe().encode(f"{name}.")
+        split = length if position != "end" else len(tail)
+        rows.append(lead[:first] + tail[:split] + lead[first:n_ctx] + tail[split:])
+        slots.append([*range(1, 1 + first), *range(1 + first + split, 1 + split + n_ctx)])
+    words = f" and the words {prefix!r}" if prefix is not None and len(lead) > n_ctx else ""
+    refuse_long(class_names, [len(row) + 2 for row in rows], f"with {n_ctx} context vectors{words}")
+    return lead, rows, slots, lengths
+
+
+def _lead(n_ctx: int, prefix: str | None, position: str) -> list[int]:
     if n_ctx < 0:
         raise ConfigError(f"number of context vectors is {n_ctx}; it must be at least 0")
     if prefix is None:
         return [bpe().encoder[PLACEHOLDER]] * n_ctx
     prefix = _spaced(prefix)
-    check_vocabulary([prefix], clip)
     lead: list[int] = bpe().encode(prefix)
     if len(lead) < n_ctx:
         raise ConfigError(f"prefix {prefix!r} has {len(lead)} tokens, fewer than the {n_ctx} context vectors")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from cpt_plugin import _escapes, worlds
+from cpt_plugin.long_tail import shots_in_words
 from cpt_plugin.methods import is_embedded
 from cpt_plugin.results.compare import Comparison
 from cpt_plugin.results.contrast import BELOW, CLAIM_WORLDS, EXPLORATORY, NOT_SHOWN, NOTHING, ONE_WORLD, Contrast
@@ -131,7 +132,7 @@ def _p(value: float | None) -> str:
 def _subtitle(comparison: Comparison) -> str:
     one = comparison.sample
     return (
-        f"{comparison.protocol}; {one.shots} shots, classes ranked by {one.class_order}; toolkit {one.toolkit}, "
+        f"{comparison.protocol}; {shots_in_words(one.shots)}, classes ranked by {one.class_order}; toolkit {one.toolkit}, "
         f"backbone {one.backbone.name}, torch {listed(comparison.torch_versions)}, on {listed(comparison.devices)}; "
         "percentage points, each world by its mean over seeds; t over worlds, over seeds where there is one world only"
     )

@@ -9,6 +9,7 @@ from functools import cache
 from statistics import fmean
 
 from cpt_plugin.config_identity import differences
+from cpt_plugin.long_tail import shots_in_words
 from cpt_plugin.methods import ZEROSHOT, parse_method
 from cpt_plugin.results.published import H_OF_MEANS, Published, published
 from cpt_plugin.results.record import LOWER_IS_BETTER, RunRecord
@@ -259,7 +260,7 @@ class _Builder:
         devices = ", ".join(sorted({record.device for record in self.records}))
         versions = ", ".join(sorted({record.versions.get("torch", "unknown") for record in self.records}))
         return (
-            f"{first.shots} shots, classes ranked by {first.class_order}; toolkit {first.toolkit}, backbone "
+            f"{shots_in_words(first.shots)}, classes ranked by {first.class_order}; toolkit {first.toolkit}, backbone "
             f"{first.backbone.name}, torch {versions}, on {devices}; {seeds}"
         )
 

@@ -29,11 +29,12 @@ def plan(tmp_path, *words):
 class FakeRuns:
     """Stands for the experiments: records what was asked, fails where it is told to."""
 
-    def __init__(self, failures=(), status="new", refused=(), unread=()):
+    def __init__(self, failures=(), status="new", refused=(), unread=(), undone=()):
         self.failures = dict(failures)
         self.status = status
         self.refused = dict(refused)
         self.unread = unread
+        self.undone = dict(undone)
         self.asked = []
 
     def __call__(self, method, seed, arguments):
@@ -48,6 +49,10 @@ class FakeRuns:
             def check(self):
                 if method.name in runs.refused:
                     raise runs.refused[method.name]
+
+            def check_data(self, seen):
+                if method.name in runs.undone:
+                    raise runs.undone[method.name]
 
             def execute(self):
                 runs.asked.append((method.name, seed))

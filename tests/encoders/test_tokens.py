@@ -121,7 +121,7 @@ def test_too_long_texts_are_named_with_their_length() -> None:
     with pytest.raises(ConfigError, match=r"'cat cat .* has 78 tokens; CLIP reads at most 77"):
         tokenize(["fine", long], clip())
     tokenize("cat " * 75, clip())
-    with pytest.raises(ConfigError, match=r"kitten cat.* has 78 tokens"):
+    with pytest.raises(ConfigError, match=r"too long with 73 context vectors: 'kitten cat' \(78 tokens\); CLIP reads at most 77"):
         ClassTokens.build(clip(), ["cat", "kitten cat"], n_ctx=73)
     assert ClassTokens.build(clip(), ["cat", "kitten"], n_ctx=73).length == 77
 
@@ -149,7 +149,7 @@ def test_wrong_layouts_are_refused() -> None:
         ClassTokens.build(clip(), ["cat"], n_ctx=2, position="begin")
     with pytest.raises(ConfigError, match="at least 0"):
         ClassTokens.build(clip(), ["cat"], n_ctx=-1)
-    with pytest.raises(ConfigError, match=r"empty at \[1\]"):
+    with pytest.raises(ConfigError, match=r"nothing is left of '_' \(label 1\)"):
         ClassTokens.build(clip(), ["cat", "_"], n_ctx=1)
     with pytest.raises(ConfigError, match="no class names"):
         ClassTokens.build(clip(), [], n_ctx=1)

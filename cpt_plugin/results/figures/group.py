@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cpt_plugin.errors import RecordError
+from cpt_plugin.long_tail import shots_in_words
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import name_of
 from cpt_plugin.results.summary import Table, build_table
@@ -44,7 +45,8 @@ class Group:
     def notes(self, names: Iterable[str] | None = None) -> list[str]:
         """What a figure of some rows must say: on which seeds they rest, and which are missing."""
         shown = [row for row in self.table.rows if names is None or row.method in names]
-        seeds = f"seeds {listed(self.table.seeds)}; {self.table.shots} shots; backbone {self.table.backbone.name}"
+        shots = shots_in_words(self.table.shots)
+        seeds = f"seeds {listed(self.table.seeds)}; {shots}; backbone {self.table.backbone.name}"
         doubt = [f"training images BY SCHEDULE, not read from the data: {listed(names)}"
                  for names in [self.table.by_schedule] if names]  # fmt: skip
         return [seeds, *doubt, *(f"missing: {row.method}, seeds {listed(row.missing)}" for row in shown if row.missing)]

@@ -1,0 +1,62 @@
+"""Which images and classes an evaluation has: what is missing is said before anything is trained."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from cpt_plugin._names import some
+from cpt_plugin.errors import DataError
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Names of the classes in label order, and by label the images that train and test.
+
+    untested: names of classes that are known to have no test image, and were said to.
+    """
+
+    names: tuple[str, ...]
+    train: Mapping[int, int]
+    test: Mapping[int, int]
+    untested: frozenset[str] = frozenset()
+
+    @classmethod
+    def of(cls, cfg: Any) -> Contents:
+        """The data set of a configuration, read now.
+
+        Raises:
+            CPTError: what reading it raises.
+        """
+        from cpt_plugin.toolkit import build_dataset
+
+        return cls.of_dataset(build_dataset(cfg), "val" if cfg.TEST.SPLIT == "val" else "test")
+
+    @classmethod
+    def of_dataset(cls, dataset: Any, tested_part: str = "test") -> Contents:
+        """A data set that is there, evaluated on one of its parts."""
+        train, test = (Counter(item.label for item in part or ()) for part in (dataset.train_x, getattr(dataset, tested_part)))
+        return cls(tuple(dataset.classnames), train, test, getattr(dataset, "untested", frozenset()))
+
+    def check(self, what: str, trained: bool, tested: bool) -> None:
+        """Raise DataError where a part that is used has no images, or not of every class.
+
+        Args:
+            what: the classes and their data set, for the message.
+            trained: whether they are trained on.
+            tested: whether they are evaluated.
+        """
+        for part, images, used in (("training", self.train, trained), ("test", self.test, tested)):
+            if not used:
+                continue
+            if not images:
+                raise DataError(f"the {what} have no {part} images: complete the data set")
+            spared = self.untested if part == "test" else frozenset()
+            absent = [name for label, name in enumerate(self.names) if not images.get(label) and name not in spared]
+            if absent:
+                raise DataError(
+                    f"{len(absent)} of the {what} have no {part} image: {some(list(map(repr, absent)))}; complete the data "
+                    "set, or leave these classes out"
+                )
