@@ -37,7 +37,8 @@ class Contents:
     @classmethod
     def of_dataset(cls, dataset: Any, tested_part: str = "test") -> Contents:
         """A data set that is there, evaluated on one of its parts."""
-        train, test = (Counter(item.label for item in part or ()) for part in (dataset.train_x, getattr(dataset, tested_part)))
+        parts = dataset.train_x, getattr(dataset, tested_part)
+        train, test = (Counter(item.label for item in part or ()) for part in parts)
         return cls(tuple(dataset.classnames), train, test, getattr(dataset, "untested", frozenset()))
 
     def check(self, what: str, trained: bool, tested: bool) -> None:
@@ -56,7 +57,8 @@ class Contents:
             spared = self.untested if part == "test" else frozenset()
             absent = [name for label, name in enumerate(self.names) if not images.get(label) and name not in spared]
             if absent:
+                have, them = ("has", "this class") if len(absent) == 1 else ("have", "these classes")
                 raise DataError(
-                    f"{len(absent)} of the {what} have no {part} image: {some(list(map(repr, absent)))}; complete the data "
-                    "set, or leave these classes out"
+                    f"{len(absent)} of the {len(self.names)} {what} {have} no {part} image: "
+                    f"{some(list(map(repr, absent)))}; complete the data set, or leave {them} out"
                 )

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from cpt_plugin import _escapes
 from cpt_plugin.backbones import MICRO
-from cpt_plugin.long_tail import shots_in_words, tail_in_words
+from cpt_plugin.long_tail import NATURAL, shots_in_words, tail_in_words
 from cpt_plugin.methods import EMBEDDED_WORLD, is_embedded
 from cpt_plugin.results.groups import GROUPS
 from cpt_plugin.results.record import RunRecord
@@ -79,9 +79,11 @@ def csv_of(tables: Sequence[Table]) -> str:
 def title_of(table: Table) -> list[str]:
     """Two lines: what was measured, and with what; a third one where it is no measurement."""
     realized = _span([f"{tau:.4g}" for tau in table.realized_taus], " to ")
+    tail = tail_in_words(table.tau, table.shots)
+    ranked = "" if tail == NATURAL else f"classes ranked by {table.class_order}, "
     return [
-        f"{table.dataset}, {tail_in_words(table.tau, table.shots)} (realized {realized}), {shots_in_words(table.shots)}, "
-        f"classes ranked by {table.class_order}, {table.protocol.replace('_', ' ')}",
+        f"{table.dataset}, {tail} (realized {realized}), {shots_in_words(table.shots)}, {ranked}"
+        f"{table.protocol.replace('_', ' ')}",
         f"toolkit {table.toolkit}, backbone {table.backbone.name}, torch {', '.join(table.torch_versions)}, "
         f"on {', '.join(table.devices)}; accuracy in %, mean ±std over seeds {listed(table.seeds)}",
         *_warnings(table),

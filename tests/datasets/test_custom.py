@@ -200,9 +200,13 @@ def test_empty_and_nested_folders(tmp_path):
     refused(tmp_path, r"a holds folders \(deeper\), but the images of a class lie directly")
 
 
-def test_parts_by_other_names_are_explained(tmp_path):
-    image_folder(tmp_path / "mine", {"a": 2, "b": 2}, ("train", "valid", "test"))
-    refused(tmp_path, "parts of a split must be called train, val and test")
+@pytest.mark.parametrize(
+    "names", [("train", "valid", "test"), ("Train", "VAL", "Test"), ("training", "validation", "testing")]
+)
+def test_parts_by_other_names_are_understood(tmp_path, names):
+    image_folder(tmp_path / "mine", {"a": 2, "b": 2}, names)
+    for name, part in zip(names, parts(loaded(tmp_path)), strict=True):
+        assert {Path(item.impath).parts[-3] for item in part} == {name}
 
 
 def test_a_folder_without_test_images(tmp_path):
@@ -216,11 +220,16 @@ def test_images_outside_class_folders(tmp_path):
     refused(tmp_path, "images outside class folders: loose.jpg")
 
 
-def test_a_class_with_too_few_images(tmp_path):
+def test_a_class_with_too_few_images_for_all_parts_trains_first_then_tests(tmp_path, caplog):
     image_folder(tmp_path / "mine", {"a": 4, "b": 2, "c": 1})
-    refused(tmp_path, r"too few images of 'b' \(2\), 'c' \(1\) for 3 parts")
-    image_folder(tmp_path / "mine", {"c": 2})
-    assert len(loaded(tmp_path, SHARES=(0.5, 0.0)).test) == 4, "two parts need two images"
+    with caplog.at_level("WARNING", "cpt_plugin"):
+        data = loaded(tmp_path)
+    found = [Counter(item.classname for item in part) for part in parts(data)]
+    assert found == [{"a": 2, "b": 1, "c": 1}, {"a": 1}, {"a": 1, "b": 1}]
+    assert data.classnames == ["a", "b", "c"]
+    assert data.untested == {"c"}
+    assert "two images only of 'b': one trains, one tests, none validates" in caplog.text
+    assert "one image only of 'c': it trains, and the class has no test image" in caplog.text
 
 
 @pytest.mark.parametrize("part", ["train", "test"])
@@ -269,10 +278,10 @@ def test_links_inside_are_followed_and_those_that_leave_refused(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (("path", "class"), r"has the columns path, class, but must have path, label .* did you mean 'label'\?"),
-        (("path", "label", "splitt"), r"did you mean 'split'\?"),
+        (("path", "class"), r"has the columns path, class, but must have path, label .* call 'label' what is called 'class'"),
+        (("path", "label", "splitt"), r"did you mean 'split' by 'splitt'\?"),
         (("path",), "has the columns path, but must have"),
-        (("path;label",), r"the columns of .* are separated by ';', but must be by ','"),
+        (("path;label",), r"the columns of .* are separated by semicolons, but must be by commas"),
         (("path", "label", "label"), "has the columns path, label, label"),
         ((), r"has the columns \(none\)"),
     ],
@@ -292,7 +301,8 @@ def test_other_columns(tmp_path, columns, message):
         ("all/9_9.png,cat", "line 32: there is no file"),
         ("../labels.csv,cat", "line 32: '../labels.csv' leaves the folder"),
         ("/etc/passwd,cat", "line 32: '/etc/passwd' leaves the folder"),
-        ("all/0_0.png,cat", "line 32: 'all/0_0.png' stands in line 2 already"),
+        ("all/0_0.png,red_barn", "line 32: 'all/0_0.png' stands in line 2 already; correct"),
+        ("all/0_0.png,cat", "line 32: 'all/0_0.png' stands in line 2 already, with the label 'red_barn'"),
         ('all/0_0.png,"cat', "cannot read the list"),
         ("all/\xff.png,cat", "line 32|cannot read the list"),
     ],
@@ -312,7 +322,7 @@ def test_many_wrong_lines_are_counted(tmp_path):
 def test_an_unknown_split_is_named(tmp_path):
     image_folder(tmp_path / "mine", {"a": 1})
     write_list(tmp_path / "mine" / "labels.csv", [("a/photo 0.jpg", "a", "valid")], ("path", "label", "split"))
-    refused(tmp_path, "line 2: the split 'valid' is none of train, val, test", "ImageList")
+    refused(tmp_path, "line 2: the split 'valid' is none of train, val, test: write val", "ImageList")
 
 
 def test_numbers_as_labels_are_said_to_be_names(tmp_path, caplog):
@@ -320,7 +330,7 @@ def test_numbers_as_labels_are_said_to_be_names(tmp_path, caplog):
     write_list(tmp_path / "mine" / "labels.csv", [(f"{n}/photo {i}.jpg", n) for n in "01" for i in range(3)])
     with caplog.at_level("WARNING", "cpt_plugin"):
         assert loaded(tmp_path, "ImageList").classnames == ["0", "1"]
-    assert "are numbers, and CLIP reads them as names" in caplog.text
+    assert "2 of 2 class names are numbers, which CLIP cannot read as words: 0, 1;" in caplog.text
 
 
 def test_a_byte_order_mark_and_spaces_do_no_harm(tmp_path):
