@@ -122,7 +122,7 @@ def _parts(folder: Path, names: Sequence[str]) -> dict[str, str]:
     for name in (name for name in names if name not in called):
         if _holds_images(folder / name):
             raise DataError(
-                f"{folder} holds {name} with images beside {' and '.join(parts.values())}: call it after a part (train, "
+                f"{folder} holds {name} with images beside {_in_words(parts)}: call it after a part (train, "
                 "val, test), or move it away"
             )
         _LOG.warning(f"{folder / name} holds no images and is left out")
@@ -141,7 +141,7 @@ def _refuse_unsorted(folder: Path, classes: dict[str, list[str]]) -> None:
 
 
 def _refuse_missing(folder: Path, parts: dict[str, str]) -> None:
-    there = " and ".join(parts[part] for part in PARTS if part in parts)
+    there = _in_words(parts)
     if "train" not in parts:
         raise DataError(f"{folder} has {there}, but no folder train with training images: add one")
     if "test" not in parts:
@@ -151,6 +151,10 @@ def _refuse_missing(folder: Path, parts: dict[str, str]) -> None:
             else f"have its images divided: set DATASET.FOLDER to {folder / parts['train']}"
         )
         raise DataError(f"{folder} has {there}, but no folder test: add one, or {instead}")
+
+
+def _in_words(parts: Mapping[str, str]) -> str:
+    return " and ".join(parts[part] for part in PARTS if part in parts)
 
 
 def _refuse_loose(folder: Path, content: FolderContent) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.words import CALLED_FROM
-from cpt_plugin.data.custom import check_own_files, own_yaml
+from cpt_plugin.data.custom import check_own_files, own_data
 from cpt_plugin.errors import ConfigError, DataError
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -23,12 +23,12 @@ def yaml(tmp_path):
 
 
 def test_names_are_no_paths():
-    assert own_yaml("eurosat", Path("/"), ["eurosat"]) is None
-    assert own_yaml("shapes:outline", Path("/"), []) is None
+    assert own_data("eurosat", Path("/"), ["eurosat"]) is None
+    assert own_data("shapes:outline", Path("/"), []) is None
 
 
 def test_a_path_counts_from_where_the_command_was_typed(yaml, monkeypatch):
-    assert own_yaml("mine.yaml", yaml.parent, []) == yaml
+    assert own_data("mine.yaml", yaml.parent, []) == yaml
     monkeypatch.setenv(CALLED_FROM, str(yaml.parent))
     arguments = parse_arguments(["coop", "./mine.yaml", "0.5", "--root", ".", "--backbone", "micro"])
     assert (arguments.dataset, arguments.dataset_file) == ("mine", yaml)
@@ -48,7 +48,7 @@ def test_a_path_that_means_nothing(tmp_path, text, message):
     for name in ("my data.yaml", "eurosat.yaml"):
         (tmp_path / name).touch()
     with pytest.raises(ConfigError, match=message):
-        own_yaml(text, tmp_path, ["eurosat"])
+        own_data(text, tmp_path, ["eurosat"])
 
 
 @pytest.mark.parametrize("spelling", ["images", "'images'", '"images"', "images   # here", "{absolute}"])

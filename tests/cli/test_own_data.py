@@ -1,0 +1,196 @@
+"""All images of one's own with their own tail; what cannot be evaluated is found before anything is trained."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+
+from cpt_plugin.cli.arguments import parse_arguments
+from cpt_plugin.cli.contents import Contents
+from cpt_plugin.cli.experiment import Experiment
+from cpt_plugin.cli.run import run
+from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.results.record import load
+from cpt_plugin.results.table import render_markdown
+from tests.cli.test_run import FakeRuns
+from tests.helpers.fixtures import make_fixture
+from tests.helpers.fixtures.custom import image_folder, write_list
+from tests.helpers.prompt_runs import RESOLUTION, weights
+from trainers._base import PromptTrainer
+
+TAIL = {"ant": 1, "bee": 4, "cow": 8, "doe": 20}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    torch.set_num_threads(1)
+    return image_folder(tmp_path / "mine", TAIL)
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    def forward_backward(self, batch):
+        raise AssertionError("a step was trained")
+
+    monkeypatch.setattr(PromptTrainer, "forward_backward", forward_backward)
+
+
+def words(tmp_path, method, data, *more):
+    return [
+        method, str(data), *more, "--output", str(tmp_path / "out"), "--seeds", "1", "--epochs", "1",
+        "--backbone", str(weights(tmp_path)), "INPUT.SIZE", f"({RESOLUTION}, {RESOLUTION})",
+        "DATALOADER.NUM_WORKERS", "0", "USE_CUDA", "False",
+    ]  # fmt: skip
+
+
+# -- words of a command ------------------------------------------------------------------------------------------------
+
+
+def asked(*given):
+    args = parse_arguments([str(word) for word in given])
+    return args.tau, args.shots, args.protocol, args.opts
+
+
+@pytest.mark.parametrize("tail", [(), ("natural",), ("NATURAL",), ("natural", "--shots", "all")])
+def test_all_images_with_their_own_tail(folder, tail):
+    micro = ("--backbone", "micro")
+    assert asked("coop", folder, *tail, *micro) == (1.0, -1, "few_shot_all", ())
+    assert asked("coop", folder, *tail, *micro, "OPTIM.LR", "0.1")[3] == ("OPTIM.LR", "0.1")
+    assert asked("coop", folder, *tail, *micro, "--protocol", "base_to_new")[:3] == (1.0, -1, "base_to_new")
+
+
+def test_natural_holds_for_data_of_the_repository_too():
+    assert asked("coop", "shapes", "natural") == (1.0, -1, "few_shot_all", ())
+    assert asked("coop", "shapes", "natural", "--shots", "8") == (1.0, 8, "few_shot_all", ())
+    assert asked("coop", "shapes", "1", "--shots", "all") == (1.0, -1, "base_to_new", ())
+    assert asked("coop", "shapes", "1") == (1.0, 16, "base_to_new", ())
+
+
+def test_a_tail_that_all_images_do_not_have_is_refused(folder):
+    with pytest.raises(ConfigError, match=r"--shots all takes every training image.*TAU natural, not 0\.25"):
+        parse_arguments(["coop", str(folder), "0.25", "--shots", "all"])
+    with pytest.raises(ConfigError, match="three words are needed"):
+        parse_arguments(["coop", "shapes"])
+    with pytest.raises(ConfigError, match="--shots is '0'"):
+        parse_arguments(["coop", "shapes", "1", "--shots", "0"])
+
+
+def test_a_folder_or_a_list_stands_for_itself(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("DATA_ROOT", "/nowhere")
+    rows = [(f"mine/{name}/photo {index}.jpg", name) for name, count in TAIL.items() for index in range(count)]
+    write_list(tmp_path / "pets.csv", rows)
+    hashes = []
+    for path, name in ((folder, "mine"), (f"{folder}/", "mine"), (tmp_path / "pets.csv", "pets")):
+        args = parse_arguments(["coop", str(path), "--backbone", "micro"])
+        assert (args.dataset, args.root) == (name, tmp_path)
+        cfg = Experiment(args.method, 1, args).config()
+        assert cfg.DATASET.FOLDER in ("mine", "")
+        hashes.append(Contents.of(cfg).names)
+    assert hashes == [tuple(TAIL)] * 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("two words", "results are kept under the name 'two words'"), ("eurosat", "is called as the data set 'eurosat'")],
+)
+def test_folders_whose_names_cannot_stand_for_results(tmp_path, name, message):
+    (tmp_path / name).mkdir()
+    with pytest.raises(ConfigError, match=message):
+        parse_arguments(["coop", str(tmp_path / name), "--backbone", "micro"])
+
+
+def test_a_list_of_names_that_is_missing_is_said_before_anything_is_installed(tmp_path):
+    yaml = tmp_path / "pets.yaml"
+    yaml.write_text('DATASET:\n  NAME: "ImageFolder"\n  FOLDER: "."\n  CLASS_NAMES: "names.csv"\n')
+    with pytest.raises(DataError, match=r"DATASET\.CLASS_NAMES of .* is 'names\.csv', but there is no file"):
+        parse_arguments(["coop", str(yaml), "--root", str(tmp_path), "--backbone", "micro"])
+
+
+# -- a run -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_on_all_images_says_so_everywhere(folder, tmp_path, capsys):
+    assert run(parse_arguments(words(tmp_path, "coop", folder, "--no-baseline"))) == 0
+    record = load(tmp_path / "out" / "mine" / "coop" / "natural-all" / "seed1" / "record-few_shot_all.json")
+    assert (record.tau, record.shots, record.realized_tau) == (1.0, -1, 1 / 10)
+    assert [(one.name, one.total) for one in record.trained.per_class] == [("ant", 0), ("bee", 1), ("cow", 2), ("doe", 6)]
+    printed = capsys.readouterr().out
+    assert "natural: every training image is used, with the tail that the data have (few_shot_all)" in printed
+    assert "[1/1] coop mine natural seed 1 ..." in printed
+    assert "one image only of 'ant': it trains, and the class has no test image" in printed
+    title = render_markdown([record]).splitlines()[0]
+    assert title == "mine, natural (realized 0.1), all images, few shot all"
+    assert (tmp_path / "out" / "mine" / "tables" / "coop-natural-few_shot_all.md").read_text().startswith(title)
+    assert run(parse_arguments(words(tmp_path, "coop", folder, "natural", "--no-baseline"))) == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+LONG = "z " + "q " * 90
+
+
+@pytest.mark.parametrize(
+    ("counts", "message"),
+    [
+        ({"a": 4, "b": 4, "c": 4, LONG.strip(): 4}, r"1 of 2 class names is too long .*'z q q .* tokens\)"),
+        ({LONG.strip(): 4, "zz": 4, "zzz": 4, "zzzz": 4}, r"1 of 2 class names is too long"),
+        ({"A": 4, "B": 4, "C": 4, "_": 4}, "leave nothing to read .*: '_'"),
+        ({"a": 4, "b": 4, "c": 1, "d": 1}, "the new classes of mine have no test images"),
+    ],
+)
+def test_what_cannot_be_evaluated_ends_the_command_before_anything_is_trained(
+    tmp_path, capsys, no_training, counts, message
+):
+    folder = image_folder(tmp_path / "mine", counts)
+    args = parse_arguments(words(tmp_path, "coop_cpt", folder, "1"))
+    assert run(args) == 2
+    error = capsys.readouterr().err
+    assert re.search(message, error), error
+    assert error.count("\n") == 1
+    assert not [*(tmp_path / "out").rglob("*")], "zero-shot, which comes first, did not run either"
+
+
+def test_a_method_that_comes_later_is_looked_at_first(tmp_path, capsys, no_training):
+    folder = image_folder(tmp_path / "mine", {"z " + "q " * 69: 4, "zz": 4, "zzz": 4, "zzzz": 4})
+    long = ("CPT.TEMPLATE", "a long drawing of a {}.")
+    assert run(parse_arguments([*words(tmp_path, "coop_cpt", folder, "1"), *long])) == 2
+    assert "too long in 'a long drawing of a {}.'" in capsys.readouterr().err
+    assert not [*(tmp_path / "out").rglob("*")]
+
+
+def test_the_check_of_the_data_ends_the_command(tmp_path, capsys):
+    runs = FakeRuns(undone={"coop_cpt": DataError("the new classes have no test images")})
+    assert run(parse_arguments(["coop_cpt", "shapes", "1", "--output", str(tmp_path)]), runs) == 2
+    assert runs.asked == []
+    assert capsys.readouterr().err == "error: the new classes have no test images\n"
+
+
+def published(tmp_path, change):
+    fixture = make_fixture("eurosat", tmp_path / "data")
+    path = fixture.folder / "split_zhou_EuroSAT.json"
+    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    more = ("1", "--root", str(tmp_path / "data"), "--no-baseline")
+    return parse_arguments([*words(tmp_path, "coop", "eurosat", *more), "DATASET.CHECK_COUNTS", "False"])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {**s, "test": []}, "the base classes of eurosat have no test images"),
+        (lambda s: {**s, "train": []}, "the base classes of eurosat have no training images"),
+        (lambda s: {**s, "train": [x for x in s["train"] if x[1]]}, "1 of the 3 base classes of eurosat has no training"),
+        (lambda s: {**s, "test": [x for x in s["test"] if x[1] < 3]}, "the new classes of eurosat have no test images"),
+        (lambda s: {**s, "test": [x for x in s["test"] if x[1] != 4]}, "1 of the 2 new classes of eurosat has no test"),
+    ],
+)
+def test_parts_of_published_data_without_images_are_found_first(tmp_path, capsys, no_training, change, message):
+    assert run(published(tmp_path, change)) == 2
+    assert message in capsys.readouterr().err
+    assert not [*(tmp_path / "out").rglob("*.json")]
+
+
+def test_new_classes_need_no_training_images(tmp_path):
+    args = published(tmp_path, lambda s: {**s, "train": [x for x in s["train"] if x[1] < 3]})
+    Experiment(args.method, 1, args).check_data({})

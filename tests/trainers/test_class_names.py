@@ -1,0 +1,118 @@
+"""Every method knows which class names fit into its texts, before it has a model."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from cpt_plugin.cli.repository import default_cfg, load_trainers
+from cpt_plugin.encoders import check_class_texts, class_text_features
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.toolkit import TRAINER_REGISTRY
+from tests.helpers.tiny_clip import tiny_clip
+
+LEARNERS = [name for name in load_trainers().PROMPT_LEARNERS if name != "zeroshot"]
+
+
+def configured(trainer, *options):
+    cfg = default_cfg()
+    cfg.TRAINER.NAME, cfg.DATASET.NAME = trainer, "ImageFolder"
+    for key, value in zip(options[::2], options[1::2], strict=True):
+        *nodes, leaf = key.split(".")
+        node = cfg
+        for name in nodes:
+            node = node[name]
+        node[leaf] = value
+    return cfg
+
+
+def trainer_of(name):
+    return TRAINER_REGISTRY.get(name)
+
+
+def passes(cfg, names, trained=False):
+    try:
+        trainer_of(cfg.TRAINER.NAME).check_class_names(cfg, names, trained)
+    except ConfigError as error:
+        assert "CLIP reads at most 77" in str(error)
+        assert "'cat cat cat" in str(error), "the class is named"
+        return False
+    return True
+
+
+def builds(cfg, names, clip):
+    """Whether the method's own prompts can be built."""
+    trainer = object.__new__(trainer_of(cfg.TRAINER.NAME))
+    trainer.cfg = cfg
+    try:
+        with torch.random.fork_rng():
+            trainer.build_prompt_learner(clip, names)
+    except ConfigError as error:
+        assert "tokens" in str(error)
+        return False
+    return True
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+@pytest.mark.parametrize("words", ["", "a photo of a"])
+def test_the_limit_is_the_one_that_building_the_prompts_has(learner, words):
+    cls = load_trainers().PROMPT_LEARNERS[learner]
+    options = [f"TRAINER.{cls.config_node}.CTX_INIT", words] if "CTX_INIT" in cls.defaults else []
+    depths = [key for key in cls.defaults if "DEPTH" in key]
+    for key in depths:
+        options += [f"TRAINER.{cls.config_node}.{key}", 2]
+    cfg, clip = configured(cls.__name__, *options), tiny_clip()
+    fits = [passes(cfg, ["dog", "cat " * length]) for length in range(50, 76)]
+    assert fits == [builds(cfg, ["dog", "cat " * length], clip) for length in range(50, 76)]
+    assert fits == sorted(fits, reverse=True)
+    assert {*fits} == {True, False}
+
+
+@pytest.mark.parametrize("template", ["a photo of a {}.", "ensemble", "{}"])
+def test_texts_of_a_template_likewise(template):
+    clip = tiny_clip()
+    for length in (66, 68, 70, 71, 75, 76):
+        names = ["dog", "cat " * length]
+        results = []
+        for make in (lambda names=names: check_class_texts(names, template),
+                     lambda names=names: class_text_features(clip, names, template)):  # fmt: skip
+            try:
+                make()
+            except ConfigError:
+                results.append(False)
+            else:
+                results.append(True)
+        assert results[0] == results[1]
+
+
+def test_templates_of_regularizers_hold_for_the_classes_trained_on_alone():
+    names = ["dog", "cat " * 70]
+    cfg = configured("CoOpCPT", "TRAINER.COOP.N_CTX", 4, "CPT.TEMPLATE", "a long drawing of a {}.")
+    assert passes(cfg, names)
+    assert not passes(cfg, names, trained=True)
+    assert passes(configured("CoOp", "TRAINER.COOP.N_CTX", 4), names, trained=True)
+    off = configured("CoOpL2ANCHOR", "TRAINER.COOP.N_CTX", 4, "L2ANCHOR.WEIGHT", 0.0, "L2ANCHOR.TEMPLATE", "a bad thing {}")
+    assert passes(off, names, trained=True)
+
+
+def test_templates_of_controls_hold_for_every_evaluation():
+    names = ["dog", "cat " * 70]
+    cfg = configured("CoOpMIX", "TRAINER.COOP.N_CTX", 4, "MIX.TEMPLATE", "a long drawing of a {}.")
+    assert not passes(cfg, names)
+    cfg.MIX.FRACTION = 0.0
+    assert passes(cfg, names)
+
+
+def test_promptsrcs_sentences_hold_for_the_classes_trained_on():
+    names = ["dog", "cat " * 69]
+    cfg = configured("PromptSRC")
+    assert passes(cfg, names)
+    assert not passes(cfg, names, trained=True), "among the published ones are longer sentences"
+    cfg.TRAINER.PROMPTSRC.TEMPLATES = "single"
+    assert passes(cfg, names, trained=True)
+
+
+@pytest.mark.parametrize("name", ["CoOp", "CoCoOpDPC", "MaPLeCPT", "ShallowVL", "IVLP", "ZeroshotCLIP"])
+def test_names_of_which_nothing_is_left_are_refused(name):
+    with pytest.raises(ConfigError, match=r"nothing is left of '_' \(label 1\)"):
+        trainer_of(name).check_class_names(configured(name), ["dog", "_"], False)
