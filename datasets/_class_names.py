@@ -123,8 +123,8 @@ def _warn_of_unreadable(names: Mapping[str, str], source: Path) -> None:
     for kind, labels in found.items():
         _LOG.warning(
             f"{source}: {len(labels)} of {len(names)} class names are {kind}, which CLIP cannot read as words: "
-            f"{some(labels)}; the text features mean little so. Rename the classes, or give a CSV file of names with lines "
-            f"such as {labels[0]},{_example(labels[0])} as DATASET.CLASS_NAMES (docs/custom-data.md)"
+            f"{some(labels)}; text features of them mean little. Rename the classes, or give a CSV file of names with "
+            f"lines such as {labels[0]},{_example(labels[0])} as DATASET.CLASS_NAMES (docs/custom-data.md)"
         )
 
 

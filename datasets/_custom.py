@@ -49,8 +49,8 @@ class Row(NamedTuple):
 class CustomDataset(DatasetBase):
     """Images that somebody labelled; few-shot, base and new classes and the long tail as for any data set.
 
-    Classes are numbered in alphabetical order of their folders or labels. Images that are not divided yet are divided by
-    ``DATASET.SPLIT_SEED``: of every class the share ``DATASET.SHARES[0]`` trains, ``SHARES[1]`` validates, the rest
+    Classes are numbered in alphabetical order of their folders or labels. Images that are not divided yet are divided
+    by ``DATASET.SPLIT_SEED``: of every class the share ``DATASET.SHARES[0]`` trains, ``SHARES[1]`` validates, the rest
     tests, at least one image each; of two images one trains and one tests, and a single one trains. The same images
     and seed give the same split on every machine, and the split hash of a record tells whether two runs had the same.
 
@@ -80,8 +80,8 @@ class CustomDataset(DatasetBase):
         self.untested = frozenset(names[label] for label in untested)
         if untested:
             _LOG.warning(
-                f"{source} has one image only of {some(sorted(map(repr, untested)))}: it trains, and the class has no test "
-                "image, so no accuracy"
+                f"{source} has one image only of {some(sorted(map(repr, untested)))}: it trains, and the class has no "
+                "test image, so no accuracy"
             )
         numbered = [[(path, label, names[key]) for path, label, key in part] for part in number(parts, ()).values()]
         items = present_items(numbered, folder, source, UprightDatum)

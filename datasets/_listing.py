@@ -53,8 +53,8 @@ def content_of(folder: Path, suffixes: Sequence[str] = IMAGE_SUFFIXES) -> Folder
         ) from error
     if foreign:
         raise DataError(
-            f"{folder} has names that are not UTF-8: {some(sorted(foreign))} (\\x.. stands for a byte); rename them, for "
-            "instance with convmv"
+            f"{folder} has names that are not UTF-8: {some(sorted(foreign))} (\\x.. stands for a byte); rename them, "
+            "for instance with convmv"
         )
     if odd:
         raise DataError(

@@ -22,7 +22,7 @@ _OTHER_FILES = {
 }
 """What a file is that begins with certain bytes."""
 _SYNONYMS = {
-    "path": ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path", "name"),
+    "path": ("file", "filename", "file_name", "filepath", "file_path", "image", "image_path", "img", "img_path"),
     "label": ("class", "classname", "class_name", "category", "target", "species", "folder", "wnid", "id"),
     "split": ("set", "part", "subset", "fold"),
     "name": ("class", "classname", "class_name", "words", "text"),
@@ -68,8 +68,8 @@ def read_table(file: Path, what: str, needed: Sequence[str], optional: Sequence[
                 lines.append(Line(reader.line_num, named))
     except csv.Error as error:
         raise DataError(
-            f"cannot read {what} {file}: line {reader.line_num}: {error}; it must be a CSV file in UTF-8, with cells that "
-            'hold commas or quotes in quotes ("a, b")'
+            f"cannot read {what} {file}: line {reader.line_num}: {error}; it must be a CSV file in UTF-8, and cells "
+            'with commas or quotes stand in quotes ("a, b")'
         ) from error
     refuse_lines(file, wrong)
     if not lines:

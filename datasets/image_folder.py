@@ -83,7 +83,8 @@ def rows_of(folder: Path, below: str, part: str) -> list[Row]:
             empty[name] = inside.others
     if empty:
         raise DataError(
-            f"{place} has no image in {some(list(empty))}; {_instead_of_images(empty)}add images, or remove the empty folders"
+            f"{place} has no image in {some(list(empty))}; {_instead_of_images(empty)}add images, or remove the empty "
+            "folders"
         )
     if not rows:
         raise DataError(f"{place} holds no folder of a class")
@@ -130,13 +131,13 @@ def _parts(folder: Path, names: Sequence[str]) -> dict[str, str]:
 
 
 def _refuse_unsorted(folder: Path, classes: dict[str, list[str]]) -> None:
-    """Refuse a part whose images all lie in one folder that is no class of the others, as tiny-imagenet's val has it."""
+    """Refuse a part with all images in one folder that is no class of the other parts, as in tiny-imagenet's val."""
     for name, found in classes.items():
         others = {other for part, names in classes.items() if part != name for other in names}
         if len(found) == 1 and found[0] not in others and len(others) > 1:
             raise DataError(
-                f"{folder / name} has one folder, {found[0]}, and not one for each of the {len(others)} classes: sort its "
-                "images into folders of their classes, or list all images in a CSV file (DATASET.NAME ImageList)"
+                f"{folder / name} has one folder, {found[0]}, and not one for each of the {len(others)} classes: sort "
+                "its images into folders of their classes, or list all images in a CSV file (DATASET.NAME ImageList)"
             )
 
 
@@ -160,8 +161,8 @@ def _in_words(parts: Mapping[str, str]) -> str:
 def _refuse_loose(folder: Path, content: FolderContent) -> None:
     if content.images and not content.folders:
         raise DataError(
-            f"{folder} holds images ({some(content.images)}), but no folders of classes: put the images of each class into "
-            "a folder that is called as the class, or list all in a CSV file (DATASET.NAME ImageList)"
+            f"{folder} holds images ({some(content.images)}), but no folders of classes: put the images of each class "
+            "into a folder that is called as the class, or list all in a CSV file (DATASET.NAME ImageList)"
         )
     if content.images:
         raise DataError(f"{folder} has images outside class folders: {some(content.images)}; move them into one")

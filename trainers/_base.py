@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cpt_plugin.balance import trained_parameters
 from cpt_plugin.config_identity import hashed_part
-from cpt_plugin.encoders import FrozenCLIP, ModelSizes, load_clip, resolve_precision
+from cpt_plugin.encoders import FrozenCLIP, ModelSizes, check_prompts, load_clip, resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.hook import HookHandle
 from cpt_plugin.toolkit import NAME as TOOLKIT
@@ -194,6 +194,11 @@ class PromptTrainer(Profiled, CLIPTrainer):
     """Keys of the own node that do not change what trained prompts mean."""
     hook: HookHandle | None = None
     loaded_extra: Mapping[str, Any] = MappingProxyType({})
+
+    @classmethod
+    def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
+        """As in the base class; here names that are empty, or too long for CLIP even alone."""
+        check_prompts(class_names, 0)
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:
         """The method's prompts for these classes; drawn from torch's global generator, which is seeded."""

@@ -32,7 +32,7 @@ def prompts_digest(prompt_learner: nn.Module) -> str:
 
 
 def whole_words(n_ctx: int, ctx_init: str) -> tuple[int, str | None]:
-    """Number of slots and the words that they start from, for learners with a slot a word of ``ctx_init`` if it is set."""
+    """Number of slots and the words that they start from, for learners with a slot for each word of ``ctx_init``."""
     words = context_words(ctx_init)
     return len(words) or n_ctx, " ".join(words) or None
 

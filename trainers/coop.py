@@ -72,7 +72,6 @@ class CoOp(PromptTrainer):
 
     @classmethod
     def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
-        super().check_class_names(cfg, class_names, trained)
         node = cfg.TRAINER[cls.config_node]
         check_prompts(class_names, *whole_words(node.N_CTX, node.CTX_INIT), node.get("CLASS_TOKEN_POSITION", "end"))
 

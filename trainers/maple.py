@@ -65,7 +65,6 @@ class MaPLe(PromptTrainer):
 
     @classmethod
     def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
-        super().check_class_names(cfg, class_names, trained)
         node = cfg.TRAINER[cls.config_node]
         check_prompts(class_names, *first_words(node.N_CTX, node.CTX_INIT))
 

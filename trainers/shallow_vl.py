@@ -52,7 +52,6 @@ class ShallowVL(PromptTrainer):
 
     @classmethod
     def check_class_names(cls, cfg: Any, class_names: Sequence[str], trained: bool) -> None:
-        super().check_class_names(cfg, class_names, trained)
         check_prompts(class_names, cfg.TRAINER[cls.config_node].N_CTX_TEXT)
 
     def build_prompt_learner(self, clip: FrozenCLIP, class_names: list[str]) -> PromptLearner:

@@ -86,8 +86,8 @@ The same command given again continues where it stopped and skips what is finish
 class RunArguments:
     """What one call of `scripts/run.sh` asks for; paths are absolute, `opts` alternates keys and values.
 
-    `dataset_file` is the yaml, image folder or list of a data set given by its path; otherwise `dataset` names one of the
-    repository. `shots` -1 stands for all images; with `tau` 1 the tail is then the data's own.
+    `dataset_file` is the yaml, image folder or list of a data set given by its path; otherwise `dataset` names one of
+    the repository. `shots` -1 stands for all images; with `tau` 1 the tail is then the data's own.
     """
 
     method: Method
@@ -134,14 +134,17 @@ def build_parser(prog: str = "scripts/run.sh") -> argparse.ArgumentParser:
     )
     parser.add_argument("method", metavar="METHOD", nargs="?", help="e.g. maple_cpt, coop, zeroshot")
     parser.add_argument(
-        "dataset", metavar="DATASET", nargs="?", help="shapes[:CLASSSET[:DOMAIN]], eurosat, ... or your own FOLDER, FILE.yaml"
+        "dataset",
+        metavar="DATASET",
+        nargs="?",
+        help="shapes[:CLASSSET[:DOMAIN]], eurosat, ... or your own: FOLDER, FILE.csv or FILE.yaml",
     )
     parser.add_argument(
         "tau",
         metavar="TAU",
         nargs="?",
-        help=f"fewest / most images of a class, in (0, 1]; or {NATURAL}: all images of all classes, with the tail that they "
-        "have (your own data: may be left out)",
+        help=f"fewest / most images of a class, in (0, 1]; or {NATURAL}: all images of all classes, with the tail that "
+        "they have (may be left out for your own data)",
     )
     parser.add_argument("opts", metavar="KEY VALUE", nargs="*", help="configuration, e.g. OPTIM.LR 0.002")
     parser.add_argument("--seeds", default="1,2,3", metavar="A,B,...", help="default: 1,2,3")

@@ -52,7 +52,8 @@ class Experiment:
     def folder(self) -> Path:
         """``<output>/<dataset>/<method>/tau<tau>[-all|-transfer][/<variant>]/seed<seed>``.
 
-        In the place of ``tau<tau>`` stands ``natural`` where all images train. Colons of a world's name become dashes. Cross-dataset and domain generalization share ``-transfer``.
+        In the place of ``tau<tau>`` stands ``natural`` where all images train. Colons of a world's name become dashes.
+        Cross-dataset and domain generalization share ``-transfer``.
         """
         a = self.arguments
         training = tail_in_words(a.tau, a.shots).replace(" ", "") + TRAININGS[a.protocol]

@@ -45,8 +45,8 @@ def own_data(text: str, base: Path, taken: Collection[str]) -> Path | None:
     path = resolved(text, base)
     if not path.is_dir() and not (path.is_file() and path.suffix in (*YAML_SUFFIXES, LIST_SUFFIX)):
         raise ConfigError(
-            f"there is no file {path}: a data set is a name, or the path of a .yaml, of a folder with a sub-folder a class, "
-            "or of a .csv (docs/custom-data.md)"
+            f"there is no file {path}: a data set is a name, or the path of a .yaml, of a folder with a sub-folder a "
+            "class, or of a .csv (docs/custom-data.md)"
         )
     name = own_name(path)
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):

@@ -132,7 +132,7 @@ class ClassTokens:
         Raises:
             ConfigError: empty or unknown names, too long prompts, a prefix that does not fit P.
         """
-        check_vocabulary([*([] if prefix is None else [_spaced(prefix)]), *(f"{_spaced(n)}." for n in class_names)], clip)
+        check_vocabulary([_spaced(prefix or ""), *(f"{_spaced(name)}." for name in class_names)], clip)
         lead, rows, slots, lengths = _lay_out(class_names, n_ctx, prefix, position)
         ids = _stack(rows, class_names)
         return cls(

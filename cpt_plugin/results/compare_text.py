@@ -132,8 +132,9 @@ def _p(value: float | None) -> str:
 def _subtitle(comparison: Comparison) -> str:
     one = comparison.sample
     return (
-        f"{comparison.protocol}; {shots_in_words(one.shots)}, classes ranked by {one.class_order}; toolkit {one.toolkit}, "
-        f"backbone {one.backbone.name}, torch {listed(comparison.torch_versions)}, on {listed(comparison.devices)}; "
+        f"{comparison.protocol}; {shots_in_words(one.shots)}, classes ranked by {one.class_order}; "
+        f"toolkit {one.toolkit}, backbone {one.backbone.name}, torch {listed(comparison.torch_versions)}, "
+        f"on {listed(comparison.devices)}; "
         "percentage points, each world by its mean over seeds; t over worlds, over seeds where there is one world only"
     )
 

@@ -278,7 +278,7 @@ def test_links_inside_are_followed_and_those_that_leave_refused(tmp_path):
 @pytest.mark.parametrize(
     ("columns", "message"),
     [
-        (("path", "class"), r"has the columns path, class, but must have path, label .* call 'label' what is called 'class'"),
+        (("path", "class"), r"has the columns path, class, but must have path, .* call 'label' what is called 'class'"),
         (("path", "label", "splitt"), r"did you mean 'split' by 'splitt'\?"),
         (("path",), "has the columns path, but must have"),
         (("path;label",), r"the columns of .* are separated by semicolons, but must be by commas"),

@@ -121,7 +121,7 @@ def test_too_long_texts_are_named_with_their_length() -> None:
     with pytest.raises(ConfigError, match=r"'cat cat .* has 78 tokens; CLIP reads at most 77"):
         tokenize(["fine", long], clip())
     tokenize("cat " * 75, clip())
-    with pytest.raises(ConfigError, match=r"too long with 73 context vectors: 'kitten cat' \(78 tokens\); CLIP reads at most 77"):
+    with pytest.raises(ConfigError, match=r"too long with 73 context vectors: 'kitten cat' \(78 tokens\); CLIP reads"):
         ClassTokens.build(clip(), ["cat", "kitten cat"], n_ctx=73)
     assert ClassTokens.build(clip(), ["cat", "kitten"], n_ctx=73).length == 77
 

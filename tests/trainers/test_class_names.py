@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -30,27 +32,26 @@ def trainer_of(name):
     return TRAINER_REGISTRY.get(name)
 
 
-def passes(cfg, names, trained=False):
+def fits(make):
+    """Whether nothing is refused; a refusal names the class and the limit."""
     try:
-        trainer_of(cfg.TRAINER.NAME).check_class_names(cfg, names, trained)
+        make()
     except ConfigError as error:
-        assert "CLIP reads at most 77" in str(error)
-        assert "'cat cat cat" in str(error), "the class is named"
+        assert re.search("cat cat cat.* tokens.*CLIP reads at most 77", str(error))  # noqa: PT017
         return False
     return True
+
+
+def passes(cfg, names, trained=False):
+    return fits(lambda: trainer_of(cfg.TRAINER.NAME).check_class_names(cfg, names, trained))
 
 
 def builds(cfg, names, clip):
     """Whether the method's own prompts can be built."""
     trainer = object.__new__(trainer_of(cfg.TRAINER.NAME))
     trainer.cfg = cfg
-    try:
-        with torch.random.fork_rng():
-            trainer.build_prompt_learner(clip, names)
-    except ConfigError as error:
-        assert "tokens" in str(error)
-        return False
-    return True
+    with torch.random.fork_rng():
+        return fits(lambda: trainer.build_prompt_learner(clip, names))
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -62,10 +63,10 @@ def test_the_limit_is_the_one_that_building_the_prompts_has(learner, words):
     for key in depths:
         options += [f"TRAINER.{cls.config_node}.{key}", 2]
     cfg, clip = configured(cls.__name__, *options), tiny_clip()
-    fits = [passes(cfg, ["dog", "cat " * length]) for length in range(50, 76)]
-    assert fits == [builds(cfg, ["dog", "cat " * length], clip) for length in range(50, 76)]
-    assert fits == sorted(fits, reverse=True)
-    assert {*fits} == {True, False}
+    found = [passes(cfg, ["dog", "cat " * length]) for length in range(50, 76)]
+    assert found == [builds(cfg, ["dog", "cat " * length], clip) for length in range(50, 76)]
+    assert found == sorted(found, reverse=True)
+    assert {*found} == {True, False}
 
 
 @pytest.mark.parametrize("template", ["a photo of a {}.", "ensemble", "{}"])
@@ -73,16 +74,8 @@ def test_texts_of_a_template_likewise(template):
     clip = tiny_clip()
     for length in (66, 68, 70, 71, 75, 76):
         names = ["dog", "cat " * length]
-        results = []
-        for make in (lambda names=names: check_class_texts(names, template),
-                     lambda names=names: class_text_features(clip, names, template)):  # fmt: skip
-            try:
-                make()
-            except ConfigError:
-                results.append(False)
-            else:
-                results.append(True)
-        assert results[0] == results[1]
+        checked = fits(lambda names=names: check_class_texts(names, template))
+        assert checked == fits(lambda names=names: class_text_features(clip, names, template))
 
 
 def test_templates_of_regularizers_hold_for_the_classes_trained_on_alone():
@@ -91,7 +84,7 @@ def test_templates_of_regularizers_hold_for_the_classes_trained_on_alone():
     assert passes(cfg, names)
     assert not passes(cfg, names, trained=True)
     assert passes(configured("CoOp", "TRAINER.COOP.N_CTX", 4), names, trained=True)
-    off = configured("CoOpL2ANCHOR", "TRAINER.COOP.N_CTX", 4, "L2ANCHOR.WEIGHT", 0.0, "L2ANCHOR.TEMPLATE", "a bad thing {}")
+    off = configured("CoOpL2ANCHOR", "TRAINER.COOP.N_CTX", 4, "L2ANCHOR.WEIGHT", 0.0, "L2ANCHOR.TEMPLATE", "a bad x {}")
     assert passes(off, names, trained=True)
 
 

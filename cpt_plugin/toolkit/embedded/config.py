@@ -21,8 +21,6 @@ from cpt_plugin.toolkit.embedded.defaults import DEFAULTS, PACKAGE_KEYS
 from cpt_plugin.toolkit.embedded.optim import DECAYS, OPTIMIZERS, WARMUPS
 
 UNREAD_MAX_PER_CLASS = 16
-
-
 SHARES_IN_WORDS = "the shares of train (above 0) and val, together below 1"
 
 
