@@ -164,9 +164,9 @@ def run(args: argparse.Namespace, cfg: Any) -> None:
         trainer = toolkit.build_trainer(cfg)
         trained = not (args.eval_only or args.no_train) and getattr(trainer, "trainable", True)
         part = "val" if cfg.TEST.SPLIT == "val" else "test"
-        what = f"{cfg.DATASET.SUBSAMPLE_CLASSES} classes of {cfg.DATASET.NAME}"
         tested = not (cfg.TEST.NO_TEST or args.no_train)
-        Contents.of_dataset(trainer.dm.dataset, part).check(what, trained=trained, tested=tested)
+        contents = Contents.of_dataset(trainer.dm.dataset, part)
+        contents.check(cfg.DATASET.NAME, cfg.DATASET.SUBSAMPLE_CLASSES, trained=trained, tested=tested)
         if args.eval_only:
             trainer.load_model(args.model_dir, epoch=args.load_epoch)
             trainer.test()

@@ -41,11 +41,12 @@ class Contents:
         train, test = (Counter(item.label for item in part or ()) for part in parts)
         return cls(tuple(dataset.classnames), train, test, getattr(dataset, "untested", frozenset()))
 
-    def check(self, what: str, trained: bool, tested: bool) -> None:
+    def check(self, dataset: str, classes: str, trained: bool, tested: bool) -> None:
         """Raise DataError where a part that is used has no images, or not of every class.
 
         Args:
-            what: the classes and their data set, for the message.
+            dataset: its name, for the message.
+            classes: which of its classes these are: base, new or all.
             trained: whether they are trained on.
             tested: whether they are evaluated.
         """
@@ -53,12 +54,15 @@ class Contents:
             if not used:
                 continue
             if not images:
-                raise DataError(f"the {what} have no {part} images: complete the data set")
+                remedy = "it can only be evaluated (--eval-only)" if part == "training" else "complete the data set"
+                of = "" if classes == "all" else f" of {classes} classes"
+                raise DataError(f"{dataset} has no {part} images{of}; {remedy}")
             spared = self.untested if part == "test" else frozenset()
             absent = [name for label, name in enumerate(self.names) if not images.get(label) and name not in spared]
             if absent:
-                have, them = ("has", "this class") if len(absent) == 1 else ("have", "these classes")
+                kind = "" if classes == "all" else f"{classes} "
+                them = "this class" if len(absent) == 1 else "these classes"
                 raise DataError(
-                    f"{len(absent)} of the {len(self.names)} {what} {have} no {part} image: "
+                    f"{dataset} has no {part} image of {len(absent)} of its {len(self.names)} {kind}classes: "
                     f"{some(list(map(repr, absent)))}; complete the data set, or leave {them} out"
                 )

@@ -126,7 +126,7 @@ class Experiment:
                 contents = seen.get(place := f"{task.dataset} {task.classes}") or Contents.of(cfg)
             seen[place] = contents
             trained = training and self.method.prompt_learner != ZEROSHOT
-            contents.check(f"{task.classes} classes of {task.dataset}", trained=trained, tested=True)
+            contents.check(task.dataset, task.classes, trained=trained, tested=True)
             check_class_names(self.method, cfg, contents.names, training)
 
     def execute(self) -> Outcome:

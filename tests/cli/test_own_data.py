@@ -138,7 +138,7 @@ LONG = "z " + "q " * 90
         ({"a": 4, "b": 4, "c": 4, LONG.strip(): 4}, r"1 of 2 class names is too long .*'z q q .* tokens\)"),
         ({LONG.strip(): 4, "zz": 4, "zzz": 4, "zzzz": 4}, r"1 of 2 class names is too long"),
         ({"A": 4, "B": 4, "C": 4, "_": 4}, "leave nothing to read .*: '_'"),
-        ({"a": 4, "b": 4, "c": 1, "d": 1}, "the new classes of mine have no test images"),
+        ({"a": 4, "b": 4, "c": 1, "d": 1}, "mine has no test images of new classes; complete"),
     ],
 )
 def test_what_cannot_be_evaluated_ends_the_command_before_anything_is_trained(
@@ -179,11 +179,11 @@ def published(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {**s, "test": []}, "the base classes of eurosat have no test images"),
-        (lambda s: {**s, "train": []}, "the base classes of eurosat have no training images"),
-        (lambda s: {**s, "train": [x for x in s["train"] if x[1]]}, "1 of the 3 base classes of eurosat has no train"),
-        (lambda s: {**s, "test": [x for x in s["test"] if x[1] < 3]}, "the new classes of eurosat have no test images"),
-        (lambda s: {**s, "test": [x for x in s["test"] if x[1] != 4]}, "1 of the 2 new classes of eurosat has no test"),
+        (lambda s: {**s, "test": []}, "eurosat has no test images of base classes"),
+        (lambda s: {**s, "train": []}, "eurosat has no training images of base classes"),
+        (lambda s: {**s, "train": [x for x in s["train"] if x[1]]}, "no training image of 1 of its 3 base classes: 'Annual"),
+        (lambda s: {**s, "test": [x for x in s["test"] if x[1] < 3]}, "eurosat has no test images of new classes"),
+        (lambda s: {**s, "test": [x for x in s["test"] if x[1] != 4]}, "eurosat has no test image of 1 of its 2 new classes"),
     ],
 )
 def test_parts_of_published_data_without_images_are_found_first(tmp_path, capsys, no_training, change, message):
