@@ -17,9 +17,10 @@ _NUMBER = re.compile(r"-(\d|\.\d|inf$|nan$)")
 class PairParser(argparse.ArgumentParser):
     """A parser for ``[WORD ...] [KEY VALUE ...]`` with options before, between and after all of these.
 
-    The pairs are its positional argument ``opts``; they come after as many words as it has others. A pair's value is
-    whatever follows its key (``-1``, ``--``), except an option of this parser: then the value is missing, and ``opts``
-    ends with the key. A ``--`` in another place says that no options follow.
+    The pairs are its positional argument ``opts``; they come after as many words as it has others, or from the first
+    word on that is surely a key. A pair's value is whatever follows its key (``-1``, ``--``), except an option of this
+    parser: then the value is missing, and ``opts`` ends with the key. A ``--`` in another place says that no options
+    follow.
     """
 
     def parse_known_args(  # type: ignore[override]
@@ -48,7 +49,7 @@ class PairParser(argparse.ArgumentParser):
                     options.append(words.pop(0))
             elif not only_words and _looks_like_an_option(word):
                 options.append(word)
-            elif len(positional) < wanted:
+            elif len(positional) < wanted and not is_key(word):
                 positional.append(word)
             elif word == "opts" and not pairs:  # what the field calls them
                 continue
