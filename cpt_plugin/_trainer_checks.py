@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from cpt_plugin.errors import ConfigError, HookError
+from cpt_plugin.errors import ConfigError, FeatureError, HookError
+from cpt_plugin.functional._checks import class_numbers
 
 attached_models: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.WeakKeyDictionary()
 """The step (:class:`~cpt_plugin._regularized_step.RegularizedStep`) that each regularized model is attached by."""
@@ -90,10 +90,18 @@ def resolve_class_counts(trainer: Any, given: Sequence[int] | None, num_classes:
             f"{type(trainer).__name__} has no dm.class_counts and no dm.dataset.train_x, from which training images "
             "could be counted: give CPTHook(counts=[...]), the number of each class in the order of the labels."
         )
-    numbers = torch.as_tensor(counts).long()
-    if numbers.shape != (num_classes,) or int(numbers.min()) < 0 or int(numbers.max()) == 0:
+    try:
+        numbers = class_numbers(counts, "counts")
+        fits = len(numbers) == num_classes and bool((numbers == numbers.round()).all()) and bool(numbers.any())
+    except FeatureError:
+        fits = False
+    if not fits:
         raise HookError(
-            f"The counts of training images, {numbers.tolist()}, are not one number >= 0 for each of {num_classes} "
+            f"The counts of training images, {_plain(counts)}, are not one whole number >= 0 for each of {num_classes} "
             "class names, with one above 0: give CPTHook(counts=[...]) of the classes that are trained."
         )
-    return numbers
+    return numbers.long()
+
+
+def _plain(values: Any) -> Any:
+    return values.tolist() if isinstance(values, Tensor) else values

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cpt_plugin._numbers import whole
 from cpt_plugin.errors import ClusterError
 
 ITERATIONS = 25
@@ -77,11 +78,9 @@ class SemanticClusters:
 
         Source: CPT (CVPR 2026), algorithm step 1; M, restarts and row order are ours.
         """
-        names = tuple(class_names)
-        features = _checked_features(frozen_text, names)
+        features, names = _checked_features(frozen_text, class_names)
         wanted = _number_of_clusters(len(names), num_clusters, cluster_size)
-        if not 0 <= seed < 2**31:
-            raise ClusterError(f"the cluster seed {seed} is outside 0 .. 2^31 - 1")
+        seed = whole("the seed of the clusters", seed, 0, ClusterError)
         by_name = np.array(sorted(range(len(names)), key=lambda row: (names[row], features[row].tolist())))
         points = np.ascontiguousarray(_unit_rows(features[by_name]))
         found = _nearest(points, _centroids(points, wanted, seed, spherical))
@@ -107,7 +106,10 @@ class SemanticClusters:
         return lists
 
 
-def _checked_features(frozen_text: Tensor, names: tuple[str, ...]) -> np.ndarray:
+def _checked_features(frozen_text: Tensor, class_names: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+    if isinstance(class_names, str):
+        raise ClusterError(f"class names must be a list with a name for each class, got the text {class_names!r}")
+    names = tuple(class_names)
     if not isinstance(frozen_text, Tensor):
         raise ClusterError(f"frozen text features must be a tensor (K, d), got {type(frozen_text).__name__}")
     shape = tuple(frozen_text.shape)
@@ -128,19 +130,14 @@ def _checked_features(frozen_text: Tensor, names: tuple[str, ...]) -> np.ndarray
             f"the frozen text feature of class {names[int(finite.argmin())]!r} holds NaN or infinity; "
             "check the encoder's weights and precision"
         )
-    return features
+    return features, names
 
 
 def _number_of_clusters(num_classes: int, num_clusters: int | None, cluster_size: int) -> int:
-    for number in (1 if num_clusters is None else num_clusters, cluster_size):
-        if not isinstance(number, int):
-            raise ClusterError(f"the number and the size of clusters are whole numbers, got {number!r}")
+    size = whole("the size of clusters", cluster_size, 1, ClusterError)
     if num_clusters is None:
-        if cluster_size < 1:
-            raise ClusterError(f"the cluster size {cluster_size} is below 1")
-        return max(1, -(-num_classes // cluster_size))
-    if num_clusters < 1:
-        raise ClusterError(f"{num_clusters} clusters asked for; use 1 or more, or None to use cluster_size")
+        return max(1, -(-num_classes // size))
+    num_clusters = whole("the number of clusters (None follows from their size)", num_clusters, 1, ClusterError)
     if num_clusters > num_classes:
         raise ClusterError(f"{num_clusters} clusters asked for but there are only {num_classes} classes")
     return num_clusters

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from cpt_plugin.clusters import SemanticClusters
+from cpt_plugin.functional._checks import Labels
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, total
 from cpt_plugin.regularizers.cpt import CPT
 
@@ -19,6 +20,9 @@ class CPTLoss(nn.Module):
 
     (terms in :mod:`cpt_plugin.functional`). The module has no parameters and nothing to save: clusters and
     anchor follow from the arguments. It works on the device of the features it is called with.
+
+    Features may have any length; zero vectors stay zero. NaN features give NaN: one with NaN or infinity makes every
+    term that reads it NaN, and so the total, as in torch's losses. It is the training loop that has to look.
 
     Args:
         frozen_text: (K, d) text features of frozen CLIP in label order, of any length.
@@ -68,15 +72,19 @@ class CPTLoss(nn.Module):
         """The semantic clusters, None where the ETF term has weight 0."""
         return self.regularizer.clusters
 
-    def forward(self, *, image: Tensor, text: Tensor, labels: Tensor) -> tuple[Tensor, Parts]:
+    def forward(self, *, image: Tensor, text: Tensor, labels: Labels) -> tuple[Tensor, Parts]:
         """Return the total and its detached weighted parts.
 
         Args:
             image: (B, d) image features.
             text: (K, d), or (B, K, d) where they depend on the image.
-            labels: (B,) integers in 0 .. K-1.
+            labels: (B,) whole numbers in 0 .. K-1: a tensor of any integer type, an array or a list.
+
+        Raises:
+            FeatureError: shapes, types or devices do not fit, or a label is out of range.
         """
-        parts = self.regularizer.compute(FeatureBatch(text=text, image=image, labels=labels))
+        batch = FeatureBatch(text, image, labels)  # type: ignore[arg-type]  # which makes a tensor of the labels
+        parts = self.regularizer.compute(batch)
         return total(parts, text), {name: value.detach() for name, value in parts.items()}
 
     def extra_repr(self) -> str:

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from cpt_plugin.errors import HookError
+from cpt_plugin.errors import FeatureError, HookError
+from cpt_plugin.functional._checks import integers, shape_of
 from cpt_plugin.functional._normalize import working_dtype
 from cpt_plugin.regularizers import FeatureBatch
 
@@ -168,14 +169,19 @@ def _text_features(outputs: list[Tensor], batch_size: int) -> Tensor:
 
 
 def _labels(arguments: list[Any], batch: Any, batch_size: int) -> Tensor:
-    """The first 1-D int64 argument of the forward with the batch's length, else ``batch["label"]``."""
+    """The first 1-D int64 argument of the forward with the batch's length, else ``batch["label"]``, of any integers."""
     for argument in arguments:
         if isinstance(argument, Tensor) and argument.dtype == torch.long and argument.shape == (batch_size,):
             return argument
-    labels = batch.get("label") if isinstance(batch, Mapping) else None
-    if isinstance(labels, Tensor) and labels.shape == (batch_size,) and not labels.is_floating_point():
-        return labels.long()
-    found = f"of shape {tuple(labels.shape)}" if isinstance(labels, Tensor) else "missing"
+    labels, found = batch.get("label") if isinstance(batch, Mapping) else None, "missing"
+    if labels is not None:
+        try:
+            numbers = integers(labels, "labels")
+            if numbers.shape == (batch_size,):
+                return numbers
+            found = f"of shape {shape_of(numbers)}"
+        except FeatureError as error:
+            found = f"of no use: {error}"
     raise HookError(
         f"No labels for the {batch_size} image features of this forward (batch[\"label\"] is {found}): pass "
         f"a 1-D int64 tensor of {batch_size} labels to the model, self.model(image, label)."

@@ -28,7 +28,7 @@ class EpochFeatures:
 
     def add(self, image: Tensor, text: Tensor | None, label: Tensor) -> None:
         """Take in one step's unit features, (B, d) and (K, d) or (B, K, d) or none, and labels (B,)."""
-        image = image.detach().to(working_dtype(image))
+        image, label = image.detach().to(working_dtype(image)), label.long()
         if self._sums is None or self._counts is None:
             self._sums = image.new_zeros(self._num_classes, image.shape[1])
             self._counts = image.new_zeros(self._num_classes)

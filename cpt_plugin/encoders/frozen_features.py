@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from cpt_plugin._names import some
 from cpt_plugin.encoders.frozen import FrozenCLIP
@@ -14,7 +13,8 @@ from cpt_plugin.encoders.templates import ENSEMBLE, fill_template
 from cpt_plugin.encoders.text import TextEncoder
 from cpt_plugin.encoders.tokens import check_sentence, tokenize
 from cpt_plugin.errors import DataError
-from cpt_plugin.functional._normalize import working_dtype
+from cpt_plugin.functional._checks import integers
+from cpt_plugin.functional._normalize import unit, working_dtype
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def class_text_features(clip: FrozenCLIP, class_names: Sequence[str], template: 
     texts = [fill_template(sentence, class_names) for sentence in _sentences(template)]
     encoded = [encoder.encode_ids(tokenize(filled, clip)) for filled in texts]
     features = [f.to(working_dtype(f)) for f in encoded]
-    return torch.stack([F.normalize(f, dim=-1) for f in features]).mean(0) if len(features) > 1 else features[0]
+    return torch.stack([unit(f, f.dtype) for f in features]).mean(0) if len(features) > 1 else features[0]
 
 
 def check_class_texts(class_names: Sequence[str], template: str) -> None:
@@ -54,16 +54,17 @@ def class_means(batches: Iterable[tuple[Tensor, Tensor]], class_names: Sequence[
     """(K, d) float64 means over each class of unit features, not scaled to length 1 again.
 
     Args:
-        batches: pairs of (n, d) features of any length and their (n,) labels.
+        batches: pairs of (n, d) features of any length and their (n,) labels, whole numbers of any integer type.
         class_names: K names in the order of the labels.
 
     Raises:
         DataError: a class has no image (named), or a label is not within 0 .. K-1.
+        FeatureError: the labels of a batch are no whole numbers.
     """
     classes = len(class_names)
     sums, counts = torch.zeros(()), torch.zeros(classes)
     for features, labels in batches:
-        labels = labels.cpu()
+        labels = integers(labels, "labels").cpu()
         if labels.min() < 0 or labels.max() >= classes:
             wrong = int(labels.min() if labels.min() < 0 else labels.max())
             raise DataError(
@@ -72,7 +73,7 @@ def class_means(batches: Iterable[tuple[Tensor, Tensor]], class_names: Sequence[
             )
         if not sums.ndim:
             sums = torch.zeros(classes, features.shape[-1], dtype=torch.float64)
-        sums.index_add_(0, labels, F.normalize(features.double(), dim=-1).cpu())
+        sums.index_add_(0, labels, unit(features, torch.float64).cpu())
         counts += torch.bincount(labels, minlength=classes)
     if not counts.all():
         empty = [name for name, count in zip(class_names, counts.tolist(), strict=True) if not count]

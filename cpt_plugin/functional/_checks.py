@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from cpt_plugin.errors import FeatureError
 
+Labels = Tensor | np.ndarray | Sequence[int]
+"""Whole numbers: a tensor of any integer type, an array, a list."""
+Numbers = Tensor | np.ndarray | Sequence[float]
+"""A number of each class: a tensor, an array, a list."""
 _TEXT_SHAPES = "(K, d) or (B, K, d)"
 
 
@@ -52,31 +60,115 @@ def check_frozen(frozen_text: Tensor, text: Tensor, name: str = "frozen_text") -
     check_same_device(name, frozen_text, "text", text)
 
 
+def class_indices(labels: Any, rows: Tensor, name: str, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Labels as (B,) int64 indices in range on the device of `rows`, and a factor of the loss: 1, or NaN.
+
+    Labels on the CPU are checked here and moved if need be. On another device a check would wait for it; there a label
+    out of range is forced into range and the factor is NaN, so that the process survives and the loss tells.
+
+    Args:
+        labels: B whole numbers, see :func:`integers`.
+        rows: B rows, one for each label; `name` is what messages call them.
+        num_classes: K; labels are in 0 .. K-1.
+
+    Raises:
+        FeatureError: the labels are no whole numbers, not one for each row, on another accelerator than the rows, or,
+            on the CPU, out of range.
+    """
+    index = integers(labels, "labels")
+    if index.shape != rows.shape[:1]:
+        raise FeatureError(f"labels {shape_of(index)} must have one entry a row of {name} {shape_of(rows)}")
+    if index.device.type == "cpu":
+        check_labels(index, num_classes)
+        index = index.to(rows.device)
+    check_same_device("labels", index, name, rows)
+    clamped = index.clamp(0, num_classes - 1)
+    return clamped, torch.where((clamped != index).any(), float("nan"), 1.0)
+
+
+def integers(values: Any, name: str) -> Tensor:
+    """Whole numbers as an int64 tensor: a tensor where it lies, anything that NumPy reads as an array on the CPU.
+
+    Raises:
+        FeatureError: they are something else: truth values, floating-point numbers, text, rows of unlike length.
+    """
+    if isinstance(values, Tensor):
+        if values.dtype == torch.bool or values.dtype.is_floating_point or values.dtype.is_complex:
+            raise FeatureError(f"{name} must be integers, got {values.dtype}")
+        return values.long()
+    array = _array(values, name, "integers")
+    if array.size and array.dtype.kind not in "iu":
+        raise FeatureError(f"{name} must be integers, got {_kind(values, array)}")
+    return torch.from_numpy(array.astype(np.int64))
+
+
+def class_numbers(values: Any, name: str, above_zero: bool = False) -> Tensor:
+    """A number >= 0 of each class as a float64 tensor (K,), on the device where it lies; plain numbers on the CPU.
+
+    Raises:
+        FeatureError: they are no non-empty row of numbers, or, on the CPU, one is not finite or too small.
+    """
+    if isinstance(values, Tensor):
+        found, plain = values, not (values.dtype == torch.bool or values.dtype.is_complex)
+        kind = str(values.dtype)
+    else:
+        array = _array(values, name, "numbers")
+        plain, kind = array.dtype.kind in "iuf", _kind(values, array)
+        found = torch.from_numpy(array.astype(np.float64)) if plain else torch.empty(array.shape)
+    if not plain or found.ndim != 1 or not found.numel():
+        raise FeatureError(f"{name} must be (K,), a number for each class, got {kind} {shape_of(found)}")
+    numbers = found.detach().double()
+    if numbers.device.type == "cpu":
+        fine = numbers.isfinite() & ((numbers > 0) if above_zero else (numbers >= 0))
+        if not fine.all():
+            wrong = int(fine.int().argmin())
+            bound = "> 0" if above_zero else ">= 0"
+            raise FeatureError(f"{name} must be finite and {bound}, got {numbers[wrong]:g} for class {wrong}")
+    return numbers
+
+
+def of_each_class(values: Any, name: str, rows: Tensor, classes: int, above_zero: bool = False) -> Tensor:
+    """:func:`class_numbers` of K classes on the device of `rows`, to which numbers on the CPU are moved.
+
+    Raises:
+        FeatureError: as there, or there are not K of them, or they are on another accelerator.
+    """
+    numbers = class_numbers(values, name, above_zero)
+    if len(numbers) != classes:
+        raise FeatureError(f"{name} {shape_of(numbers)} must have one entry for each of {classes} classes")
+    if numbers.device.type == "cpu":
+        return numbers.to(rows.device)
+    check_same_device(name, numbers, "the features or logits", rows)
+    return numbers
+
+
 def check_labels(labels: Tensor, num_classes: int) -> None:
     """Raise FeatureError naming a label outside 0..num_classes-1; waits for the labels' device."""
     outside = labels[(labels < 0) | (labels >= num_classes)]
     if outside.numel():
         raise FeatureError(
-            f"label {int(outside[0])} is outside 0..{num_classes - 1} (K = {num_classes} text features); "
+            f"label {int(outside[0])} is outside 0..{num_classes - 1} (K = {num_classes} classes); "
             "number the labels in the order of the class names"
         )
-
-
-def check_label_tensor(labels: Tensor, image: Tensor) -> None:
-    """Refuse labels that are not an integer tensor with one entry for each image, on the image's device."""
-    if not isinstance(labels, Tensor):
-        raise FeatureError(f"labels must be a tensor, got {type(labels).__name__}")
-    if labels.dtype == torch.bool or labels.dtype.is_floating_point or labels.dtype.is_complex:
-        raise FeatureError(f"labels must be integers, got {labels.dtype}")
-    if labels.shape != image.shape[:1]:
-        raise FeatureError(f"labels {shape_of(labels)} must have one entry a row of image {shape_of(image)}")
-    check_same_device("labels", labels, "image", image)
 
 
 def check_same_device(name: str, value: Tensor, other_name: str, other: Tensor) -> None:
     """Refuse two tensors that lie on different devices."""
     if value.device != other.device:
         raise FeatureError(f"{name} is on {value.device}, {other_name} on {other.device}; move them together")
+
+
+def _array(values: Any, name: str, wanted: str) -> np.ndarray:
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise FeatureError(f"{name} must be {wanted}, got {type(values).__name__} ({error})") from error
+
+
+def _kind(values: Any, array: np.ndarray) -> str:
+    """What somebody gave, for a message: the type of an array, else also what Python calls it."""
+    given = type(values).__name__
+    return str(array.dtype) if isinstance(values, np.ndarray) else f"{given} of {array.dtype}"
 
 
 def _check_features(name: str, value: Tensor, ndims: tuple[int, ...], shapes: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from contextlib import AbstractContextManager, nullcontext
 from functools import reduce
 from typing import Any
@@ -23,16 +24,12 @@ def full_precision(features: Tensor) -> AbstractContextManager[None]:
     return torch.autocast(kind, enabled=False)
 
 
-def lengths(features: Tensor) -> Tensor:
-    """Return the Euclidean lengths along the last dimension, (..., 1), with 1 in place of 0."""
-    norms = torch.linalg.vector_norm(features, dim=-1, keepdim=True)
-    return torch.where(norms > 0, norms, 1.0)
-
-
 def unit(features: Tensor, dtype: torch.dtype) -> Tensor:
-    """Scale the last dimension to length 1, in `dtype`.
+    """Scale the last dimension to length 1, in `dtype`, whatever finite length it has.
 
-    A zero vector stays zero and receives a finite gradient, so it never produces a NaN.
+    A zero vector stays zero and receives a finite gradient, so it never produces a NaN. One with NaN or infinity has a
+    NaN in it afterwards. A vector longer or shorter than its squares can be summed is multiplied by a power of two
+    first, which is exact: no bit of the result depends on whether it was.
     """
     return _Unit.apply(features.to(dtype))
 
@@ -42,15 +39,54 @@ class _Unit(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, features: Tensor) -> Tensor:
-        norms = lengths(features)
-        units = features / norms
-        ctx.save_for_backward(features, units, norms)
+        scaled, norms, factors = features, _norms(features), None
+        if not _surely_in_range(norms):
+            factors = _powers_of_two(norms)
+            scaled = features * factors
+            norms = _norms(scaled)
+            factors.masked_fill_(norms == 0, 1.0)
+        norms = _without_zeros(norms)
+        units = scaled / norms
+        ctx.save_for_backward(features, units, norms, factors)
         return units
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        features, units, norms = ctx.saved_tensors
+        features, units, norms, factors = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: connect the lengths to the features
-            norms = lengths(features)
+            norms = _without_zeros(_norms(features if factors is None else features * factors))
         along = torch.einsum("...d,...d->...", units, gradient).unsqueeze(-1)
-        return torch.addcmul(gradient, units, along, value=-1) / norms
+        of_scaled = torch.addcmul(gradient, units, along, value=-1) / norms
+        return of_scaled if factors is None else of_scaled * factors
+
+
+def _norms(features: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(features, dim=-1, keepdim=True)
+
+
+def _without_zeros(norms: Tensor) -> Tensor:
+    return torch.where(norms == 0, 1.0, norms)
+
+
+def _surely_in_range(norms: Tensor) -> bool:
+    """Whether the host knows, without waiting for a device, that no sum of squares has left the range of its type."""
+    if norms.device.type != "cpu":
+        return False
+    low, high, _ = _bounds(norms.dtype)
+    return bool(((norms > low) & (norms < high)).all())
+
+
+def _powers_of_two(norms: Tensor) -> Tensor:
+    """Factors that bring vectors of such computed lengths (0 and infinity included) to lengths safe to compute."""
+    low, high, factor = _bounds(norms.dtype)
+    return torch.ones_like(norms).masked_fill_(norms < low, factor).masked_fill_(norms > high, 1 / factor)
+
+
+def _bounds(dtype: torch.dtype) -> tuple[float, float, float]:
+    """Smallest and largest safe length, and the power of two that leads shorter vectors there, its inverse longer ones.
+
+    Half the exponents are left to the squares, and of these a quarter to small entries and to the sum: in float32,
+    2^-48 .. 2^48 and 2^90.
+    """
+    exponents = math.frexp(torch.finfo(dtype).max)[1]
+    return 2.0 ** -(exponents * 3 // 8), 2.0 ** (exponents * 3 // 8), 2.0 ** (exponents * 7 // 10 + 1)

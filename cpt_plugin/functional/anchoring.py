@@ -62,7 +62,7 @@ def nearest_simplex(features: Tensor) -> Tensor:
         (K, d) unit rows, in float32, or float64 if the features are.
 
     Raises:
-        FeatureError: not (K, d), or K - 1 > d.
+        FeatureError: not (K, d), not finite, or K - 1 > d.
 
     Source: the ETF is Papyan et al. (PNAS 2020); the rotation is ours.
     """
@@ -70,6 +70,8 @@ def nearest_simplex(features: Tensor) -> Tensor:
     classes, width = features.shape
     if classes - 1 > width:
         raise FeatureError(f"features {shape_of(features)}: no simplex of {classes} vertices in {width} dimensions")
+    if not features.isfinite().all():
+        raise FeatureError(f"features {shape_of(features)} hold NaN or infinity; check the encoder and its precision")
     dtype = working_dtype(features)
     rows = unit(features.detach(), torch.float64)
     if classes == 1:

@@ -6,18 +6,13 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.functional._checks import (
-    check_image,
-    check_label_tensor,
-    check_labels,
-    check_text,
-)
+from cpt_plugin.functional._checks import Labels, check_image, check_text, class_indices
 from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
 
 AVERAGES = ("class", "sample")
 
 
-def class_convergence(image: Tensor, text: Tensor, labels: Tensor, average: str = "class") -> Tensor:
+def class_convergence(image: Tensor, text: Tensor, labels: Labels, average: str = "class") -> Tensor:
     r"""Mean squared distance of unit image features to the unit text feature of their class.
 
     .. math::
@@ -35,7 +30,7 @@ def class_convergence(image: Tensor, text: Tensor, labels: Tensor, average: str 
     Args:
         image: (B, d) image features of any length.
         text: (K, d), or (B, K, d) for per-image text features.
-        labels: (B,) integers in 0 .. K-1.
+        labels: (B,) whole numbers in 0 .. K-1: a tensor of any integer type, an array, a list.
         average: "class" or "sample".
 
     Returns:
@@ -55,11 +50,8 @@ def class_convergence(image: Tensor, text: Tensor, labels: Tensor, average: str 
         raise ConfigError(f"unknown average {average!r}; use one of {', '.join(AVERAGES)}")
     check_text(text)
     check_image(image, text)
-    check_label_tensor(labels, image)
     num_classes = text.shape[-2]
-    if labels.device.type == "cpu":
-        check_labels(labels, num_classes)
-    index, validity = clamped(labels, num_classes)
+    index, validity = class_indices(labels, image, "image", num_classes)
     with full_precision(text):
         prototypes = _of_own_class(text, index)
         dtype = working_dtype(image, text)
@@ -77,10 +69,3 @@ def _of_own_class(text: Tensor, index: Tensor) -> Tensor:
         return text.index_select(0, index)
     rows = torch.arange(len(index), device=index.device) * text.shape[1] + index
     return text.flatten(0, 1).index_select(0, rows)
-
-
-def clamped(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Return labels forced into range and a factor: 1 if all of them were in range, else NaN."""
-    index = labels.long().clamp(0, num_classes - 1)
-    outside = (index != labels).any()
-    return index, torch.where(outside, float("nan"), 1.0)

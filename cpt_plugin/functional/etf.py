@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.errors import ConfigError, FeatureError
-from cpt_plugin.functional._checks import check_text, shape_of
+from cpt_plugin.functional._checks import Labels, check_text, integers, shape_of
 from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
 from cpt_plugin.functional._padded_clusters import PaddedClusters
 
 REDUCTIONS = ("frobenius", "pair_mean")
-_INDEX_TYPES = (torch.int64, torch.int32)
 _Group = tuple[PaddedClusters, Tensor]
 
 
@@ -43,20 +42,16 @@ class ClusterBuckets:
     _groups: dict[tuple[torch.dtype, str], list[_Group]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
-    def from_assignment(cls, assignment: Tensor, padded: bool | None = None) -> ClusterBuckets:
+    def from_assignment(cls, assignment: Labels, padded: bool | None = None) -> ClusterBuckets:
         """Sort the classes by size of their cluster, then cluster, then class.
 
         Raises:
-            FeatureError: the assignment is not a non-empty (K,) tensor of integers >= 0.
+            FeatureError: the assignment is not a non-empty (K,) row of integers >= 0.
         """
-        if not isinstance(assignment, Tensor):
-            raise FeatureError(f"assignment must be an integer tensor, got {type(assignment).__name__}")
-        if assignment.ndim != 1 or len(assignment) == 0 or assignment.dtype not in _INDEX_TYPES:
-            raise FeatureError(
-                f"assignment must be a non-empty (K,) tensor of integer cluster ids, "
-                f"got {assignment.dtype} {shape_of(assignment)}"
-            )
-        ids = assignment.detach().cpu()
+        given = integers(assignment, "assignment")
+        if given.ndim != 1 or len(given) == 0:
+            raise FeatureError(f"assignment must be (K,), a cluster id of each class, got {shape_of(given)}")
+        ids = given.cpu()
         if int(ids.min()) < 0:
             raise FeatureError(f"assignment holds cluster id {int(ids.min())}; give every class one >= 0")
         clusters, inverse, sizes = torch.unique(ids, return_inverse=True, return_counts=True)
@@ -64,7 +59,7 @@ class ClusterBuckets:
         order = torch.argsort(rank, stable=True)[int((sizes == 1).sum()) :]
         size_values, size_counts = torch.unique(sizes[sizes > 1], return_counts=True)
         blocks = tuple(zip(size_counts.tolist(), size_values.tolist(), strict=True))
-        return cls(order.to(assignment.device), blocks, len(clusters), len(ids), padded)
+        return cls(order.to(given.device), blocks, len(clusters), len(ids), padded)
 
     def to(self, device: torch.device) -> ClusterBuckets:
         """Return the same buckets with their indices on `device`."""
@@ -89,7 +84,7 @@ class ClusterBuckets:
 
 def etf_separation(
     text: Tensor,
-    assignment: Tensor | ClusterBuckets,
+    assignment: Labels | ClusterBuckets,
     reduction: str = "frobenius",
     include_diagonal: bool = False,
 ) -> Tensor:
@@ -111,8 +106,8 @@ def etf_separation(
     Args:
         text: (K, d), or (B, K, d) for per-image text features, which are averaged over B; any length, any
             floating type. Half precision is computed in float32.
-        assignment: (K,) cluster id of every class; M is the number of distinct ids. Pass the
-            :class:`ClusterBuckets` of the assignment to spare sorting it at every call.
+        assignment: (K,) cluster id of every class, of any integer type; M is the number of distinct ids. Pass
+            the :class:`ClusterBuckets` of the assignment to spare sorting it at every call.
         reduction: "frobenius" (range 0 .. sum_m k_m^3 / (k_m - 1) / M) or "pair_mean" (range 0 .. 4).
         include_diagonal: add the constant diagonal.
 
@@ -144,7 +139,7 @@ def etf_separation(
         return total + _diagonal(buckets, reduction) if include_diagonal else total
 
 
-def checked_buckets(text: Tensor, assignment: Tensor | ClusterBuckets, reduction: str) -> ClusterBuckets:
+def checked_buckets(text: Tensor, assignment: Labels | ClusterBuckets, reduction: str) -> ClusterBuckets:
     """Return the buckets on the text's device.
 
     Raises:

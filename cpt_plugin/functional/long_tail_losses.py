@@ -1,9 +1,11 @@
 r"""Classification losses for training sets whose classes have different numbers of images.
 
 Symbols: z (B, K) logits of B samples over K classes; y (B,) labels in 0 .. K-1; n (K,) training images of each class.
-CE(z, y) is the mean over samples of -log softmax(z)_y. Every function returns a scalar in float32, or float64 if the
-logits are, computed outside autocast, and gives finite values and gradients for finite logits and any counts >= 0: a
-class without training images counts as having one where a logarithm, a power or a weight needs it.
+CE(z, y) is the mean over samples of -log softmax(z)_y. Labels are whole numbers and counts numbers >= 0: tensors of any
+such type, arrays or lists. Every function returns a scalar in float32, or float64 if the logits are, computed outside
+autocast, and gives finite values and gradients for finite logits and any counts >= 0: a class without training images
+counts as having one where a logarithm, a power or a weight needs it. Labels on the CPU are checked at every call; on
+another device, where a check would wait for it, a label out of range turns the loss into NaN.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cpt_plugin._numbers import number
 from cpt_plugin.errors import ConfigError, FeatureError
-from cpt_plugin.functional._checks import check_labels, check_same_device, shape_of
+from cpt_plugin.functional._checks import Labels, Numbers, class_indices, class_numbers, of_each_class, shape_of
 from cpt_plugin.functional._normalize import full_precision, working_dtype
 
 
-def log_prior(counts: Tensor) -> Tensor:
+def log_prior(counts: Numbers) -> Tensor:
     """Log of each class's share of the training images, log pi_c = log n_c - log(sum of n); (K,), in float64.
 
     Raises:
@@ -29,7 +32,7 @@ def log_prior(counts: Tensor) -> Tensor:
     return images.log() - images.sum().log()
 
 
-def logit_adjustment(logits: Tensor, labels: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
+def logit_adjustment(logits: Tensor, labels: Labels, counts: Numbers, tau: float = 1.0) -> Tensor:
     r"""Logit-adjusted cross-entropy, CE(z + tau log pi, y); tau = 0, or equal counts, give the cross-entropy.
 
     Args:
@@ -47,26 +50,29 @@ def logit_adjustment(logits: Tensor, labels: Tensor, counts: Tensor, tau: float 
         >>> logit_adjustment(z, y, torch.tensor([3, 1]))  # -log(1/4)
         tensor(1.3863)
     """
-    z = _checked(logits, labels, counts)
+    z, n = _logits(logits), _counts(counts, logits)
+    y, valid = class_indices(labels, z, "logits", z.shape[1])
+    tau = number("tau", tau)
     with full_precision(logits):
-        return F.cross_entropy(z + _finite("tau", tau) * log_prior(counts).to(z), labels)
+        return F.cross_entropy(z + tau * log_prior(n).to(z), y) * valid
 
 
-def posthoc_adjustment(logits: Tensor, counts: Tensor, tau: float = 1.0) -> Tensor:
+def posthoc_adjustment(logits: Tensor, counts: Numbers, tau: float = 1.0) -> Tensor:
     """Logits z - tau log pi, (B, K), for the evaluation of a model that was trained with the cross-entropy.
 
     Raises:
-        FeatureError: shapes or devices do not fit.
+        FeatureError: shapes or devices do not fit, or a count is negative or not finite.
         ConfigError: tau is not finite.
 
     Source: Menon et al. (ICLR 2021, arXiv 2007.07314), eq. 9.
     """
-    z = _checked(logits, None, counts)
+    z, n = _logits(logits), _counts(counts, logits)
+    tau = number("tau", tau)
     with full_precision(logits):
-        return z - _finite("tau", tau) * log_prior(counts).to(z)
+        return z - tau * log_prior(n).to(z)
 
 
-def balanced_softmax(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
+def balanced_softmax(logits: Tensor, labels: Labels, counts: Numbers) -> Tensor:
     r"""Cross-entropy under the balanced softmax, n_c exp(z_c) / sum_k n_k exp(z_k): logit adjustment with tau = 1.
 
     Args:
@@ -77,12 +83,13 @@ def balanced_softmax(logits: Tensor, labels: Tensor, counts: Tensor) -> Tensor:
 
     Source: Ren et al., Balanced meta-softmax for long-tailed visual recognition (NeurIPS 2020, arXiv 2007.10740), 3.1.
     """
-    z = _checked(logits, labels, counts)
+    z, n = _logits(logits), _counts(counts, logits)
+    y, valid = class_indices(labels, z, "logits", z.shape[1])
     with full_precision(logits):
-        return F.cross_entropy(z + _images(counts).log().to(z), labels)
+        return F.cross_entropy(z + _images(n).log().to(z), y) * valid
 
 
-def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
+def focal(logits: Tensor, labels: Labels, gamma: float = 2.0) -> Tensor:
     r"""Focal loss, the mean of -(1 - p_y)^gamma log p_y with p = softmax(z); gamma = 0 gives the cross-entropy.
 
     Args:
@@ -95,16 +102,16 @@ def focal(logits: Tensor, labels: Tensor, gamma: float = 2.0) -> Tensor:
 
     Source: Lin et al., Focal loss for dense object detection (ICCV 2017, arXiv 1708.02002), eq. 4, over a softmax.
     """
-    z = _checked(logits, labels, None)
-    if _finite("gamma", gamma) < 0:
-        raise ConfigError(f"gamma must be at least 0, got {gamma!r}")
+    z = _logits(logits)
+    y, valid = class_indices(labels, z, "logits", z.shape[1])
+    gamma = number("gamma", gamma, least=0)
     with full_precision(logits):
-        log_p = -F.cross_entropy(z, labels, reduction="none")
+        log_p = -F.cross_entropy(z, y, reduction="none")
         missed = (-torch.expm1(log_p)).clamp_min(torch.finfo(z.dtype).tiny)
-        return -(missed**gamma * log_p).mean()
+        return -(missed**gamma * log_p).mean() * valid
 
 
-def effective_number_weights(counts: Tensor, beta: float = 0.9999) -> Tensor:
+def effective_number_weights(counts: Numbers, beta: float = 0.9999) -> Tensor:
     r"""Weights w_c = (1 - beta) / (1 - beta^n_c) of classes, scaled to mean 1 over those with images; (K,), float64.
 
     (1 - beta^n) / (1 - beta) is the effective number of n images. beta = 0 weighs all classes alike; as beta goes to 1,
@@ -117,15 +124,15 @@ def effective_number_weights(counts: Tensor, beta: float = 0.9999) -> Tensor:
     Source: Cui et al., Class-balanced loss based on effective number of samples (CVPR 2019, arXiv 1901.05555),
     sections 3.2 and 4.
     """
-    if not 0 <= beta < 1:
-        raise ConfigError(f"beta must be in [0, 1), got {beta!r}")
-    images = _images(counts)
+    beta = number("beta", beta, least=0, below=1)
+    numbers = class_numbers(counts, "counts")
+    images = _images(numbers)
     weights = (1 - beta) / -torch.expm1(images * math.log(beta)) if beta > 0 else torch.ones_like(images)
-    present = weights[counts > 0] if bool((counts > 0).any()) else weights
+    present = weights[numbers > 0] if bool((numbers > 0).any()) else weights
     return weights / present.mean()
 
 
-def class_balanced(logits: Tensor, labels: Tensor, counts: Tensor, beta: float = 0.9999) -> Tensor:
+def class_balanced(logits: Tensor, labels: Labels, counts: Numbers, beta: float = 0.9999) -> Tensor:
     r"""Class-balanced cross-entropy, the mean over samples of w_y CE, w from :func:`effective_number_weights`.
 
     beta = 0, or equal counts, give the cross-entropy.
@@ -140,28 +147,28 @@ def class_balanced(logits: Tensor, labels: Tensor, counts: Tensor, beta: float =
 
     Source: Cui et al. (CVPR 2019, arXiv 1901.05555), section 4.1; the weights' mean is 1 there over all classes.
     """
-    z = _checked(logits, labels, counts)
+    z, n = _logits(logits), _counts(counts, logits)
+    y, valid = class_indices(labels, z, "logits", z.shape[1])
     with full_precision(logits):
-        return _weighted(z, labels, effective_number_weights(counts, beta))
+        return _weighted(z, y, effective_number_weights(n, beta)) * valid
 
 
-def ldam_margins(counts: Tensor, max_margin: float = 0.5) -> Tensor:
+def ldam_margins(counts: Numbers, max_margin: float = 0.5) -> Tensor:
     """Margins Delta_c = C n_c^(-1/4), C such that the largest is ``max_margin``; (K,), float64.
 
     Raises:
         FeatureError: counts are not (K,), or one is negative or not finite.
         ConfigError: max_margin is negative or not finite.
     """
-    if _finite("max_margin", max_margin) < 0:
-        raise ConfigError(f"max_margin must be at least 0, got {max_margin!r}")
+    max_margin = number("max_margin", max_margin, least=0)
     roots = _images(counts) ** -0.25
     return max_margin * roots / roots.max()
 
 
 def ldam(
     logits: Tensor,
-    labels: Tensor,
-    counts: Tensor,
+    labels: Labels,
+    counts: Numbers,
     max_margin: float = 0.5,
     scale: float | Tensor = 1.0,
     beta: float = 0.0,
@@ -177,22 +184,35 @@ def ldam(
 
     Args:
         logits, labels, counts: z, y, n as above.
-        max_margin: of the rarest class, in units of the cosine.
-        scale: s; 1 where margins are meant in units of the logits.
+        max_margin: of the rarest class, in units of the cosine, finite and >= 0.
+        scale: s, a finite number >= 0 or a tensor of one (checked on the CPU only); 1 where margins are meant in units
+            of the logits.
         beta: in [0, 1).
 
     Raises:
         FeatureError: shapes, types or devices do not fit, or a label on the CPU is out of range.
-        ConfigError: max_margin or beta is out of range.
+        ConfigError: max_margin, scale or beta is out of range.
 
     Source: Cao et al., Learning imbalanced datasets with label-distribution-aware margin loss (NeurIPS 2019, arXiv
     1906.07413), section 3.2 and algorithm 1; the weights are not divided by their sum over the batch.
     """
-    z = _checked(logits, labels, counts)
+    z, n = _logits(logits), _counts(counts, logits)
+    y, valid = class_indices(labels, z, "logits", z.shape[1])
+    scale = _scale(scale)
     with full_precision(logits):
-        margins = (ldam_margins(counts, max_margin).to(z) * scale).to(z)
-        lowered = z - F.one_hot(labels.long(), z.shape[1]).to(z) * margins
-        return _weighted(lowered, labels, effective_number_weights(counts, beta))
+        margins = (ldam_margins(n, max_margin).to(z) * scale).to(z)
+        lowered = z - F.one_hot(y, z.shape[1]).to(z) * margins
+        return _weighted(lowered, y, effective_number_weights(n, beta)) * valid
+
+
+def _scale(scale: float | Tensor) -> float | Tensor:
+    if not isinstance(scale, Tensor):
+        return number("scale", scale, least=0)
+    if scale.numel() != 1:
+        raise ConfigError(f"scale must be one number, got a tensor {shape_of(scale)}")
+    if scale.device.type == "cpu":
+        number("scale", scale.item(), least=0)
+    return scale
 
 
 def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
@@ -200,37 +220,18 @@ def _weighted(logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
     return (weights.to(logits)[labels] * own).mean()
 
 
-def _images(counts: Tensor) -> Tensor:
+def _images(counts: Numbers) -> Tensor:
     """Counts in float64, at least 1."""
-    if not isinstance(counts, Tensor) or counts.ndim != 1 or not counts.numel():
-        shape = shape_of(counts) if isinstance(counts, Tensor) else type(counts).__name__
-        raise FeatureError(f"counts must be a tensor (K,) of training images a class, got {shape}")
-    images = counts.double()
-    if counts.device.type == "cpu" and not (images.isfinite() & (images >= 0)).all():
-        raise FeatureError(f"counts must be finite and >= 0, got {counts.tolist()}")
-    return images.clamp_min(1)
+    return class_numbers(counts, "counts").clamp_min(1)
 
 
-def _checked(logits: Tensor, labels: Tensor | None, counts: Tensor | None) -> Tensor:
-    """The logits in at least float32, after a look at what belongs to them."""
+def _counts(counts: Numbers, logits: Tensor) -> Tensor:
+    return of_each_class(counts, "counts", logits, logits.shape[1])
+
+
+def _logits(logits: Tensor) -> Tensor:
+    """The logits in at least float32."""
     if not isinstance(logits, Tensor) or logits.ndim != 2 or not logits.numel() or not logits.is_floating_point():
         found = f"{shape_of(logits)}, {logits.dtype}" if isinstance(logits, Tensor) else type(logits).__name__
         raise FeatureError(f"logits must be a floating-point tensor (B, K) without a zero, got {found}")
-    if labels is not None:
-        if labels.shape != logits.shape[:1] or labels.is_floating_point() or labels.dtype == torch.bool:
-            raise FeatureError(f"labels must be integers (B,) for logits {shape_of(logits)}, got {shape_of(labels)}")
-        check_same_device("labels", labels, "logits", logits)
-        if labels.device.type == "cpu":
-            check_labels(labels, logits.shape[1])
-    if counts is not None:
-        _images(counts)
-        if len(counts) != logits.shape[1]:
-            raise FeatureError(f"counts {shape_of(counts)} must have one entry a class of logits {shape_of(logits)}")
-        check_same_device("counts", counts, "logits", logits)
     return logits.to(working_dtype(logits))
-
-
-def _finite(name: str, value: float) -> float:
-    if not math.isfinite(value):
-        raise ConfigError(f"{name} must be finite, got {value!r}")
-    return value

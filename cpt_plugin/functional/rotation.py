@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin.functional._checks import check_frozen, check_text
-from cpt_plugin.functional._normalize import full_precision, lengths, unit, working_dtype
+from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
 
 DEAD_ZONE = 1e-6
 
@@ -59,8 +59,7 @@ def live_fraction(text: Tensor, frozen_text: Tensor) -> Tensor:
 def unit_difference(text: Tensor, frozen_text: Tensor) -> Tensor:
     """Unit text features minus unit frozen ones, in at least float32, shaped like the text."""
     dtype = working_dtype(text, frozen_text)
-    frozen = frozen_text.detach().to(dtype)
-    return torch.addcdiv(unit(text, dtype), frozen, lengths(frozen), value=-1)
+    return unit(text, dtype) - unit(frozen_text.detach(), dtype)
 
 
 class _DeadZoneL1(torch.autograd.Function):

@@ -7,8 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-from cpt_plugin.errors import ConfigError, FeatureError
-from cpt_plugin.functional._checks import check_frozen, check_text, shape_of
+from cpt_plugin._numbers import number
+from cpt_plugin.errors import ConfigError
+from cpt_plugin.functional._checks import Labels, Numbers, check_frozen, check_text, class_numbers, of_each_class
 from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
 from cpt_plugin.functional.etf import ClusterBuckets, checked_buckets, pair_scales
 from cpt_plugin.functional.rotation import DEAD_ZONE, unit_difference
@@ -25,17 +26,18 @@ def schedule_factor(schedule: str, progress: float) -> float:
     for "constant", "falling" (1 to 0) and "rising" (0 to 1), with p in [0, 1] the finished part of the training.
 
     Raises:
-        ConfigError: the schedule is unknown.
+        ConfigError: the schedule is unknown, or p is not in [0, 1].
     """
     if schedule not in SCHEDULES:
         raise ConfigError(f"unknown schedule {schedule!r}; use one of {', '.join(SCHEDULES)}")
+    progress = number("progress", progress, least=0, most=1)
     if schedule == "constant":
         return 1.0
     sign = 1 if schedule == "falling" else -1
     return 0.5 * (1 + sign * math.cos(math.pi * progress))
 
 
-def class_weights(counts: Tensor, power: float) -> Tensor:
+def class_weights(counts: Numbers, power: float) -> Tensor:
     r"""Weights of classes that fall with their number of training images and have mean 1.
 
     .. math::
@@ -47,19 +49,18 @@ def class_weights(counts: Tensor, power: float) -> Tensor:
         (K,) in float64, on the device of the counts.
 
     Raises:
-        FeatureError: the counts are not a non-empty (K,) tensor.
+        FeatureError: counts are not (K,), or one is negative or not finite.
+        ConfigError: the power is negative or not finite.
     """
-    if counts.ndim != 1 or len(counts) == 0:
-        raise FeatureError(f"counts {shape_of(counts)} must be (K,), the training images of each class")
-    raw = counts.clamp(min=1).double() ** -power
+    raw = class_numbers(counts, "counts").clamp(min=1) ** -number("power", power, least=0)
     return raw / raw.mean()
 
 
 def pair_separation(
     text: Tensor,
-    assignment: Tensor | ClusterBuckets,
+    assignment: Labels | ClusterBuckets,
     reduction: str = "frobenius",
-    weights: Tensor | None = None,
+    weights: Numbers | None = None,
     frozen_text: Tensor | None = None,
     margin: float = 0.0,
 ) -> Tensor:
@@ -92,12 +93,13 @@ def pair_separation(
         Scalar >= 0 in float32, or float64 for float64 text.
 
     Raises:
-        FeatureError: shapes, types or devices do not fit.
-        ConfigError: the reduction is unknown.
+        FeatureError: shapes, types or devices do not fit, or a weight is negative or not finite.
+        ConfigError: the reduction is unknown, or the margin is negative or not finite.
 
     Source: ours, after CPT's L_TETF (CVPR 2026).
     """
     buckets = checked_buckets(text, assignment, reduction)
+    margin = number("margin", margin, least=0)
     if frozen_text is not None:
         check_frozen(frozen_text, text)
     with full_precision(text):
@@ -106,7 +108,7 @@ def pair_separation(
         if not buckets.blocks:
             return members.sum()
         rows = [count * size for count, size in buckets.blocks]
-        v = _of_classes(weights, text, dtype).index_select(0, buckets.order).split(rows)
+        v = _weights(weights, text, dtype).index_select(0, buckets.order).split(rows)
         frozen = None if frozen_text is None else frozen_text.detach().index_select(0, buckets.order)
         anchors = [None] * len(rows) if frozen is None else unit(frozen, dtype).split(rows)
         blocks = zip(members.split(rows, dim=-2), v, anchors, buckets.blocks, strict=True)
@@ -130,7 +132,7 @@ def _gap_sum(members: Tensor, v: Tensor, anchors: Tensor | None, block: tuple[in
     return (pairs * others * (cosines - target).square()).sum()
 
 
-def weighted_rotation(text: Tensor, frozen_text: Tensor, weights: Tensor) -> Tensor:
+def weighted_rotation(text: Tensor, frozen_text: Tensor, weights: Numbers) -> Tensor:
     r"""Rotation term with weighted classes.
 
     .. math::
@@ -146,7 +148,7 @@ def weighted_rotation(text: Tensor, frozen_text: Tensor, weights: Tensor) -> Ten
     with full_precision(text):
         difference = unit_difference(text, frozen_text)
         live = torch.where(difference.abs() < DEAD_ZONE, difference.detach(), difference)
-        return (_of_classes(weights, text, difference.dtype) * live.abs().sum(-1)).mean()
+        return (_weights(weights, text, difference.dtype) * live.abs().sum(-1)).mean()
 
 
 def squared_rotations(text: Tensor, frozen_text: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ def squared_rotations(text: Tensor, frozen_text: Tensor) -> Tensor:
 
 
 def gaussian_anchoring(
-    text: Tensor, frozen_text: Tensor, squared_radii: Tensor, weights: Tensor | None = None
+    text: Tensor, frozen_text: Tensor, squared_radii: Numbers, weights: Numbers | None = None
 ) -> Tensor:
     r"""Negative log likelihood of the text features under a Gaussian of each class around its frozen feature.
 
@@ -181,20 +183,18 @@ def gaussian_anchoring(
         weights: (K,) v_c >= 0; default 1.
 
     Raises:
-        FeatureError: shapes, types or devices do not fit.
+        FeatureError: shapes, types or devices do not fit, or a radius or weight is out of range.
 
     Source: ours, in the place of CPT's L_RS.
     """
     squares = squared_rotations(text, frozen_text)
-    radii = _of_classes(squared_radii, text, squares.dtype)
-    return (_of_classes(weights, text, squares.dtype) * (squares / (2 * radii) + radii.log() / 2)).mean()
+    radii = of_each_class(squared_radii, "squared_radii", text, text.shape[-2], above_zero=True).to(squares.dtype)
+    return (_weights(weights, text, squares.dtype) * (squares / (2 * radii) + radii.log() / 2)).mean()
 
 
-def _of_classes(values: Tensor | None, text: Tensor, dtype: torch.dtype) -> Tensor:
+def _weights(values: Numbers | None, text: Tensor, dtype: torch.dtype) -> Tensor:
     """(K,) constants on the text's device; ones for None."""
     classes = text.shape[-2]
     if values is None:
         return torch.ones(classes, dtype=dtype, device=text.device)
-    if values.shape != (classes,):
-        raise FeatureError(f"weights or radii {shape_of(values)} must be (K,), K = {classes} classes of the text")
-    return values.detach().to(text.device, dtype)
+    return of_each_class(values, "weights", text, classes).to(dtype)

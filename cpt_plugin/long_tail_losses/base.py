@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cpt_plugin.functional._checks import class_numbers, integers
 from cpt_plugin.parts import Part, Registry
 
 
@@ -16,10 +17,13 @@ class LogitBatch:
 
     Attributes:
         logits: (B, K), scaled cosines.
-        labels: (B,) integers in 0 .. K-1.
-        counts: (K,) training images of each class.
+        labels: (B,) whole numbers in 0 .. K-1: a tensor of any integer type, an array or a list; kept as int64 tensor.
+        counts: (K,) training images of each class, a tensor, an array or a list; kept as float64 tensor.
         scale: the factor between cosines and logits.
         progress: finished epochs as a fraction of all, in [0, 1).
+
+    Raises:
+        FeatureError: the labels are no whole numbers, or the counts no numbers >= 0.
     """
 
     logits: Tensor
@@ -27,6 +31,10 @@ class LogitBatch:
     counts: Tensor
     scale: float | Tensor = 1.0
     progress: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.labels = integers(self.labels, "labels")
+        self.counts = class_numbers(self.counts, "counts")
 
 
 class LongTailLoss(Part):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from cpt_plugin._numbers import number
 from cpt_plugin.functional import class_balanced
-from cpt_plugin.long_tail_losses._checks import check_beta
 from cpt_plugin.long_tail_losses.base import LogitBatch, LongTailLoss, register
 
 
@@ -26,7 +26,7 @@ class ClassBalanced(LongTailLoss):
     config_node = "CB"
 
     def __init__(self, beta: float = 0.9999) -> None:
-        self.beta = check_beta("CB.BETA", beta)
+        self.beta = number("CB.BETA", beta, least=0, below=1)
 
     @property
     def active(self) -> bool:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from cpt_plugin._numbers import number
 from cpt_plugin.functional import focal
 from cpt_plugin.long_tail_losses.base import LogitBatch, LongTailLoss, register
-from cpt_plugin.regularizers._checks import check_weight
 
 
 @register
@@ -26,7 +26,7 @@ class Focal(LongTailLoss):
     config_node = "FOCAL"
 
     def __init__(self, gamma: float = 2.0) -> None:
-        self.gamma = check_weight("FOCAL.GAMMA", gamma)
+        self.gamma = number("FOCAL.GAMMA", gamma, least=0)
 
     @property
     def active(self) -> bool:

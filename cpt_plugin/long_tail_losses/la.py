@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import math
-
 from torch import Tensor
 
-from cpt_plugin.errors import ConfigError
+from cpt_plugin._numbers import number
 from cpt_plugin.functional import logit_adjustment
 from cpt_plugin.long_tail_losses.base import LogitBatch, LongTailLoss, register
 
@@ -28,9 +26,7 @@ class LogitAdjustment(LongTailLoss):
     config_node = "LA"
 
     def __init__(self, tau: float = 1.0) -> None:
-        if not math.isfinite(tau):
-            raise ConfigError(f"LA.TAU must be finite, got {tau!r}")
-        self.tau = tau
+        self.tau = number("LA.TAU", tau)
 
     @property
     def active(self) -> bool:

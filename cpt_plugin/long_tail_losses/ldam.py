@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from cpt_plugin.errors import ConfigError
+from cpt_plugin._numbers import number
 from cpt_plugin.functional import ldam
-from cpt_plugin.long_tail_losses._checks import check_beta
 from cpt_plugin.long_tail_losses.base import LogitBatch, LongTailLoss, register
-from cpt_plugin.regularizers._checks import check_weight
 
 
 @register
@@ -32,11 +30,9 @@ class LDAM(LongTailLoss):
     config_node = "LDAM"
 
     def __init__(self, max_margin: float = 0.5, drw_start: float = 1.0, drw_beta: float = 0.9999) -> None:
-        self.max_margin = check_weight("LDAM.MAX_MARGIN", max_margin)
-        if not 0 <= drw_start <= 1:
-            raise ConfigError(f"LDAM.DRW_START must be in 0 .. 1, got {drw_start!r}")
-        self.drw_start = drw_start
-        self.drw_beta = check_beta("LDAM.DRW_BETA", drw_beta)
+        self.max_margin = number("LDAM.MAX_MARGIN", max_margin, least=0)
+        self.drw_start = number("LDAM.DRW_START", drw_start, least=0, most=1)
+        self.drw_beta = number("LDAM.DRW_BETA", drw_beta, least=0, below=1)
 
     @property
     def active(self) -> bool:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from cpt_plugin.functional._checks import integers
 from cpt_plugin.parts import Part, Registry
 
 Parts = dict[str, Tensor]
@@ -23,14 +24,22 @@ class FeatureBatch:
     Attributes:
         text: (K, d) text features of all classes, or (B, K, d) where they depend on the image.
         image: (B, d) image features.
-        labels: (B,) integers in 0 .. K-1.
+        labels: (B,) whole numbers in 0 .. K-1: a tensor of any integer type, an array or a list; kept as int64 tensor.
+            None will do where no part reads them.
         progress: finished steps as a fraction of all, in [0, 1); 0 where no regularizer `needs_progress`.
+
+    Raises:
+        FeatureError: the labels are no whole numbers.
     """
 
     text: Tensor
     image: Tensor
     labels: Tensor
     progress: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            self.labels = integers(self.labels, "labels")
 
 
 class Regularizer(Part):

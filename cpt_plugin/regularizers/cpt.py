@@ -9,13 +9,14 @@ from statistics import median
 
 from torch import Tensor
 
+from cpt_plugin._numbers import number, whole
 from cpt_plugin.clusters import SemanticClusters
-from cpt_plugin.errors import ConfigError, FeatureError
+from cpt_plugin.errors import FeatureError
 from cpt_plugin.functional import ClusterBuckets, class_convergence, etf_separation, rotation_stabilization
 from cpt_plugin.functional._checks import check_frozen, check_labels, check_text
 from cpt_plugin.functional.etf import REDUCTIONS
 from cpt_plugin.functional.rotation import live_fraction
-from cpt_plugin.regularizers._checks import check_choice, check_weight
+from cpt_plugin.regularizers._checks import check_choice
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
 PARTS = ("etf", "cc", "rs")
@@ -77,24 +78,17 @@ class CPT(Regularizer):
         rho_momentum: float = 1.0,
     ) -> None:
         node = self.config_node
-        self.weights = {"etf": weight_etf, "cc": weight_cc, "rs": weight_rs}
-        fractions = {"etf": rho_etf, "cc": rho_cc, "rs": rho_rs}
-        for part in PARTS:
-            check_weight(f"{node}.WEIGHT_{part.upper()}", self.weights[part])
-            check_weight(f"{node}.RHO_{part.upper()}", fractions[part])
-        if check_weight(f"{node}.RHO_MOMENTUM", rho_momentum) > 1:
-            raise ConfigError(f"{node}.RHO_MOMENTUM must be in 0 .. 1, got {rho_momentum!r}")
+        self.weights = _checked(f"{node}.WEIGHT", (weight_etf, weight_cc, weight_rs))
+        fractions = _checked(f"{node}.RHO", (rho_etf, rho_cc, rho_rs))
+        rho_momentum = number(f"{node}.RHO_MOMENTUM", rho_momentum, least=0, most=1)
         if check_choice(f"{node}.WEIGHTING", weighting, WEIGHTINGS) == "balanced":
             self.gradient_fractions = {part: rho for part, rho in fractions.items() if rho > 0}
             self.gradient_momentum = rho_momentum
             self.weights = {part: float(part in self.gradient_fractions) for part in PARTS}
         self.etf_reduction = check_choice(f"{node}.ETF_REDUCTION", etf_reduction, REDUCTIONS)
-        _check_integer(f"{node}.CLUSTER_SIZE", cluster_size, 1)
-        _check_integer(f"{node}.NUM_CLUSTERS", num_clusters, 0)
-        _check_integer(f"{node}.CLUSTER_SEED", cluster_seed, 0)
-        self.cluster_size = cluster_size
-        self.num_clusters = num_clusters
-        self.cluster_seed = cluster_seed
+        self.cluster_size = whole(f"{node}.CLUSTER_SIZE", cluster_size, 1)
+        self.num_clusters = whole(f"{node}.NUM_CLUSTERS", num_clusters, 0)
+        self.cluster_seed = whole(f"{node}.CLUSTER_SEED", cluster_seed, 0)
         self.template = template
         self.clusters: SemanticClusters | None = None
         self._buckets: ClusterBuckets | None = None
@@ -221,6 +215,6 @@ class CPT(Regularizer):
         return self._frozen_text
 
 
-def _check_integer(key: str, value: int, least: int) -> None:
-    if not isinstance(value, int) or not least <= value < 2**31:
-        raise ConfigError(f"{key} must be a whole number in {least} .. 2^31 - 1, got {value!r}")
+def _checked(key: str, numbers: Sequence[float]) -> dict[str, float]:
+    """Weights or fractions by part, each finite and >= 0."""
+    return {part: number(f"{key}_{part.upper()}", value, least=0) for part, value in zip(PARTS, numbers, strict=True)}

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from cpt_plugin._numbers import number
 from cpt_plugin.errors import FeatureError
 from cpt_plugin.functional import ClusterBuckets
 from cpt_plugin.functional.variants import (
@@ -18,7 +19,7 @@ from cpt_plugin.functional.variants import (
     squared_rotations,
     weighted_rotation,
 )
-from cpt_plugin.regularizers._checks import check_choice, check_weight
+from cpt_plugin.regularizers._checks import check_choice
 from cpt_plugin.regularizers.base import FeatureBatch, register
 from cpt_plugin.regularizers.cptb import CPTB
 
@@ -90,12 +91,12 @@ class CPTX(CPTB):
         )
         node = self.config_node
         self.schedule = check_choice(f"{node}.SCHEDULE", schedule, SCHEDULES)
-        self.class_power = check_weight(f"{node}.CLASS_POWER", class_power)
+        self.class_power = number(f"{node}.CLASS_POWER", class_power, least=0)
         self.etf_target = check_choice(f"{node}.ETF_TARGET", etf_target, TARGETS)
-        self.margin = check_weight(f"{node}.MARGIN", margin)
+        self.margin = number(f"{node}.MARGIN", margin, least=0)
         self.rs_radius = check_choice(f"{node}.RS_RADIUS", rs_radius, RADII)
         self.needs_progress = schedule != "constant"
-        self.needs_counts = class_power > 0
+        self.needs_counts = self.class_power > 0
         self._class_weights: Tensor | None = None
         self._averages: Tensor | None = None
 

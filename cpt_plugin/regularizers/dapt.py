@@ -8,10 +8,10 @@ import math
 import torch
 from torch import Tensor
 
-from cpt_plugin.errors import ConfigError, FeatureError
+from cpt_plugin._numbers import number
+from cpt_plugin.errors import FeatureError
 from cpt_plugin.functional import inter_dispersion, intra_dispersion
 from cpt_plugin.functional._checks import check_class_rows
-from cpt_plugin.regularizers._checks import check_weight
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
 
@@ -43,13 +43,12 @@ class DAPT(Regularizer):
     config_node = "DAPT"
 
     def __init__(self, beta_t: float = 0.1, beta_v: float = 0.1, temperature: float = 2.0) -> None:
-        self.weights = {"inter": beta_t, "intra": beta_v}
-        for key, weight in (("BETA_T", beta_t), ("BETA_V", beta_v)):
-            check_weight(f"DAPT.{key}", weight)
-        if check_weight("DAPT.TEMPERATURE", temperature) == 0:
-            raise ConfigError("DAPT.TEMPERATURE must be above 0, got 0")
-        self.temperature = temperature
-        self.needs_prototypes = beta_v > 0
+        self.weights = {
+            "inter": number("DAPT.BETA_T", beta_t, least=0),
+            "intra": number("DAPT.BETA_V", beta_v, least=0),
+        }
+        self.temperature = number("DAPT.TEMPERATURE", temperature, above=0)
+        self.needs_prototypes = self.weights["intra"] > 0
         self._prototypes: Tensor | None = None
 
     @property

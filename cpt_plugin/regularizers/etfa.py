@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from cpt_plugin._numbers import number
 from cpt_plugin.errors import FeatureError
 from cpt_plugin.functional import nearest_simplex, text_anchoring
 from cpt_plugin.functional._checks import check_text
-from cpt_plugin.regularizers._checks import check_weight
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
 
@@ -38,7 +38,7 @@ class ETFAnchors(Regularizer):
     config_node = "ETFA"
 
     def __init__(self, weight: float = 1.0, template: str = "") -> None:
-        self.weight = check_weight("ETFA.WEIGHT", weight)
+        self.weight = number("ETFA.WEIGHT", weight, least=0)
         self.template = template
         self._anchors: Tensor | None = None
 

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from cpt_plugin._numbers import number
 from cpt_plugin.errors import FeatureError
 from cpt_plugin.functional import text_anchoring
-from cpt_plugin.regularizers._checks import check_weight
+from cpt_plugin.functional._checks import check_class_rows
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
 
@@ -32,7 +33,7 @@ class L2Anchor(Regularizer):
     config_node = "L2ANCHOR"
 
     def __init__(self, weight: float = 4.0, template: str = "") -> None:
-        self.weight = check_weight("L2ANCHOR.WEIGHT", weight)
+        self.weight = number("L2ANCHOR.WEIGHT", weight, least=0)
         self.template = template
         self._frozen_text: Tensor | None = None
 
@@ -42,7 +43,12 @@ class L2Anchor(Regularizer):
         return self.weight > 0
 
     def prepare(self, frozen_text: Tensor, class_names: Sequence[str]) -> None:
-        """Keep the (K, d) text features of frozen CLIP."""
+        """Keep the (K, d) text features of frozen CLIP.
+
+        Raises:
+            FeatureError: the features are not (K, d).
+        """
+        check_class_rows(frozen_text, "frozen_text")
         self._frozen_text = frozen_text.detach().clone()
 
     def describe(self) -> list[str]:

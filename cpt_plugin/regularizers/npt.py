@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from cpt_plugin._numbers import number
 from cpt_plugin.functional import ClusterBuckets, class_convergence, etf_separation
 from cpt_plugin.functional.convergence import AVERAGES
-from cpt_plugin.regularizers._checks import check_choice, check_weight
+from cpt_plugin.regularizers._checks import check_choice
 from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
 
 
@@ -40,9 +41,8 @@ class NPT(Regularizer):
     config_node = "NPT"
 
     def __init__(self, weight_lc: float = 0.5, weight_mi: float = 0.5, average: str = "sample") -> None:
-        self.weights = {"lc": weight_lc, "mi": weight_mi}
-        for part, weight in self.weights.items():
-            check_weight(f"NPT.WEIGHT_{part.upper()}", weight)
+        given = {"lc": weight_lc, "mi": weight_mi}
+        self.weights = {part: number(f"NPT.WEIGHT_{part.upper()}", weight, least=0) for part, weight in given.items()}
         self.average = check_choice("NPT.AVERAGE", average, AVERAGES)
         self._whole: ClusterBuckets | None = None
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpt_plugin.errors import FeatureError
-from cpt_plugin.functional import class_convergence, convergence
+from cpt_plugin.functional import _checks, class_convergence
 from tests.functional import oracles
 from tests.functional.problems import LOSS_PROPERTY, problems
 
@@ -145,7 +145,7 @@ def test_names_a_label_out_of_range(label: int) -> None:
 
 def test_without_a_check_a_label_out_of_range_makes_the_loss_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens on an accelerator, where labels are not read by the host."""
-    monkeypatch.setattr(convergence, "check_labels", lambda labels, num_classes: None)
+    monkeypatch.setattr(_checks, "check_labels", lambda labels, num_classes: None)
     image, text = torch.randn(3, 2), torch.randn(5, 2)
     assert class_convergence(image, text, torch.tensor([0, 9, 1])).isnan()
     assert class_convergence(image, text, torch.tensor([0, -1, 1])).isnan()
@@ -181,7 +181,7 @@ def test_never_waits_for_the_device() -> None:
             torch.zeros(2).bool(),
             "labels must be integers, got torch.bool",
         ),
-        (torch.ones(2, 4), torch.ones(3, 4), [0, 1], "labels must be a tensor, got list"),
+        (torch.ones(2, 4), torch.ones(3, 4), [0.0, 1.0], "labels must be integers, got list of float64"),
         (
             torch.ones(2, 4, device="meta"),
             torch.ones(3, 4),

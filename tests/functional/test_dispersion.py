@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpt_plugin.errors import ConfigError, FeatureError
-from cpt_plugin.functional import dispersion, inter_dispersion, intra_dispersion
+from cpt_plugin.functional import _checks, inter_dispersion, intra_dispersion
 from tests.functional import oracles
 from tests.functional.problems import LOSS_PROPERTY, problems
 
@@ -95,7 +95,7 @@ def test_derivatives() -> None:
 
 def test_refusals() -> None:
     text = torch.eye(3)
-    with pytest.raises(ConfigError, match="temperature must be above 0, got 0"):
+    with pytest.raises(ConfigError, match="temperature must be a finite number > 0, got 0"):
         inter_dispersion(text, 0)
     with pytest.raises(FeatureError, match=r"label 3 is outside 0\.\.2"):
         intra_dispersion(text, text, torch.tensor([0, 1, 3]))
@@ -111,7 +111,7 @@ def test_refusals() -> None:
 
 def test_without_a_check_a_label_out_of_range_makes_the_loss_nan(monkeypatch: pytest.MonkeyPatch) -> None:
     """What happens on an accelerator, where labels are not read by the host."""
-    monkeypatch.setattr(dispersion, "check_labels", lambda labels, num_classes: None)
+    monkeypatch.setattr(_checks, "check_labels", lambda labels, num_classes: None)
     text = torch.eye(3)
     assert intra_dispersion(text, text, torch.tensor([0, 1, 3])).isnan()
     assert intra_dispersion(text, text, torch.tensor([0, 1, 2])).isfinite()

@@ -227,16 +227,16 @@ def test_half_precision_under_autocast_is_computed_in_float32(name: str) -> None
 def test_refusals() -> None:
     z, y, n = torch.zeros(2, 3), torch.tensor([0, 2]), torch.tensor([1, 2, 3])
     for call, error, message in (
-        (lambda: logit_adjustment(z, y, n[:2]), FeatureError, "one entry a class"),
+        (lambda: logit_adjustment(z, y, n[:2]), FeatureError, "one entry for each of 3 classes"),
         (lambda: logit_adjustment(z, y, n - 2), FeatureError, "counts must be finite and >= 0"),
-        (lambda: logit_adjustment(z, y, n, math.nan), ConfigError, "tau must be finite"),
+        (lambda: logit_adjustment(z, y, n, math.nan), ConfigError, "tau must be a finite number, got nan"),
         (lambda: balanced_softmax(z, torch.tensor([0, 3]), n), FeatureError, r"label 3 is outside 0\.\.2"),
-        (lambda: balanced_softmax(z, y[:1], n), FeatureError, "labels must be integers"),
+        (lambda: balanced_softmax(z, y[:1], n), FeatureError, r"labels \(1,\) must have one entry a row of logits"),
         (lambda: balanced_softmax(z[0], y, n), FeatureError, r"logits must be a floating-point tensor \(B, K\)"),
-        (lambda: balanced_softmax(z, y, [1, 2, 3]), FeatureError, "counts must be a tensor"),
-        (lambda: focal(z, y, -1.0), ConfigError, "gamma must be at least 0"),
-        (lambda: class_balanced(z, y, n, 1.0), ConfigError, r"beta must be in \[0, 1\)"),
-        (lambda: ldam(z, y, n, -0.1), ConfigError, "max_margin must be at least 0"),
+        (lambda: balanced_softmax(z, y, 3), FeatureError, r"counts must be \(K,\), a number for each class, got int"),
+        (lambda: focal(z, y, -1.0), ConfigError, "gamma must be a finite number >= 0"),
+        (lambda: class_balanced(z, y, n, 1.0), ConfigError, "beta must be a finite number >= 0 and < 1"),
+        (lambda: ldam(z, y, n, -0.1), ConfigError, "max_margin must be a finite number >= 0"),
         (lambda: posthoc_adjustment(z, n.to("meta")), FeatureError, "counts is on meta"),
     ):
         with pytest.raises(error, match=message):

@@ -55,13 +55,13 @@ def test_memory_is_that_of_the_features_and_of_the_clusters(assignment: torch.Te
     pairs = int(assignment.bincount().square().sum())
     counter = step(assignment, reduction)
     assert counter.largest <= max(K * D, pairs)
-    assert counter.made <= 24 * K * D + 6 * pairs < K * K
+    assert counter.made <= 29 * K * D + 6 * pairs < K * K
 
 
 def test_operations_do_not_grow_with_the_number_of_clusters() -> None:
     few, many = (step(torch.arange(16 * clusters) // 16) for clusters in (10, 1000))
     assert few.operations == many.operations
-    assert len(many.operations) < 200
+    assert len(many.operations) < 210
 
 
 def test_operations_grow_with_the_number_of_different_sizes_only() -> None:

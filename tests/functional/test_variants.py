@@ -192,7 +192,7 @@ def test_class_weights() -> None:
         assert found == pytest.approx([4 * r / math.fsum(raw) for r in raw], rel=1e-12)
         assert np.mean(found) == pytest.approx(1)
     assert class_weights(torch.tensor(counts), 0.0).tolist() == [1.0] * 4
-    with pytest.raises(FeatureError, match=r"counts \(2, 2\) must be \(K,\)"):
+    with pytest.raises(FeatureError, match=r"counts must be \(K,\), a number for each class, got .* \(2, 2\)"):
         class_weights(torch.ones(2, 2), 1.0)
 
 
@@ -228,5 +228,5 @@ def test_refusals() -> None:
         pair_separation(text, assignment, "sum")
     with pytest.raises(FeatureError, match=r"frozen_text \(2, 3\) does not match text"):
         pair_separation(text, assignment, frozen_text=text[:2])
-    with pytest.raises(FeatureError, match=r"weights or radii \(2,\) must be \(K,\), K = 3"):
+    with pytest.raises(FeatureError, match=r"weights \(2,\) must have one entry for each of 3 classes"):
         weighted_rotation(text, text, torch.ones(2))

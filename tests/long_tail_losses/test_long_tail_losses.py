@@ -66,11 +66,11 @@ def test_settings_that_leave_the_cross_entropy_are_seen(name: str, settings: dic
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("la", {"TAU": float("inf")}, "LA.TAU must be finite"),
+        ("la", {"TAU": float("inf")}, "LA.TAU must be a finite number"),
         ("focal", {"GAMMA": -1.0}, "FOCAL.GAMMA must be a finite number >= 0"),
-        ("cb", {"BETA": 1.0}, r"CB.BETA must be in \[0, 1\)"),
-        ("ldam", {"DRW_START": 1.5}, r"LDAM.DRW_START must be in 0 .. 1"),
-        ("ldam", {"DRW_BETA": 1.0}, r"LDAM.DRW_BETA must be in \[0, 1\)"),
+        ("cb", {"BETA": 1.0}, "CB.BETA must be a finite number >= 0 and < 1"),
+        ("ldam", {"DRW_START": 1.5}, "LDAM.DRW_START must be a finite number >= 0 and <= 1"),
+        ("ldam", {"DRW_BETA": 1.0}, "LDAM.DRW_BETA must be a finite number >= 0 and < 1"),
         ("ldam", {"MAX_MARGIN": -0.5}, "LDAM.MAX_MARGIN"),
         ("la", {"TAO": 1.0}, "LA.TAO is unknown; did you mean 'TAU'"),
     ],

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from cpt_plugin.errors import ClusterError, ConfigError, FeatureError
-from cpt_plugin.functional import convergence
+from cpt_plugin.functional import _checks
 from cpt_plugin.regularizers import FeatureBatch, cpt
 from cpt_plugin.regularizers.cpt import CPT
 from tests.functional import oracles
@@ -182,7 +182,7 @@ def test_the_first_batch_is_checked_by_name_where_labels_are_not_read_each_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As on an accelerator: the loss function itself does not look at the labels."""
-    monkeypatch.setattr(convergence, "check_labels", lambda labels, num_classes: None)
+    monkeypatch.setattr(_checks, "check_labels", lambda labels, num_classes: None)
     wrong = batch(labels=torch.tensor([0, 1, 2, 3, 4, 20]))
     with pytest.raises(FeatureError, match=r"label 20 is outside 0\.\.19"):
         prepared().compute(wrong)

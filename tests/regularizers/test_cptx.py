@@ -233,9 +233,9 @@ def test_counts_come_from_what_is_given_or_the_trainer() -> None:
     with pytest.raises(HookError, match=r"CoOpTrainer has no dm\.class_counts .* CPTHook\(counts="):
         weights_from()
     for counts in ([1, 2], [1, 2, 3, 4, 5, -6], [0] * 6):
-        with pytest.raises(HookError, match="are not one number >= 0 for each of 6 class names"):
+        with pytest.raises(HookError, match="are not one whole number >= 0 for each of 6 class names"):
             weights_from(counts)
-    with pytest.raises(HookError, match="are not one number"):
+    with pytest.raises(HookError, match="are not one whole number"):
         weights_from(train_x=[*labels, 6])
     uncounted = CPTX(class_power=1.0)
     uncounted.prepare(FROZEN, NAMES)

@@ -106,7 +106,7 @@ def test_prototypes_are_copied_and_checked() -> None:
         (NPT, {"average": "batch"}, "NPT.AVERAGE must be class or sample, got 'batch'"),
         (DAPT, {"beta_t": -0.1}, "DAPT.BETA_T must be a finite number >= 0"),
         (DAPT, {"beta_v": float("inf")}, "DAPT.BETA_V must be a finite number"),
-        (DAPT, {"temperature": 0.0}, "DAPT.TEMPERATURE must be above 0"),
+        (DAPT, {"temperature": 0.0}, "DAPT.TEMPERATURE must be a finite number > 0"),
     ],
 )
 def test_wrong_settings_are_refused(cls: Any, settings: dict[str, Any], message: str) -> None:

@@ -106,7 +106,7 @@ def test_weighting_of_cpt_is_the_same_method_under_another_node(folder, tmp_path
     ("key", "value", "message"),
     [
         ("CPTB.RHO_CC", -0.1, "CPTB.RHO_CC must be a finite number >= 0"),
-        ("CPTB.RHO_MOMENTUM", 1.5, r"CPTB.RHO_MOMENTUM must be in 0 .. 1"),
+        ("CPTB.RHO_MOMENTUM", 1.5, "CPTB.RHO_MOMENTUM must be a finite number >= 0 and <= 1"),
         ("CPT.WEIGHTING", "equal", "CPT.WEIGHTING must be printed or balanced"),
     ],
 )
