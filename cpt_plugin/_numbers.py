@@ -26,7 +26,7 @@ def number(
         ConfigError: naming the key; truth values, text, NaN and infinity are no numbers.
     """
     if _is_finite(value) and least <= value <= most and above < value < below:
-        return value if isinstance(value, int | float) else float(value)
+        return value if type(value) in (int, float) else float(value)
     bounds = ((">=", least), (">", above), ("<=", most), ("<", below))
     stated = " and ".join(f"{sign} {bound:g}" for sign, bound in bounds if math.isfinite(bound))
     raise ConfigError(f"{key} must be a finite number{stated and ' ' + stated}, got {value!r}")

@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
+from operator import attrgetter, index
 from typing import Any, TypeVar
 
 from cpt_plugin.errors import ConfigError, DataError
@@ -118,9 +118,10 @@ def long_tail_subset(
     Without `max_per_class` it is the number of items of the largest class.
     Labels are 0..K-1; K is `num_classes`, by default the largest label + 1.
 
-    Raises ConfigError for a bad tau, order or count, DataError for no items or labels outside 0..K-1.
+    Raises ConfigError for a bad tau, order or count, DataError for no items, or labels that are not
+    whole numbers in 0..K-1.
     """
-    labels = [int(label(item)) for item in items]
+    labels = [_whole(label(item)) for item in items]
     num_classes = _check_labels(labels, num_classes)
     ranks = class_ranks(num_classes, order, seed)
     largest = max(Counter(labels).values()) if max_per_class is None else max_per_class
@@ -133,7 +134,7 @@ def long_tail_subset(
         if counts[item_label] < allowed[item_label]:
             counts[item_label] += 1
             kept.append(item)
-    per_class = tuple(counts[index] for index in range(num_classes))
+    per_class = tuple(counts[number] for number in range(num_classes))
     present = [count for count in per_class if count]
     return kept, LongTail(tau, min(present) / max(present), per_class, tuple(ranks), order)
 
@@ -144,6 +145,13 @@ def _check_tau(tau: float) -> None:
             f"DATASET.IMBALANCE_TAU is {tau}: give the ratio min / max images a class, "
             "above 0 and at most 1 (1 = balanced)"
         )
+
+
+def _whole(label: Any) -> int:
+    try:
+        return index(label)
+    except TypeError:
+        raise DataError(f"the label {label!r} is no whole number: number the classes 0, 1, 2, ...") from None
 
 
 def _check_labels(labels: Sequence[int], num_classes: int | None) -> int:

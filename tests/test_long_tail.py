@@ -180,6 +180,9 @@ def test_other_bad_arguments_are_refused():
         shot_counts(0, 0.5)
     with pytest.raises(DataError, match="empty"):
         long_tail_subset([], 0.5)
+    for label in (0.5, "1", None):
+        with pytest.raises(DataError, match=f"the label {label!r} is no whole number"):
+            long_tail_subset([Image(label, 0)], 0.5)
     with pytest.raises(DataError, match=r"labels \[2\] lie outside 0..1"):
         long_tail_subset([Image(0, 0), Image(2, 1)], 0.5, num_classes=2)
     with pytest.raises(DataError, match=r"labels \[-1\]"):

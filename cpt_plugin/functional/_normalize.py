@@ -34,6 +34,11 @@ def unit(features: Tensor, dtype: torch.dtype) -> Tensor:
     return _Unit.apply(features.to(dtype))
 
 
+def safely_scaled(rows: Tensor) -> Tensor:
+    """Rows (n, d) times one power of two for all, usually 1, such that squares of the longest stay within their type."""
+    return rows * _powers_of_two(_norms(rows).amax())
+
+
 class _Unit(torch.autograd.Function):
     """y = x / ||x|| with dL/dx = (g - y <y, g>) / ||x||, in fewer passes over memory than autograd takes."""
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cpt_plugin.errors import ConfigError, FeatureError
 from cpt_plugin.functional._checks import check_frozen, check_text, shape_of
-from cpt_plugin.functional._normalize import full_precision, unit, working_dtype
+from cpt_plugin.functional._normalize import full_precision, safely_scaled, unit, working_dtype
 
 FORMS = ("cosine", "frobenius")
 _ROUNDING = 64  # centered rows below so many units of rounding are taken for zero
@@ -107,6 +107,7 @@ def _check(text: Tensor, form: str) -> None:
 def _directions(rows: Tensor, centered: bool) -> Tensor:
     if not centered:
         return unit(rows, rows.dtype)
+    rows = safely_scaled(rows)
     noise = _ROUNDING * torch.finfo(rows.dtype).eps * torch.linalg.vector_norm(rows, dim=1).max()
     offsets = rows - rows.mean(0)
     far = torch.linalg.vector_norm(offsets, dim=1, keepdim=True) > noise

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from cpt_plugin.functional._checks import class_numbers, integers
+from cpt_plugin.functional._checks import integers
 from cpt_plugin.parts import Part, Registry
 
 
@@ -18,12 +18,12 @@ class LogitBatch:
     Attributes:
         logits: (B, K), scaled cosines.
         labels: (B,) whole numbers in 0 .. K-1: a tensor of any integer type, an array or a list; kept as int64 tensor.
-        counts: (K,) training images of each class, a tensor, an array or a list; kept as float64 tensor.
+        counts: (K,) training images of each class.
         scale: the factor between cosines and logits.
         progress: finished epochs as a fraction of all, in [0, 1).
 
     Raises:
-        FeatureError: the labels are no whole numbers, or the counts no numbers >= 0.
+        FeatureError: the labels are no whole numbers.
     """
 
     logits: Tensor
@@ -34,7 +34,6 @@ class LogitBatch:
 
     def __post_init__(self) -> None:
         self.labels = integers(self.labels, "labels")
-        self.counts = class_numbers(self.counts, "counts")
 
 
 class LongTailLoss(Part):
