@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin._generators import generators_kept
+from cpt_plugin._loader_workers import collate, worker_failures_named
 from cpt_plugin.errors import ConfigError, HookError
 
 if TYPE_CHECKING:
@@ -113,8 +114,9 @@ class FrozenSources:
         from cpt_plugin.encoders import ImageEncoder
 
         encoder = ImageEncoder(self._clip)
-        for batch in loader:
-            yield encoder(batch["img"].to(self._clip.device, self._clip.dtype)), batch["label"]
+        with worker_failures_named(starting=loader.num_workers > 0):
+            for batch in loader:
+                yield encoder(batch["img"].to(self._clip.device, self._clip.dtype)), batch["label"]
 
     def _training_images(self) -> Any:
         """The training images in the view of evaluation: the test loader's data set over the training items."""
@@ -129,7 +131,9 @@ class FrozenSources:
             )
         view = copy.copy(test.dataset)
         view.data_source = items
-        return torch.utils.data.DataLoader(view, batch_size=test.batch_size or 32, num_workers=test.num_workers)
+        return torch.utils.data.DataLoader(
+            view, batch_size=test.batch_size or 32, num_workers=test.num_workers, collate_fn=collate
+        )
 
     def _check_rows(self, what: str, features: Tensor) -> None:
         if features.dim() != 2 or len(features) != len(self._class_names):

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from cpt_plugin import __version__
+from cpt_plugin._loader_workers import collate
 from cpt_plugin.bounded_folder import cache_folder
 from cpt_plugin.encoders import FrozenCLIP, ImageEncoder
 from cpt_plugin.errors import ConfigError
@@ -132,6 +133,7 @@ class FeatureDataset(Dataset[dict[str, Any]]):
         images: DataLoader[Any] = DataLoader(
             self._images, batch_size=loader.TEST.BATCH_SIZE, num_workers=loader.NUM_WORKERS,
             sampler=[SampleKey(index, view) for index in range(len(self))], generator=torch.Generator(),
+            collate_fn=collate,
         )  # fmt: skip
         parts = []
         for batch in batches(images):

@@ -35,7 +35,7 @@ def unit(features: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def safely_scaled(rows: Tensor) -> Tensor:
-    """Rows (n, d) times one power of two for all, usually 1, such that squares of the longest stay within their type."""
+    """Rows (n, d) times one power of two for all, usually 1, so that squares of the longest stay in range."""
     return rows * _powers_of_two(_norms(rows).amax())
 
 

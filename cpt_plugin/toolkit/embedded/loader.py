@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
+from cpt_plugin._loader_workers import collate, shared, worker_failures_named
 from cpt_plugin.errors import DataError
 from cpt_plugin.long_tail import LongTail, long_tail_subset, most_per_class
 from cpt_plugin.toolkit.embedded.data import is_upright, read_upright, split_hash
@@ -73,7 +74,7 @@ class DatasetWrapper(Dataset[dict[str, Any]]):
 
     def _pixels(self) -> Iterator[np.ndarray]:
         images: DataLoader[Any] = DataLoader(
-            _Decoding(self), batch_size=None, num_workers=self._workers, generator=torch.Generator()
+            _Decoding(self), batch_size=None, num_workers=self._workers, generator=torch.Generator(), collate_fn=shared
         )
         progress = Progress(len(self), description="decode")
         for pixels in batches(images):
@@ -151,6 +152,7 @@ def build_data_loader(
         batch_size=batch_size,
         sampler=sampler,
         num_workers=cfg.DATALOADER.NUM_WORKERS,
+        collate_fn=collate,
         drop_last=is_train and len(sampler) >= batch_size,
         pin_memory=torch.cuda.is_available() and cfg.USE_CUDA,
         persistent_workers=is_train and cfg.DATALOADER.NUM_WORKERS > 0,
@@ -180,6 +182,7 @@ def batches(loader: DataLoader[Any], epoch: int = 0, start: int = 0) -> Iterator
 
     Raises:
         DataError: an image cannot be read; from a loader worker with the same message as without workers.
+        TrainingError: the workers lack memory.
     """
     sampler: Any = getattr(loader, "sampler", None)
     positioned = hasattr(sampler, "set_position")
@@ -188,7 +191,8 @@ def batches(loader: DataLoader[Any], epoch: int = 0, start: int = 0) -> Iterator
     try:
         if isinstance(dataset := getattr(loader, "dataset", None), DatasetWrapper):
             dataset.prepare()
-        yield from loader if positioned else islice(loader, start, None)
+        with worker_failures_named(starting=getattr(loader, "num_workers", 0) > 0):
+            yield from loader if positioned else islice(loader, start, None)
     except DataError as error:
         raise DataError(str(error).strip().splitlines()[-1].split("DataError: ")[-1]) from error
 

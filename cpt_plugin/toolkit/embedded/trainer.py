@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from cpt_plugin._loader_workers import worker_failures_named
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.toolkit.embedded.base import TrainerBase
@@ -95,6 +96,7 @@ class SimpleTrainer(TrainerBase):
 
     # -- lifecycle -----------------------------------------------------------------------------------------
 
+    @worker_failures_named()
     def train(self) -> None:  # type: ignore[override]
         super().train(self.start_epoch, self.max_epoch)
 
@@ -206,6 +208,7 @@ class SimpleTrainer(TrainerBase):
         return time.monotonic() - self._time_start
 
     @torch.no_grad()
+    @worker_failures_named()
     def test(self, split: str | None = None) -> float:
         """Evaluates on ``split`` (default ``TEST.SPLIT``), returns the accuracy in %.
 
