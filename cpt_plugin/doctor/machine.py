@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,9 @@ from cpt_plugin.doctor.subject import Subject
 
 GROUP = "machine"
 _GIB = 1 << 30
+SHARED_MEMORY = "/dev/shm"
+ENOUGH_SHARED = _GIB
+"""8 workers with two batches of 100 images of 224 pixels each fill as much."""
 _HIDDEN = ("", "-1", "NoDevFiles")
 
 
@@ -79,6 +83,19 @@ def cores(subject: Subject) -> Finding:
     return Finding(GROUP, OK, "cores", text)
 
 
+def shared_memory(subject: Subject) -> Finding | None:
+    """Whether data loader workers have room to hand over their batches."""
+    try:
+        total = shutil.disk_usage(SHARED_MEMORY).total
+    except OSError:
+        return None
+    if total >= ENOUGH_SHARED:
+        return None
+    text = f"{SHARED_MEMORY} has {total / 2**20:,.1f} MiB, and a data loader worker that finds it full ends the run: "
+    text += "give a container more (docker run --shm-size 2g), or set DATALOADER.NUM_WORKERS 0"
+    return Finding(GROUP, NOTE, "shared memory", text)
+
+
 def determinism(subject: Subject) -> Finding | None:
     """Whether the same seed gave the same bits twice."""
     if not subject.facts("torch"):
@@ -114,4 +131,4 @@ def variables(subject: Subject) -> Iterator[Finding]:
             yield Finding(GROUP, NOTE, "environment", f"{name}={value}: {what}", f"unset {name}")
 
 
-CHECKS = (gpu, precision, cores, determinism, variables)
+CHECKS = (gpu, precision, cores, shared_memory, determinism, variables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 
 import pytest
 
@@ -119,3 +120,15 @@ def test_variables_that_do_harm_unseen_are_named():
 @pytest.mark.parametrize("check", [judged.gpu, judged.precision, judged.determinism])
 def test_nothing_is_said_of_what_torch_alone_could_tell(check):
     assert check(machine(torch=Answer(failure="No module named 'torch'", module="torch"))) is None
+
+
+def test_little_shared_memory_is_a_note(monkeypatch):
+    room = shutil.disk_usage("/")
+    for total, said in ((64 << 20, "/dev/shm has 64.0 MiB"), (2 << 30, None)):
+        monkeypatch.setattr(shutil, "disk_usage", lambda path, total=total: room._replace(total=total))
+        finding = judged.shared_memory(machine())
+        assert (finding and finding.status) == (said and NOTE)
+        assert finding is None or (said in finding.text and "--shm-size" in finding.text)
+    monkeypatch.undo()
+    monkeypatch.setattr(judged, "SHARED_MEMORY", "/nowhere")
+    assert judged.shared_memory(machine()) is None

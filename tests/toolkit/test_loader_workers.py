@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -52,6 +52,14 @@ def killed_by(number: int) -> Callable[[], None]:
     return lambda: os.kill(os.getpid(), number)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def dead_workers_are_missed_soon() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # seconds
+        yield
+        gc.collect()
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -63,16 +71,11 @@ def killed_by(number: int) -> Callable[[], None]:
     ],
     ids=["no room in /dev/shm", "no memory", "killed", "bus error", "gone"],
 )
-def test_want_of_memory_is_one_line_with_its_remedy(
-    wrong: Callable[[], None], message: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL", 0.2)  # how soon the dead are missed
+def test_want_of_memory_is_one_line_with_its_remedy(wrong: Callable[[], None], message: str) -> None:
     loader = DataLoader(Items(wrong), batch_size=2, num_workers=1, collate_fn=collate)
     with pytest.raises(TrainingError, match=f"^{message}.*; {ROOM}: {REMEDY}$") as caught:
         list(batches(loader))
     assert "\n" not in str(caught.value)
-    del caught
-    gc.collect()  # the loader's end, which waits as long for the dead
     assert len(list(batches(DataLoader(Items(wrong), batch_size=2, num_workers=0, collate_fn=collate)))) == 2
 
 
@@ -139,7 +142,7 @@ def test_a_worker_that_dies_while_the_trainer_is_at_work_is_named_too(
     def told(*_: Any) -> None:
         raise RuntimeError("DataLoader worker (pid 17) is killed by signal: Killed. ")
 
-    monkeypatch.setattr(trainer, "forward_backward" if during == "train" else "model_inference", told)
+    monkeypatch.setattr(trainer, "before_train" if during == "train" else "model_inference", told)
     with pytest.raises(TrainingError, match=f"worker is killed by signal: Killed, .*{REMEDY}$"):
         trainer.train() if during == "train" else trainer.test()
 
