@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,9 +90,20 @@ class Experiment:
         return None if trained is None else Experiment(trained, self.seed, self.arguments)
 
     @property
+    def with_earlier(self) -> list[Experiment]:
+        """The runs that this one starts from, and theirs, the earliest first; then this one."""
+        before = [one for run in (self.first_stage, self.trained) if run is not None for one in run.with_earlier]
+        return list(dict.fromkeys([*before, self]))
+
+    @property
     def models(self) -> Path:
         """The folder with the prompts that are tested: this run's, or that of :attr:`trained`."""
         return self.folder if self.trained is None else self.trained.folder
+
+    @property
+    def is_claimed(self) -> bool:
+        """Whether the folder holds a run, this one or another, finished or not."""
+        return self._identity_file.is_file()
 
     @property
     def is_begun(self) -> bool:
@@ -129,10 +140,27 @@ class Experiment:
             contents.check(task.dataset, task.classes, trained=trained, tested=True)
             check_class_names(self.method, cfg, contents.names, training)
 
+    def check_folder(self, by_seed: Collection[str] = (), config: dict[str, Any] | None = None) -> None:
+        """Raise ConfigError where this run's folder holds a run of other settings, as far as can be told without data.
+
+        by_seed: settings that do not count; config: those of this run (:func:`identity_of`) where they are known.
+        Of what a first stage or other prompts decide, only the hash of a finished one is compared.
+        """
+        if not self.is_claimed:
+            return
+        from cpt_plugin import toolkit
+
+        first, trained = self.first_stage, self.trained
+        unknown = set() if first is None or first.record_file.is_file() else {"TRAINER.DPC.STAGE_ONE_HASH"}
+        identity = {"toolkit": toolkit.NAME, "config": config or identity_of(self.method, self.config())}
+        if trained is not None and trained.record_file.is_file():
+            identity["prompts_hash"] = records.load(trained.record_file).prompts_hash
+        check_identity(self._identity_file, identity, self._nameable, {*NEUTRAL_KEYS, *unknown, *by_seed})
+
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.
 
-        While another process works on this run, wait for it.
+        While another process works on this run, wait for it. A finished run is shown from a place that cannot be written.
 
         Raises:
             ConfigError: the folder holds a run with another configuration or other images (keys named).
@@ -145,7 +173,7 @@ class Experiment:
             if before is not None:
                 before.execute()
         try:
-            with only_process(self.folder):
+            with self._held():
                 status, record = self._execute()
         except OSError as error:
             place = f"{error.filename or self.folder}: {error.strerror or error}"
@@ -173,6 +201,17 @@ class Experiment:
         cfg.freeze()
         return cfg
 
+    @contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold the folder for this process; where it cannot be written, a finished run there is read all the same."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(only_process(self.folder))
+            except OSError:
+                if not self.record_file.is_file():
+                    raise
+            yield
+
     def _execute(self) -> tuple[str, records.RunRecord]:
         from cpt_plugin import toolkit
 
@@ -184,7 +223,7 @@ class Experiment:
         identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
         if self.trained is not None:
             identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
-        check_identity(self._identity_file, identity, () if self.arguments.variant else self.arguments.opts[::2])
+        check_identity(self._identity_file, identity, self._nameable)
         if self.record_file.is_file():
             return "finished before", self._finished()
         atomic_write_json(self._identity_file, identity)
@@ -256,6 +295,11 @@ class Experiment:
     @property
     def _identity_file(self) -> Path:
         return self.folder / "run.json"
+
+    @property
+    def _nameable(self) -> Sequence[str]:
+        """Settings that ``--variant`` would take into the folder's name."""
+        return () if self.arguments.variant else self.arguments.opts[::2]
 
     def _train_and_test(self, cfg: Any) -> records.RunRecord:
         """Train (or resume) and test the classes trained on, test the others with the same prompts."""

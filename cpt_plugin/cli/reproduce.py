@@ -12,13 +12,14 @@ from typing import Any
 
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Experiment
+from cpt_plugin.cli.identity import all_of
 from cpt_plugin.cli.pool import Pool, Task
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.reproduce_arguments import ReproduceArguments
 from cpt_plugin.cli.settings import identity_of
 from cpt_plugin.cli.slurm import Jobs, Submit, submitter
 from cpt_plugin.cli.words import report
-from cpt_plugin.cli.writing import make_folder, write_file
+from cpt_plugin.cli.writing import make_folder, write_beside
 from cpt_plugin.config_identity import differences
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.methods import ZEROSHOT
@@ -60,27 +61,34 @@ def reproduce(args: ReproduceArguments) -> int:
     _announce(plan, _records(args, []), args)
     if args.dry_run:
         return 0
+    blocked = _blocked(plan)
     failed: list[str] = []
     try:
-        for name in (TABLES, LOGS):
-            make_folder(args.output / name)
-        submit = None if args.slurm is None else submitter(args.slurm, args.output / LOGS / "slurm", ROOT)
-        failed = _sweep([run for run in plan if run.state in (TO_DO, BEGUN)], args, submit)
+        if left := [run for run in plan if run.state in (TO_DO, BEGUN)]:
+            _list("cannot run", blocked)
+            for name in (TABLES, LOGS):
+                make_folder(args.output / name)
+            submit = None if args.slurm is None else submitter(args.slurm, args.output / LOGS / "slurm", ROOT)
+            failed = _sweep(left, args, submit)
     except CPTError as error:
         return report(error)
     except KeyboardInterrupt:
         print("\ninterrupted; given again, the same command does the rest", file=sys.stderr)
         return 130
     damaged: list[str] = []
+    status = 0
     try:
         _show(spec, args, _records(args, damaged))
     except CPTError as error:
-        return report(error)
-    blocked = _blocked(plan)
+        status = report(error)
     for kind, lines in (("failed", failed), ("cannot run", blocked), ("damaged record", damaged)):
-        for line in lines:
-            print(f"{kind}: {line}", file=sys.stderr)
-    return int(bool(failed or blocked or damaged))
+        _list(kind, lines)
+    return status or int(bool(failed or blocked or damaged))
+
+
+def _list(kind: str, lines: Sequence[str]) -> None:
+    for line in lines:
+        print(f"{kind}: {line}", file=sys.stderr)
 
 
 def _blocked(plan: Sequence[Planned]) -> list[str]:
@@ -132,10 +140,8 @@ def _runs_at(
     experiments = [Experiment(parsed.method, seed, replace(parsed, seeds=(seed,))) for seed in seeds]
     if checked:
         _check(row, experiments[0])
-    config = {}
-    if any(one.record_file.is_file() for one in experiments):
-        config = identity_of(parsed.method, experiments[0].config())
-    return [_planned(one, line, config) for one, line in zip(experiments, words, strict=True)]
+    configs = _Configurations()
+    return [_planned(one, line, configs) for one, line in zip(experiments, words, strict=True)]
 
 
 def _check(row: RowSpec, experiment: Experiment) -> None:
@@ -145,8 +151,20 @@ def _check(row: RowSpec, experiment: Experiment) -> None:
     experiment.check()
 
 
-def _planned(experiment: Experiment, words: tuple[str, ...], config: dict[str, Any]) -> Planned:
+class _Configurations(dict[str, dict[str, Any]]):
+    """Settings of the runs of one command by method, assembled once: they are the same but for `BY_SEED_KEYS`."""
+
+    def of(self, experiment: Experiment) -> dict[str, Any]:
+        name = experiment.method.name
+        if name not in self:
+            self[name] = identity_of(experiment.method, experiment.config())
+        return self[name]
+
+
+def _planned(experiment: Experiment, words: tuple[str, ...], configs: _Configurations) -> Planned:
     if not experiment.record_file.is_file():
+        if reason := _in_the_way(experiment, configs):
+            return Planned(experiment, words, BLOCKED, reason)
         return Planned(experiment, words, BEGUN if experiment.is_begun else TO_DO)
     try:
         record = load(experiment.record_file)
@@ -159,10 +177,26 @@ def _planned(experiment: Experiment, words: tuple[str, ...], config: dict[str, A
     if other := [f"{name} {one} != {due}" for name, one, due in named if one != due]:
         whose = f"{experiment.record_file} is the record of another run (there != wanted): {', '.join(other)}"
         return Planned(experiment, words, BLOCKED, f"{whose}; delete that folder")
-    if changed := differences(record.config, config, BY_SEED_KEYS):
+    if changed := differences(record.config, configs.of(experiment), BY_SEED_KEYS):
         settings = f"{experiment.folder} holds a run with other settings (there != now): {'; '.join(changed)}"
         return Planned(experiment, words, BLOCKED, f"{settings}; give another --output, or delete that folder")
     return Planned(experiment, words, DONE)
+
+
+def _in_the_way(experiment: Experiment, configs: _Configurations) -> str:
+    """What a run would find in its folder, or in those of the runs that it starts from, of other settings; "" if none.
+
+    A damaged record there is left for the run itself to tell of.
+    """
+    found: list[ConfigError] = []
+    for one in filter(lambda run: run.is_claimed, experiment.with_earlier):
+        try:
+            one.check_folder(BY_SEED_KEYS, configs.of(one))
+        except ConfigError as error:
+            found.append(error)
+        except CPTError:
+            continue
+    return str(all_of(found)) if found else ""
 
 
 def _words(row: RowSpec, place: _Place, seed: int, args: ReproduceArguments) -> tuple[str, ...]:
@@ -257,13 +291,15 @@ def _records(args: ReproduceArguments, damaged: list[str]) -> list[RunRecord]:
 
 
 def _show(spec: TableSpec, args: ReproduceArguments, records: Sequence[RunRecord]) -> None:
-    """Print the table and write it in every form."""
+    """Write the table in every form, then print it; raises ConfigError for what was printed but not written."""
     filled = build_grid(spec, args.world, records, (), store.load_failures(args.output))
-    _say("\n" + RENDERERS["terminal"](filled))
+    printed = RENDERERS["terminal"](filled)
     folder = args.output / TABLES
     stem = f"{Path(args.table).stem}-{args.world}"
-    for suffix, form in SUFFIXES:
-        write_file(folder / f"{stem}{suffix}", RENDERERS[form](filled))
+    unwritten = write_beside({folder / f"{stem}{suffix}": RENDERERS[form](filled) for suffix, form in SUFFIXES})
+    _say("\n" + printed)
+    if unwritten:
+        raise unwritten
     _say(f"table: {folder / stem}{', '.join(suffix for suffix, _ in SUFFIXES)}")
 
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cpt_plugin.cli.arguments import RunArguments
+from cpt_plugin.cli.identity import all_of
 from cpt_plugin.cli.words import report
-from cpt_plugin.cli.writing import write_file
+from cpt_plugin.cli.writing import write_beside
 from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError, CPTError, DataError
 from cpt_plugin.long_tail import NATURAL, tail_in_words
@@ -29,6 +30,8 @@ class Run(Protocol):
     def check(self) -> None: ...
 
     def check_data(self, seen: dict[str, Any]) -> None: ...
+
+    def check_folder(self) -> None: ...
 
     def reads(self, key: str) -> bool: ...
 
@@ -51,6 +54,7 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
     plan, make_run = plan_runs(args), make_run or _experiment()
     try:
         check_settings(plan, args, make_run)
+        check_folders(plan, args, make_run)
         supply()
         check_data(plan, args, make_run)
     except CPTError as error:
@@ -115,6 +119,23 @@ def check_data(plan: Sequence[tuple[Method, int]], args: RunArguments, make_run:
         make_run(method, seed, args).check_data(seen)
 
 
+def check_folders(plan: Sequence[tuple[Method, int]], args: RunArguments, make_run: MakeRun) -> None:
+    """Look into the folders of all runs before the first one begins.
+
+    Raises ConfigError, naming them all, for those that hold runs of other settings.
+    """
+    found: list[ConfigError] = []
+    for method, seed in plan:
+        try:
+            make_run(method, seed, args).check_folder()
+        except ConfigError as error:
+            found.append(error)
+        except CPTError:  # a damaged record: that run tells of it, the others go on
+            continue
+    if found:
+        raise all_of(found)
+
+
 def _experiment() -> MakeRun:
     from cpt_plugin.cli.experiment import Experiment
 
@@ -161,15 +182,20 @@ def short_metrics(record: RunRecord) -> dict[str, float]:
 def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[RunRecord]) -> None:
     from cpt_plugin.results import table
 
-    _say("\n" + table.render_terminal(records, methods, args.seeds))
+    printed = table.render_terminal(records, methods, args.seeds)
     suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
     suffix += f"-{variant_name(dict(zip(args.opts[::2], args.opts[1::2], strict=True)))}" if args.variant else ""
     tail = tail_in_words(args.tau, args.shots).replace(" ", "")
     stem = args.folder / "tables" / f"{args.method.name}-{tail}{suffix}"
-    for suffix, render in ((".md", table.render_markdown), (".csv", table.render_csv)):
-        write_file(stem.parent / (stem.name + suffix), render(records, methods, args.seeds))
+    forms = ((".md", table.render_markdown), (".csv", table.render_csv))
+    unwritten = write_beside(
+        {stem.parent / (stem.name + suffix): render(records, methods, args.seeds) for suffix, render in forms}
+    )
+    _say("\n" + printed)
     if args.only_tries_out:
         _say(f"{table.REHEARSAL}\n")
+    if unwritten:
+        raise unwritten
     _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from cpt_plugin.atomic import atomic_write
@@ -21,6 +23,29 @@ def write_file(path: Path, data: bytes | str) -> None:
         atomic_write(path, data.encode("utf-8", "backslashreplace") if isinstance(data, str) else data)
     except OSError as error:
         raise _unwritable(path, error) from error
+
+
+def write_beside(files: Mapping[Path, str]) -> ConfigError | None:
+    """Write the copies of something that is printed as well; returns, instead of raising, why one was not written.
+
+    None also where all files hold these very texts already, which is said on stderr: a finished table on a read-only
+    file system is no failure.
+    """
+    try:
+        for path, text in files.items():
+            write_file(path, text)
+    except ConfigError as error:
+        if not all(_holds(path, text) for path, text in files.items()):
+            return error
+        print(f"not written again, the same is there: {error}", file=sys.stderr)
+    return None
+
+
+def _holds(path: Path, text: str) -> bool:
+    try:
+        return path.read_bytes() == text.encode()
+    except OSError:
+        return False
 
 
 def make_folder(folder: Path) -> None:

@@ -29,12 +29,13 @@ def plan(tmp_path, *words):
 class FakeRuns:
     """Stands for the experiments: records what was asked, fails where it is told to."""
 
-    def __init__(self, failures=(), status="new", refused=(), unread=(), undone=()):
+    def __init__(self, failures=(), status="new", refused=(), unread=(), undone=(), taken=()):
         self.failures = dict(failures)
         self.status = status
         self.refused = dict(refused)
         self.unread = unread
         self.undone = dict(undone)
+        self.taken = dict(taken)
         self.asked = []
 
     def __call__(self, method, seed, arguments):
@@ -53,6 +54,10 @@ class FakeRuns:
             def check_data(self, seen):
                 if method.name in runs.undone:
                     raise runs.undone[method.name]
+
+            def check_folder(self):
+                if (method.name, seed) in runs.taken:
+                    raise runs.taken[method.name, seed]
 
             def execute(self):
                 runs.asked.append((method.name, seed))
