@@ -144,9 +144,12 @@ class _Builder:
     def _baseline(self, row: RowSpec) -> str:
         if row.baseline or not row.method:
             return row.baseline
-        method = self.method(row.method)
-        plain = [other.label for other in self.spec.rows if other.method == method.baseline.name and not other.options]
-        return plain[0] if plain and plain[0] != row.label and (method.parts or row.options) else ""
+        method, options = self.method(row.method), row.options or {}
+        plain = [one for one in self.spec.rows if one.method == method.baseline.name and one.label != row.label]
+        alike = [one for one in plain if (one.options or {}).items() <= options.items()]
+        if not alike or not (method.parts or options):
+            return ""
+        return max(alike, key=lambda one: len(one.options or {})).label
 
     def _block(self, heading: str, columns: tuple[Column, ...], baselines: dict[str, str]) -> Block:
         cells = {(row.label, column): self._cell(row, column) for row in self.spec.rows for column in columns}
@@ -233,13 +236,14 @@ class _Builder:
             place: next(iter(runs.by_seed.values())) for place, runs in self.runs.items() if runs.by_seed
         }
         seen: dict[tuple[str, str, float], RunRecord] = {}
+        rows = {row.label: row for row in self.spec.rows}
         for (label, key), record in first.items():
             reference = seen.setdefault((label, key[4], key[3]), record)
             own = {name for name in {*record.config, *reference.config} if name.startswith("DATASET.")}
             for line in differences(reference.config, record.config, BY_SEED_KEYS | own):
                 self.notes[f"{label}: settings differ between {reference.dataset} and {record.dataset}: {line}"] = None
-            method = self.method(record.method)
-            other = first.get((baselines.get(label, ""), (method.baseline.name, "", *key[2:])))
+            method, row = self.method(record.method), rows.get(baselines.get(label, ""))
+            other = first.get((row.label, (row.method, row.variant, *key[2:]))) if row else None
             if other and method.parts and other.method == method.baseline.name:
                 for line in other_settings(record, other):
                     self.notes[f"{label} and {baselines[label]} also differ in {line}"] = None

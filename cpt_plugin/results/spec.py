@@ -27,7 +27,8 @@ _OVER = ("average", "each", "seed")
 class RowSpec:
     """A row: a method under options (none: as configured), or with no method the published figures of one only.
 
-    baseline: label of the row to compare with; by default that of the method without regularizers.
+    baseline: label of the row to compare with; by default that of the method without regularizers whose
+    options are most of this row's (none, where no row has more).
     published: name of the published method beside it; by default the row's own, where it has no options.
     """
 

@@ -49,9 +49,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The headline of a method minus that of its baseline over the seeds both have; other settings that differ.
+    """The headline of a row minus that of its baseline over the seeds both have; other settings that differ.
 
-    There is none with a baseline that has no row.
+    baseline: the row of the same method without regularizers under the same remaining settings. There is no comparison
+    with a baseline that has no row.
     """
 
     method: str
@@ -78,6 +79,7 @@ class Table:
 
     accuracies: the metrics of the protocol; headline: the one that sums it up; by_class: those of `BY_CLASS` that any
     of the records knows. by_schedule: runs whose training images by class are not known from the data.
+    comparisons: of rows with their baselines; from_unvaried: of variants with their methods as configured, besides.
     """
 
     dataset: str
@@ -100,6 +102,7 @@ class Table:
     rows: tuple[Row, ...]
     comparisons: tuple[Comparison, ...]
     outliers: tuple[Outlier, ...]
+    from_unvaried: tuple[Comparison, ...] = ()
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -154,8 +157,9 @@ def build_table(
         expected,
         {group: tuple(sorted({record.groups[group].classes for record in ordered})) for group in GROUPS},
         rows,
-        tuple(found for name in names if (found := _comparison(runs[name], runs, headline)) is not None),
+        tuple(found for name in names if (found := _comparison(name, runs, headline)) is not None),
         tuple(outlier for row in rows for outlier in outliers(row.method, accuracies, row.by_seed)),
+        tuple(found for name in names if (found := _from_unvaried(name, runs, headline)) is not None),
     )
 
 
@@ -182,18 +186,43 @@ def metric(record: RunRecord, name: str) -> float | None:
     return record.groups[name].accuracy if name in record.groups else record.metrics[name]
 
 
-def _comparison(runs: Runs, all_runs: dict[str, Runs], headline: str) -> Comparison | None:
-    record = next(iter(runs.by_seed.values()), None)
+def _comparison(name: str, all_runs: dict[str, Runs], headline: str) -> Comparison | None:
+    """A row with the plain method under the same remaining settings; a variant of that with it as configured."""
+    record = _first(all_runs[name])
     if record is None or not (record.regularizers or record.variant):
         return None
-    baseline = baseline_of(record)
-    if baseline not in all_runs:
+    return _difference(record, _plain(record, all_runs) if record.regularizers else record.method, all_runs, headline)
+
+
+def _from_unvaried(name: str, all_runs: dict[str, Runs], headline: str) -> Comparison | None:
+    """A variant with its method as configured, where that is not its baseline."""
+    record = _first(all_runs[name])
+    if record is None or not (record.regularizers and record.variant):
         return None
-    others = all_runs[baseline].by_seed
-    seeds = tuple(seed for seed in runs.by_seed if seed in others)
-    gains = [runs.by_seed[seed].metrics[headline] - others[seed].metrics[headline] for seed in seeds]
+    return _difference(record, record.method, all_runs, headline)
+
+
+def _plain(record: RunRecord, all_runs: dict[str, Runs]) -> str:
+    """The row without this one's regularizers that shares its other settings; else that of the method as configured."""
+    name = baseline_of(record)
+    rows = {row: one for row, runs in all_runs.items() if (one := _first(runs)) and one.method == name}
+    same = [row for row, one in rows.items() if not other_settings(record, one)]
+    return name if name in same or not same else same[0]
+
+
+def _first(runs: Runs) -> RunRecord | None:
+    return next(iter(runs.by_seed.values()), None)
+
+
+def _difference(record: RunRecord, other: str, all_runs: dict[str, Runs], headline: str) -> Comparison | None:
+    name = name_of(record)
+    if other not in all_runs:
+        return None
+    runs, others = all_runs[name].by_seed, all_runs[other].by_seed
+    seeds = tuple(seed for seed in runs if seed in others)
+    gains = [runs[seed].metrics[headline] - others[seed].metrics[headline] for seed in seeds]
     changed = other_settings(record, others[seeds[0]]) if seeds else ()
-    return Comparison(name_of(record), baseline, seeds, summarize(gains), changed)
+    return Comparison(name, other, seeds, summarize(gains), changed)
 
 
 def other_settings(record: RunRecord, baseline: RunRecord) -> tuple[str, ...]:

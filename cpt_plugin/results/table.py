@@ -151,7 +151,8 @@ def _seeds(row: Row) -> str:
 def notes_of(table: Table) -> list[str]:
     """Paired differences, values by seed, missing seeds, seeds far off."""
     headline = table.headline
-    lines = [line for comparison in table.comparisons for line in _comparison_lines(headline, comparison)]
+    compared = (*table.comparisons, *table.from_unvaried)
+    lines = [line for comparison in compared for line in _comparison_lines(headline, comparison)]
     lines += [_seed_line(headline, row) for row in table.rows if row.by_seed]
     lines += [f"missing seeds of {row.method}: {listed(row.missing)}" for row in table.rows if row.missing]
     if table.by_schedule:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import threading
 from pathlib import Path
@@ -12,11 +13,13 @@ import torch
 
 from cpt_plugin import locking, toolkit
 from cpt_plugin.cli import recording
+from cpt_plugin.cli import run as pipeline
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.errors import CheckpointError, ClusterError, ConfigError, DataError, RecordError
 from cpt_plugin.locking import only_process
 from cpt_plugin.results import record as records
 from tests.helpers.checkpoints import identical
+from tests.helpers.read_only import read_only
 from tests.helpers.tiny_world import BASE, COUNTS, NEW, TEST_IMAGES, TinyWorld, tiny_experiment, write_world
 from tests.trainers.problems import raises_at, saved
 from trainers import PROMPT_LEARNERS
@@ -354,6 +357,30 @@ def test_only_damaged_states_are_an_error_not_a_new_start(root, tmp_path):
         experiment.execute()
 
 
+@pytest.mark.parametrize("method", [*METHODS, "zeroshot"])
+def test_finished_run_is_shown_from_a_read_only_file_system(tmp_path, finished, no_step, method):
+    reference, wanted = finished[method]
+    experiment = copy_run(reference, tmp_path)
+    for lock in experiment.folder.glob(".lock"):
+        lock.unlink()
+    before = content(experiment.folder)
+    with read_only(tmp_path):
+        again = experiment.execute()
+    assert (again.status, again.record) == ("finished before", wanted.record)
+    assert content(experiment.folder) == before
+
+
+def test_unfinished_run_on_a_read_only_file_system_is_refused_in_words(root, tmp_path):
+    experiment = tiny_experiment(root, tmp_path, "maple")
+    interrupted(experiment, 1)
+    place = f"^{experiment.folder}/.lock: Read-only file system; results go below --output {tmp_path}$"
+    with read_only(tmp_path), pytest.raises(DataError, match=place):
+        experiment.execute()
+    fresh = tiny_experiment(root, tmp_path / "new", "maple")
+    with read_only(tmp_path), pytest.raises(DataError, match="Read-only file system; results go below --output"):
+        fresh.execute()
+
+
 # -- another run in the same folder ----------------------------------------------------------------------------------
 
 
@@ -373,6 +400,43 @@ def test_changed_configuration_is_refused_with_keys_and_both_values(finished, no
     assert str(experiment.folder) in str(error.value)
     assert "Add --variant (a folder of their own for these settings), or give another --output" in str(error.value)
     assert content(experiment.folder) == before
+
+
+def test_changed_configuration_is_seen_without_the_data(finished, no_step):
+    experiment, _ = finished["coop_cpt"]
+    elsewhere = with_opts(experiment, root=Path("/nowhere"))
+    elsewhere.check_folder()
+    with pytest.raises(ConfigError, match=r"holds another run .*CPT\.WEIGHT_ETF: 0\.25 != 0\.1. Add --variant"):
+        with_opts(elsewhere, "CPT.WEIGHT_ETF", "0.1").check_folder()
+    with_opts(elsewhere, "CPT.WEIGHT_ETF", "0.1", variant=True).check_folder()
+    with_opts(elsewhere, "TRAIN.PRINT_FREQ", "3").check_folder()
+    with_opts(elsewhere, "CPT.WEIGHT_ETF", "0.1").check_folder(by_seed=["CPT.WEIGHT_ETF"])
+
+
+def test_a_command_names_all_folders_in_the_way_before_anything_is_trained(finished, tmp_path, no_step, capsys):
+    """Those of the baseline and the method, of two seeds; zero-shot does not read the learning rate."""
+    for method in ("zeroshot", "coop_cpt"):
+        reference = finished[method][0]
+        for seed in (1, 2):
+            copied = copy_run(reference, tmp_path).folder
+            copied.with_name(f"seed{seed}").mkdir(exist_ok=True)
+            (copied.with_name(f"seed{seed}") / "run.json").write_bytes((copied / "run.json").read_bytes())
+    arguments = with_opts(finished["coop_cpt"][0], "OPTIM.LR", "0.5", output=tmp_path, seeds=(1, 2)).arguments
+    for seed in (1, 2):
+        path = tmp_path / "shapes" / "coop_cpt" / "tau0.1" / f"seed{seed}" / "run.json"
+        claimed = json.loads(path.read_text())
+        claimed["config"]["SEED"] = seed
+        path.write_text(json.dumps(claimed))
+    before = content(tmp_path)
+    assert pipeline.run(dataclasses.replace(arguments, root=Path("/nowhere"))) == 2
+    printed = capsys.readouterr()
+    places = ", ".join(str(tmp_path / "shapes" / "coop_cpt" / "tau0.1" / f"seed{seed}") for seed in (1, 2))
+    assert printed.out == ""
+    assert printed.err == (
+        f"error: 2 folders hold other runs than wanted (there != now): {places}: OPTIM.LR: 0.02 != 0.5. "
+        "Add --variant (a folder of their own for these settings), or give another --output, or delete what is named.\n"
+    )
+    assert content(tmp_path) == before
 
 
 def test_changed_arguments_are_refused_too(finished):

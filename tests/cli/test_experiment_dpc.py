@@ -194,3 +194,14 @@ def test_other_methods_do_not_read_dpcs_settings(root, tmp_path):
     experiment = tiny_experiment(root, tmp_path, "coop_cpt", "TRAINER.DPC.TOP_K", "2")
     assert experiment.config("base").TRAINER.DPC.TOP_K == 8
     assert experiment.first_stage is None
+
+
+def test_folders_are_compared_without_data_and_a_missing_first_stage_decides_nothing(copy):
+    elsewhere = dataclasses.replace(copy, arguments=dataclasses.replace(copy.arguments, root=copy.folder / "nowhere"))
+    assert [one.method.name for one in elsewhere.with_earlier] == ["coop", "coop_dpc"]
+    elsewhere.check_folder()
+    change_stage_one(elsewhere)
+    with pytest.raises(ConfigError, match=HASH):
+        elsewhere.check_folder()
+    shutil.rmtree(elsewhere.first_stage.folder)
+    elsewhere.check_folder()

@@ -168,6 +168,32 @@ def test_runs_with_other_settings_are_refused_by_name_and_not_in_the_way(swept, 
     assert "cannot run: coop shapes:colors:shift" in printed.err
 
 
+def test_begun_runs_of_other_settings_are_told_before_the_others_run(swept, tmp_path, capsys, monkeypatch):
+    """Also in the folder of a first stage; what can run, runs."""
+    folder = copied(swept, tmp_path)
+    for method in ("coop", "coop_cpt", "zeroshot"):
+        for record in (folder / "output").glob(f"*/{method}/**/seed1/record.json"):
+            record.unlink()
+    asked = []
+
+    class Looking(Pool):
+        def run(self):
+            asked.extend(task.runs[0][0] for task in self._waiting)
+            asked.append(capsys.readouterr().err)
+
+    monkeypatch.setattr(module, "Pool", Looking)
+    given = words(folder, table=TABLE.replace("method: coop}", "method: coop_dpc}"))
+    given[given.index("12")] = "13"
+    (folder / "output/shapes-colors-shift/zeroshot/tau0.5/seed1/run.json").unlink()
+    assert main(["reproduce", *given, "--seeds", "1"]) == 1
+    *ran, told = asked
+    assert ran == ["zeroshot"]
+    place = folder / "output/shapes-colors-shift"
+    assert f"{place}/coop/tau0.5/seed1 holds another run" in told, "the first stage of coop_dpc"
+    assert f"{place}/coop_cpt/tau0.5/CPT.WEIGHT_CC=0,CPT.WEIGHT_RS=0/seed1 holds another run" in told
+    assert told.count("cannot run: ") == 2 == capsys.readouterr().err.count("cannot run: ")
+
+
 def test_a_copied_run_counts_for_no_other_seed(swept, tmp_path, capsys, monkeypatch):
     folder = copied(swept, tmp_path)
     place = folder / "output/shapes-colors-shift/coop/tau0.5"

@@ -11,8 +11,10 @@ import pytest
 from cpt_plugin.cli import run as pipeline
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Outcome
+from cpt_plugin.cli.identity import OtherRun, all_of
 from cpt_plugin.cli.main import _COMMANDS, main
 from cpt_plugin.errors import ConfigError, DataError, TrainingError
+from tests.helpers.read_only import read_only
 from tests.helpers.records import make_record
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -168,6 +170,65 @@ def test_a_wrong_configuration_or_a_fault_of_the_data_is_told_once(tmp_path, cap
     assert printed.err == f"error: {fault}\n"
     assert "±" not in printed.out, "no table to bury the error"
     assert {path: path.read_bytes() for path in (tmp_path / "shapes" / "tables").iterdir()} == tables
+
+
+def test_folders_with_other_runs_are_all_named_before_the_first_run_and_before_any_download(tmp_path, capsys):
+    other = {(method, seed): OtherRun(tmp_path / method / f"seed{seed}", [f"OPTIM.LR: 0.1 != 0.2{tail}"], True)
+             for method, tail in (("maple", ""), ("maple_cpt", "; CPT.WEIGHT_ETF: 0.25 != 0.1")) for seed in (1, 3)}  # fmt: skip
+    other["zeroshot", 1] = ConfigError(f"{tmp_path}/run.json is damaged: delete the folder.")
+    runs, supplied = FakeRuns(taken=other), []
+    args = arguments(tmp_path, "maple_cpt", "shapes", "0.25")
+    assert pipeline.run(args, runs, lambda: supplied.append(1)) == 2
+    assert (runs.asked, supplied) == ([], [])
+    assert capsys.readouterr().err == (
+        "error: 4 folders hold other runs than wanted (there != now): "
+        f"{tmp_path}/maple/seed1, {tmp_path}/maple/seed3: OPTIM.LR: 0.1 != 0.2; "
+        f"{tmp_path}/maple_cpt/seed1, {tmp_path}/maple_cpt/seed3: OPTIM.LR: 0.1 != 0.2; CPT.WEIGHT_ETF: 0.25 != 0.1. "
+        "Add --variant (a folder of their own for these settings), or give another --output, or delete what is named. "
+        f"{tmp_path}/run.json is damaged: delete the folder.\n"
+    )
+
+
+def test_variant_is_no_remedy_where_it_helps_only_some(tmp_path):
+    errors = [OtherRun(tmp_path / "a", ["CPT.M: 1 != 2"], True), OtherRun(tmp_path / "b", ["toolkit: x != y"], False)]
+    assert "--variant" not in str(all_of(errors))
+    assert str(all_of(errors[:1])) == str(errors[0])
+
+
+def test_a_table_that_cannot_be_written_is_printed_all_the_same(tmp_path, capsys):
+    args = arguments(tmp_path, "coop", "shapes", "1")
+    (tmp_path / "shapes").mkdir()
+    (tmp_path / "shapes" / "tables").write_text("")
+    assert pipeline.run(args, FakeRuns(status="finished before")) == 2
+    printed = capsys.readouterr()
+    assert "±" in printed.out
+    assert printed.err.startswith(f"error: {tmp_path}/shapes/tables cannot be written (File exists)")
+    (tmp_path / "shapes" / "tables").unlink()
+    assert pipeline.run(args, FakeRuns()) == 0
+    whole = capsys.readouterr().out
+    with read_only(tmp_path):
+        assert pipeline.run(args, FakeRuns()) == 0
+    printed = capsys.readouterr()
+    assert printed.out == whole
+    assert "not written again, the same is there: " in printed.err
+    with read_only(tmp_path):
+        assert pipeline.run(arguments(tmp_path, "coop", "shapes", "1", "--seeds", "1"), FakeRuns()) == 2
+    printed = capsys.readouterr()
+    assert "±" in printed.out
+    assert "(Read-only file system)" in printed.err
+
+
+def test_the_table_is_written_before_it_is_printed(tmp_path, monkeypatch):
+    """Whoever reads may leave, or be unable to show a sign of it."""
+
+    def say(text):
+        if "±" in text:
+            raise BrokenPipeError
+
+    monkeypatch.setattr(pipeline, "_say", say)
+    with pytest.raises(BrokenPipeError):
+        pipeline.run(arguments(tmp_path, "coop", "shapes", "1"), FakeRuns())
+    assert {path.suffix for path in (tmp_path / "shapes" / "tables").iterdir()} == {".md", ".csv"}
 
 
 def test_an_interruption_keeps_what_is_finished_and_says_how_to_go_on(tmp_path, capsys):

@@ -361,3 +361,29 @@ def test_targets_and_an_evaluation_that_is_not_there():
     assert any("colors:clean: no such value for seeds 2" in note for note in grid.notes)
     assert found["maple", 1.0, "source"].complete
     assert build_grid(spec, "shapes", made[:1], [1]).blocks[0].cells[0][-1].summary.mean == pytest.approx(60.0)
+
+
+def test_a_row_s_baseline_is_the_plain_method_with_most_of_its_options():
+    fast = {"OPTIM.LR": 0.02}
+    rows = (
+        RowSpec("plain", "maple"),
+        RowSpec("plain fast", "maple", fast),
+        RowSpec("CPT", "maple_cpt"),
+        RowSpec("no CC", "maple_cpt", NO_CC),
+        RowSpec("no CC, fast", "maple_cpt", NO_CC | fast),
+        RowSpec("CPT slow", "maple_cpt", {"OPTIM.LR": 0.0002}),
+    )
+    spec = dataclasses.replace(SPEC, rows=rows, columns=(Measure(metric="H"),), taus=(1.0,), shapes=DATASETS[:1])
+    records = [
+        run(row, "shapes", 1.0, 1, (at,) * 6, (at,) * 3, config={"OPTIM.LR": (row.options or {}).get("OPTIM.LR", 0.002)})
+        for at, row in enumerate(rows, 1)
+    ]
+    grid = build_grid(spec, "shapes", records, (1,))
+    assert grid.baselines == {
+        "plain fast": "plain", "CPT": "plain", "no CC": "plain", "no CC, fast": "plain fast", "CPT slow": "plain"
+    }  # fmt: skip
+    gains = {label: cell.difference.mean for (label, *_), cell in cells(grid).items() if cell.difference}
+    assert gains == pytest.approx({"plain fast": 10, "CPT": 20, "no CC": 30, "no CC, fast": 30, "CPT slow": 50})
+    assert [note for note in grid.notes if "also differ" in note] == [
+        "CPT slow and plain also differ in OPTIM.LR: 0.0002 != 0.002"
+    ]

@@ -136,6 +136,34 @@ def test_variants_are_rows_of_their_own_compared_with_the_plain_baseline(make_re
     assert [comparison.baseline for comparison in table.comparisons] == ["maple", "maple"]
 
 
+def test_a_variant_s_baseline_is_the_plain_method_under_the_same_remaining_settings(make_record):
+    """CPT's own settings do not count for that, whatever the plain row is called; the gains by hand from the hits."""
+    fast, own = {"OPTIM.LR": 0.02}, {"CPT.WEIGHT_ETF": 0.1}
+    both = {"variant": "OPTIM.LR=0.02,CPT.WEIGHT_ETF=0.1", "config": fast | own}
+    records = [
+        make_record("maple", 1, accuracy=(60.0, 60.0)),
+        make_record("maple", 1, accuracy=(40.0, 40.0), variant="OPTIM.LR=0.02", config=fast),
+        make_record("maple_cpt", 1, accuracy=(63.0, 63.0), config={"CPT.WEIGHT_ETF": 0.25}),
+        make_record("maple_cpt", 1, accuracy=(64.0, 64.0), variant="CPT.WEIGHT_ETF=0.1", config=own),
+        make_record("maple_cpt", 1, accuracy=(42.0, 42.0), **both),
+    ]
+    table = build_table(records)
+    gains = {(one.method, one.baseline): one.difference.mean for one in (*table.comparisons, *table.from_unvaried)}
+    assert gains == pytest.approx({
+        ("maple (OPTIM.LR=0.02)", "maple"): -20,
+        ("maple_cpt", "maple"): 3,
+        ("maple_cpt (CPT.WEIGHT_ETF=0.1)", "maple"): 4,
+        ("maple_cpt (OPTIM.LR=0.02,CPT.WEIGHT_ETF=0.1)", "maple (OPTIM.LR=0.02)"): 2,
+        ("maple_cpt (CPT.WEIGHT_ETF=0.1)", "maple_cpt"): 1,
+        ("maple_cpt (OPTIM.LR=0.02,CPT.WEIGHT_ETF=0.1)", "maple_cpt"): -21,
+    })  # fmt: skip
+    without_plain = build_table([*records[1:2], *records[4:]])
+    assert [one.baseline for one in without_plain.comparisons] == ["maple (OPTIM.LR=0.02)"]
+    slow = build_table([records[0], records[4]])
+    assert [(one.baseline, one.other_settings) for one in slow.comparisons] == [("maple", ("OPTIM.LR: 0.02 != 0.002",))]
+    assert [one.baseline for one in build_table([records[1], records[2]]).comparisons] == []
+
+
 @pytest.mark.parametrize("protocol", ["cross_dataset", "domain_generalization"])
 def test_targets_are_columns_and_their_mean_is_compared(make_record, protocol):
     def made(name, seed, **targets):
