@@ -181,6 +181,7 @@ def short_metrics(record: RunRecord) -> dict[str, float]:
 
 def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[RunRecord]) -> None:
     from cpt_plugin.results import table
+    from cpt_plugin.results.runs import REHEARSAL
 
     printed = table.render_terminal(records, methods, args.seeds)
     suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
@@ -193,7 +194,7 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     )
     _say("\n" + printed)
     if args.only_tries_out:
-        _say(f"{table.REHEARSAL}\n")
+        _say(f"{REHEARSAL}\n")
     if unwritten:
         raise unwritten
     _say(f"table: {stem}.md, {stem.name}.csv; records: {args.folder}")

@@ -12,7 +12,16 @@ from cpt_plugin.protocols import BASE_TO_NEW, HEADLINES
 from cpt_plugin.results.contrast import Contrast, Correction, WorldPairs
 from cpt_plugin.results.groups import GROUPS
 from cpt_plugin.results.record import BY_CLASS, RunRecord
-from cpt_plugin.results.runs import BY_SEED_KEYS, EVERYWHERE, Runs, check_shared, collect, name_of, other_images
+from cpt_plugin.results.runs import (
+    BY_SEED_KEYS,
+    EVERYWHERE,
+    Runs,
+    check_shared,
+    collect,
+    name_of,
+    other_images,
+    split_rehearsals,
+)
 from cpt_plugin.results.stats import bonferroni, holm
 from cpt_plugin.results.summary import metric, other_settings
 
@@ -57,18 +66,20 @@ class Comparison:
 def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
     """Answer a question from whatever records there are, independently of their order; others are left aside.
 
+    Runs whose accuracies mean nothing (the micro model on photographs) are left out, which is noted.
+
     Raises:
         ConfigError: a metric that does not exist, a method against itself, or a count below the comparisons made.
         RecordError: a method without records; several toolkits, backbones, shots or class orders; a seed twice, one
             method under several configurations, or methods that saw other images.
     """
     question = replace(question, metrics=question.metrics or (HEADLINES[question.protocol],))
-    selected = _selected(records, question)
+    selected, left_out = _selected(records, question)
     _check_metrics(question.metrics, selected)
     check_shared(selected, EVERYWHERE)
     for complaint in other_images(selected).values():
         raise RecordError(complaint)
-    notes: dict[str, None] = {}
+    notes: dict[str, None] = dict.fromkeys(left_out)
     assumed = sorted({f"{r.dataset}, tau {r.tau:g}" for r in selected if r.by_schedule})
     if assumed and {*question.metrics} & {*GROUPS}:
         notes[f"groups BY SCHEDULE, not read from the data (older records): {'; '.join(assumed)}"] = None
@@ -97,7 +108,8 @@ def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
     )
 
 
-def _selected(records: Iterable[RunRecord], question: Question) -> list[RunRecord]:
+def _selected(records: Iterable[RunRecord], question: Question) -> tuple[list[RunRecord], list[str]]:
+    """The runs that the question is about, and what to say of those whose accuracies mean nothing."""
     for first, second in question.pairs:
         if first == second:
             raise ConfigError(f"'{first}' is compared with itself: name two methods")
@@ -109,14 +121,18 @@ def _selected(records: Iterable[RunRecord], question: Question) -> list[RunRecor
         and record.dataset in (question.worlds or (record.dataset,))
         and record.seed in (question.seeds or (record.seed,))
     ]
-    there = sorted({name_of(record) for record in possible})
+    usable, left_out = split_rehearsals(possible)
+    there = sorted({name_of(record) for record in usable})
     for name in question.methods:
         if name not in there:
             where = f"{question.protocol} with the given worlds, taus and seeds"
             near = f"; nearest: '{nearest(name, there)}'; there are: {', '.join(there)}" if there else ""
-            raise RecordError(f"no records of '{name}' for {where}{near}")
-    found = [record for record in possible if name_of(record) in question.methods]
-    return sorted(found, key=lambda r: (-r.tau, r.dataset, name_of(r), r.seed, r.config_hash, r.created))
+            rehearsed = f"; {left_out}" if any(name_of(record) == name for record in possible) else ""
+            raise RecordError(f"no records of '{name}' for {where}{near}{rehearsed}")
+    asked = [record for record in possible if name_of(record) in question.methods]
+    found, left_out = split_rehearsals(asked)
+    found.sort(key=lambda r: (-r.tau, r.dataset, name_of(r), r.seed, r.config_hash, r.created))
+    return found, [left_out] if left_out else []
 
 
 def _check_metrics(metrics: Sequence[str], records: Sequence[RunRecord]) -> None:

@@ -16,6 +16,7 @@ from cpt_plugin.results.record import LOWER_IS_BETTER, RunRecord
 from cpt_plugin.results.runs import (
     BY_SEED_KEYS,
     EVERYWHERE,
+    REHEARSAL,
     Key,
     Runs,
     check_shared,
@@ -24,6 +25,7 @@ from cpt_plugin.results.runs import (
     other_images,
     plain_key,
     run_of,
+    split_rehearsals,
 )
 from cpt_plugin.results.spec import Column, RowSpec, TableSpec, blocks
 from cpt_plugin.results.stats import Summary, harmonic_mean, summarize
@@ -72,7 +74,10 @@ class Block:
 
 @dataclass(frozen=True)
 class Grid:
-    """Everything a renderer prints. notes: problems, missing and failed runs, settings that differ, outliers."""
+    """Everything a renderer prints. notes: problems, missing and failed runs, settings that differ, outliers.
+
+    warning: what makes all of it no measurement, also in the subtitle; mostly "".
+    """
 
     title: str
     subtitle: str
@@ -82,6 +87,7 @@ class Grid:
     blocks: tuple[Block, ...]
     notes: tuple[str, ...]
     on_photos: bool
+    warning: str = ""
 
 
 def build_grid(
@@ -94,6 +100,9 @@ def build_grid(
     """Fill a table from whatever records there are, independently of their order; others are left aside.
 
     world: ``shapes`` or ``real``; seeds: those expected instead of the table's own.
+
+    Runs whose accuracies mean nothing (the micro model on photographs) are left out, which is noted, unless there are
+    no others: then the table warns of it.
 
     Raises RecordError for records of several toolkits, backbones, shots or class orders.
     """
@@ -111,6 +120,9 @@ class _Builder:
         self.blocks = blocks(spec, world)
         wanted = {key for _, columns in self.blocks for c in columns for row in spec.rows for key in _keys(row, c)}
         self.records = [r for r in records if key_of(r) in wanted and r.seed in spec.seeds]
+        measured, self.rehearsed = split_rehearsals(self.records)
+        self.is_rehearsal = bool(self.rehearsed) and not measured
+        self.records = measured or self.records
         self.instead = _instead(records, wanted)
         apart = [record for record in records if key_of(record) not in wanted and plain_key(record) in wanted]
         self.otherwise_divided = sorted({record.dataset for record in apart})
@@ -129,6 +141,8 @@ class _Builder:
         baselines = {row.label: label for row in self.spec.rows if (label := self._baseline(row))}
         filled = tuple(self._block(heading, columns, baselines) for heading, columns in self.blocks)
         self._note_runs()
+        if self.rehearsed and not self.is_rehearsal:
+            self.notes[self.rehearsed] = None
         for name in self.otherwise_divided:
             self.notes[f"left out: records of '{name}', which is not the division of the data that tables show"] = None
         if assumed := sorted({f"{r.dataset}, tau {r.tau:g}" for r in self.records if r.by_schedule}):
@@ -138,7 +152,7 @@ class _Builder:
             self._note_outliers(block)
         return Grid(
             self.spec.title, self._subtitle(), self.spec.rows, baselines, self.spec.seeds, filled, tuple(self.notes),
-            self.world == "real",
+            self.world == "real", REHEARSAL if self.is_rehearsal else "",
         )  # fmt: skip
 
     def _baseline(self, row: RowSpec) -> str:
@@ -263,9 +277,10 @@ class _Builder:
         first = sorted(self.records, key=_order)[0]
         devices = ", ".join(sorted({record.device for record in self.records}))
         versions = ", ".join(sorted({record.versions.get("torch", "unknown") for record in self.records}))
+        warning = f"{REHEARSAL}; " if self.is_rehearsal else ""
         return (
-            f"{shots_in_words(first.shots)}, classes ranked by {first.class_order}; toolkit {first.toolkit}, backbone "
-            f"{first.backbone.name}, torch {versions}, on {devices}; {seeds}"
+            f"{warning}{shots_in_words(first.shots)}, classes ranked by {first.class_order}; toolkit {first.toolkit}, "
+            f"backbone {first.backbone.name}, torch {versions}, on {devices}; {seeds}"
         )
 
 

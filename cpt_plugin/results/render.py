@@ -171,6 +171,7 @@ def _record(grid: Grid, row: str, block: Block, column: Column, cell: Cell) -> d
         "published_source": figure.source if figure else None,
         "published_verified": int(figure.verified) if figure else None,
         "published_computed": int(figure.computed) if figure else None,
+        **({"note": grid.warning} if grid.warning else {}),
     }
 
 

@@ -6,9 +6,10 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from cpt_plugin.backbones import MICRO
 from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
 from cpt_plugin.errors import RecordError
-from cpt_plugin.methods import ZEROSHOT
+from cpt_plugin.methods import ZEROSHOT, is_embedded
 from cpt_plugin.protocols import plain_dataset
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.store import Failure
@@ -26,6 +27,10 @@ EVERYWHERE: dict[str, Callable[[RunRecord], object]] = {
     "backbone": lambda record: f"{record.backbone.name} {record.backbone.digest[:12]}",
 }
 """What all records of a table must share."""
+
+
+WHY_NOTHING = f"the {MICRO} model knows neither real images nor their names"
+REHEARSAL = f"ACCURACIES MEAN NOTHING here: {WHY_NOTHING}"
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,28 @@ def plain_key(record: RunRecord) -> Key:
 def name_of(record: RunRecord) -> str:
     """Method and variant."""
     return f"{record.method} ({record.variant})" if record.variant else record.method
+
+
+def means_nothing(backbone: str, dataset: str) -> bool:
+    """Whether a run only tried the program out: with this model on this data set its accuracies say nothing."""
+    return backbone == MICRO and not is_embedded(plain_dataset(dataset))
+
+
+def split_rehearsals(records: Iterable[RunRecord]) -> tuple[list[RunRecord], str]:
+    """The records without those whose accuracies mean nothing, and what to say of these; "" where there are none."""
+    kept: list[RunRecord] = []
+    left_out: dict[str, dict[str, int]] = {}
+    for record in records:
+        if means_nothing(record.backbone.name, record.dataset):
+            names = left_out.setdefault(record.dataset, {})
+            names[name_of(record)] = names.get(name_of(record), 0) + 1
+        else:
+            kept.append(record)
+    places = "; ".join(
+        f"{dataset} ({', '.join(f'{name}: {count}' for name, count in sorted(names.items()))})"
+        for dataset, names in sorted(left_out.items())
+    )
+    return kept, f"left out, accuracies mean nothing, {WHY_NOTHING}; runs by data set: {places}" if places else ""
 
 
 def collect(name: str, records: Iterable[RunRecord], seeds: Sequence[int]) -> Runs:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from cpt_plugin import _escapes
-from cpt_plugin.backbones import MICRO
 from cpt_plugin.long_tail import NATURAL, shots_in_words, tail_in_words
-from cpt_plugin.methods import EMBEDDED_WORLD, is_embedded
+from cpt_plugin.methods import EMBEDDED_WORLD
 from cpt_plugin.results.groups import GROUPS
 from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.runs import REHEARSAL, means_nothing
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.summary import Comparison, Row, Table, build_table
 from cpt_plugin.results.text import (
@@ -26,7 +26,6 @@ from cpt_plugin.results.text import (
 _COLUMNS_A_BLOCK = 4
 
 _HEADERS = {"balanced_accuracy": "balanced acc.", "macro_f1": "macro-F1", "g_mean": "G-mean", "ece": "ECE"}
-REHEARSAL = f"ACCURACIES MEAN NOTHING here: the {MICRO} model knows neither real images nor their names"
 
 
 def render_terminal(
@@ -101,7 +100,7 @@ def legend_of(table: Table) -> str:
 
 
 def _warnings(table: Table) -> list[str]:
-    return [REHEARSAL] if table.backbone.name == MICRO and not is_embedded(table.dataset) else []
+    return [REHEARSAL] if means_nothing(table.backbone.name, table.dataset) else []
 
 
 def _accuracy_blocks(table: Table) -> list[list[str]]:

@@ -173,8 +173,13 @@ def test_a_wrong_configuration_or_a_fault_of_the_data_is_told_once(tmp_path, cap
 
 
 def test_folders_with_other_runs_are_all_named_before_the_first_run_and_before_any_download(tmp_path, capsys):
-    other = {(method, seed): OtherRun(tmp_path / method / f"seed{seed}", [f"OPTIM.LR: 0.1 != 0.2{tail}"], True)
-             for method, tail in (("maple", ""), ("maple_cpt", "; CPT.WEIGHT_ETF: 0.25 != 0.1")) for seed in (1, 3)}  # fmt: skip
+    changed = {"maple": ["OPTIM.LR: 0.1 != 0.2"]}
+    changed["maple_cpt"] = [*changed["maple"], "CPT.WEIGHT_ETF: 0.25 != 0.1"]
+    other = {
+        (method, seed): OtherRun(tmp_path / method / f"seed{seed}", lines, True)
+        for method, lines in changed.items()
+        for seed in (1, 3)
+    }
     other["zeroshot", 1] = ConfigError(f"{tmp_path}/run.json is damaged: delete the folder.")
     runs, supplied = FakeRuns(taken=other), []
     args = arguments(tmp_path, "maple_cpt", "shapes", "0.25")

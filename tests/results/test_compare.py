@@ -345,3 +345,24 @@ def test_csv_gives_the_figures_back():
     assert (float(overall["low"]), float(overall["high"])) == one.difference.interval
     assert np.mean([float(row["difference"]) for row in worlds]) == pytest.approx(float(overall["difference"]))
     assert overall["claim"] == sentence(one)
+
+
+def test_runs_whose_accuracies_mean_nothing_are_left_out_and_said():
+    """A huge difference of the micro model on photographs would turn the verdict round."""
+    gains = [[1, 2, 1], [2, 1, 1], [1, 1, 2], [1, 1, 1], [2, 1, 1], [1, 2, 2]]
+    records = with_gains(gains)
+    photos = [
+        run(method, world, seed, new_hits=(hits,) * 9)
+        for method, hits in (("maple_cptb", 0), ("maple", 9)) for world in ("eurosat", "dtd (own split 1)") for seed in SEEDS
+    ]  # fmt: skip
+    question = Question((("maple_cptb", "maple"),), ("new",))
+    found, wanted = compare([*photos, *records], question), compare(records, question)
+    assert found.contrasts == wanted.contrasts
+    (note,) = found.notes
+    assert "dtd (own split 1) (maple: 3, maple_cptb: 3); eurosat (maple: 3, maple_cptb: 3)" in note
+    assert "the micro model knows neither real images nor their names" in note
+    assert note in render_terminal(found).replace("\n    ", " ")
+    with pytest.raises(RecordError, match="no records of 'maple_cptb'.*accuracies mean nothing"):
+        compare(photos, question)
+    vit = [dataclasses.replace(one, backbone=Backbone("ViT-B/16", "0" * 64)) for one in photos]
+    assert compare([*photos, *vit], question).contrasts == compare(vit, question).contrasts

@@ -231,6 +231,16 @@ def test_notes_stand_below_in_small_letters_unless_they_are_left_out():
     assert below.get_window_extent(canvas.get_renderer()).x1 < figure.get_window_extent().width
 
 
+def test_figures_say_where_accuracies_mean_nothing_and_keep_it_apart():
+    material = weight_records({0.25: 8, 1.0: 7})
+    photos = [dataclasses.replace(record, dataset="eurosat") for record in material]
+    drawing = one("sensitivity", [*material, *photos])
+    assert "eurosat" not in {line.get_label() for axes in drawing.figure.axes for line in axes.containers}
+    assert "left out, accuracies mean nothing there: eurosat" in " ".join(texts(drawing.figure))
+    for kind in ("sensitivity", "seeds", "groups", "classes"):
+        assert "ACCURACIES MEAN NOTHING here" in " ".join(texts(one(kind, photos).figure)), kind
+
+
 def test_without_variants_there_is_no_sensitivity():
     assert draw("sensitivity", group_records(records())[0]) == []
 

@@ -15,6 +15,7 @@ from scipy import stats as reference
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.grid import build_grid
 from cpt_plugin.results.record import Backbone
+from cpt_plugin.results.render import RENDERERS
 from cpt_plugin.results.spec import Measure, RowSpec, TableSpec
 from cpt_plugin.results.store import Failure
 from tests.helpers.records import make_record
@@ -363,6 +364,28 @@ def test_targets_and_an_evaluation_that_is_not_there():
     assert build_grid(spec, "shapes", made[:1], [1]).blocks[0].cells[0][-1].summary.mean == pytest.approx(60.0)
 
 
+def test_runs_whose_accuracies_mean_nothing_are_in_no_mean_over_data_sets():
+    """The micro model on photographs beside drawn worlds; alone, the table is shown and says so in every form."""
+    spec = dataclasses.replace(SPEC, rows=ROWS[:3], taus=(1.0,), shapes=(*DATASETS[:2], "eurosat", "dtd (own split 1)"))
+    records = [run(row, data, 1.0, seed) for row in ROWS[:3] for data in spec.shapes for seed in (1, 2)]
+    drawn = [record for record in records if record.dataset.startswith("shapes")]
+    grid, wanted = (build_grid(spec, "shapes", some, (1, 2)) for some in (records, drawn))
+    assert grid.blocks == wanted.blocks
+    (note,) = [note for note in grid.notes if "mean nothing" in note]
+    assert "eurosat (maple: 2, maple_cpt: 2, zeroshot: 2)" in note
+    assert "the micro model knows neither real images" in note
+    assert not any("mean nothing" in note for note in wanted.notes)
+    photos = dataclasses.replace(spec, shapes=("eurosat",))
+    alone = build_grid(photos, "shapes", records, (1, 2))
+    assert all(cell.by_seed for cell in cells(alone).values())
+    for form, renderer in RENDERERS.items():
+        assert "ACCURACIES MEAN NOTHING here" in renderer(alone), form
+        assert "ACCURACIES MEAN NOTHING here" not in renderer(grid), form
+    vit = [dataclasses.replace(one, backbone=Backbone("ViT-B/16", "0" * 64)) for one in records]
+    mixed, only = (build_grid(photos, "shapes", some, (1, 2)) for some in ([*records, *vit], vit))
+    assert mixed.blocks == only.blocks
+
+
 def test_a_row_s_baseline_is_the_plain_method_with_most_of_its_options():
     fast = {"OPTIM.LR": 0.02}
     rows = (
@@ -375,7 +398,7 @@ def test_a_row_s_baseline_is_the_plain_method_with_most_of_its_options():
     )
     spec = dataclasses.replace(SPEC, rows=rows, columns=(Measure(metric="H"),), taus=(1.0,), shapes=DATASETS[:1])
     records = [
-        run(row, "shapes", 1.0, 1, (at,) * 6, (at,) * 3, config={"OPTIM.LR": (row.options or {}).get("OPTIM.LR", 0.002)})
+        run(row, "shapes", 1.0, 1, (at,) * 6, (at,) * 3, config={"OPTIM.LR": 0.002} | (row.options or {}))
         for at, row in enumerate(rows, 1)
     ]
     grid = build_grid(spec, "shapes", records, (1,))

@@ -178,3 +178,10 @@ def test_nothing_to_report_is_an_error_with_the_folder(tmp_path, capsys):
         gather(tmp_path / "nowhere")
     assert main(["report", str(tmp_path)]) == 2
     assert "no records and no begun runs" in capsys.readouterr().err
+
+
+def test_accuracies_that_mean_nothing_are_said_to(folder):
+    save(make_record("coop", 1, dataset="eurosat"), folder / "coop" / "seed9" / "record.json")
+    words = " ".join(Reader(report(folder)).words)
+    assert "accuracies mean nothing on eurosat: the micro model knows neither real images" in words
+    assert words.count("ACCURACIES MEAN NOTHING here") == 1, "above its own table"

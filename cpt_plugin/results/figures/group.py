@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from cpt_plugin.errors import RecordError
 from cpt_plugin.long_tail import shots_in_words
 from cpt_plugin.results.record import RunRecord
-from cpt_plugin.results.runs import name_of
+from cpt_plugin.results.runs import REHEARSAL, means_nothing, name_of
 from cpt_plugin.results.summary import Table, build_table
 from cpt_plugin.results.text import listed
 
@@ -42,13 +42,19 @@ class Group:
         found = {name: runs for name, runs in self.runs.items() if runs and not runs[0].variant}
         return found or {name: runs for name, runs in self.runs.items() if runs}
 
+    @property
+    def is_rehearsal(self) -> bool:
+        """Whether the accuracies mean nothing."""
+        return means_nothing(self.table.backbone.name, self.table.dataset)
+
     def notes(self, names: Iterable[str] | None = None) -> list[str]:
         """What a figure of some rows must say: on which seeds they rest, and which are missing."""
         shown = [row for row in self.table.rows if names is None or row.method in names]
         shots = shots_in_words(self.table.shots)
         seeds = f"seeds {listed(self.table.seeds)}; {shots}; backbone {self.table.backbone.name}"
-        doubt = [f"training images BY SCHEDULE, not read from the data: {listed(names)}"
-                 for names in [self.table.by_schedule] if names]  # fmt: skip
+        doubt = [REHEARSAL] if self.is_rehearsal else []
+        doubt += [f"training images BY SCHEDULE, not read from the data: {listed(names)}"
+                  for names in [self.table.by_schedule] if names]  # fmt: skip
         return [seeds, *doubt, *(f"missing: {row.method}, seeds {listed(row.missing)}" for row in shown if row.missing)]
 
 

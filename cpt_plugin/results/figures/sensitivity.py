@@ -8,18 +8,25 @@ from typing import Any
 from cpt_plugin.results.figures.group import Group, title_of
 from cpt_plugin.results.figures.style import Drawing, finish, label, looks, new_figure, panels_beside, stem_of
 from cpt_plugin.results.record import RunRecord
-from cpt_plugin.results.runs import BY_SEED_KEYS
+from cpt_plugin.results.runs import BY_SEED_KEYS, REHEARSAL
 from cpt_plugin.results.stats import Summary, summarize
 
 
 def draw(groups: Sequence[Group]) -> list[Drawing]:
-    """A figure for each method, tau and protocol with runs that differ from the plain ones in one number."""
+    """A figure for each method, tau and protocol with runs that differ from the plain ones in one number.
+
+    Data sets on which accuracies mean nothing are no part of it, unless there are no others.
+    """
+    measured = [group for group in groups if not group.is_rehearsal]
     together: dict[tuple[str, float, str], list[tuple[Group, dict[str, dict[float, Summary]]]]] = {}
-    for group in groups:
+    for group in measured or groups:
         for method in sorted({runs[0].method for runs in group.runs.values() if runs}):
             if found := curves(group, method):
                 together.setdefault((method, *group.place[1:]), []).append((group, found))
-    return [_draw(place[0], members) for place, members in together.items()]
+    left_out = sorted({group.table.dataset for group in groups if measured and group.is_rehearsal})
+    said = [f"left out, accuracies mean nothing there: {', '.join(left_out)}"] if left_out else []
+    said += [] if measured else [REHEARSAL]
+    return [_draw(place[0], members, said) for place, members in together.items()]
 
 
 def curves(group: Group, method: str) -> dict[str, dict[float, Summary]]:
@@ -38,7 +45,9 @@ def curves(group: Group, method: str) -> dict[str, dict[float, Summary]]:
     return {key: dict(sorted(line.items())) for key, line in sorted(found.items())}
 
 
-def _draw(method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summary]]]]) -> Drawing:
+def _draw(
+    method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summary]]]], said: Sequence[str]
+) -> Drawing:
     keys = sorted({key for _, found in members for key in found})
     style = looks([group.table.dataset for group, _ in members])
     columns = panels_beside(len(keys))
@@ -77,7 +86,7 @@ def _draw(method: str, members: Sequence[tuple[Group, dict[str, dict[float, Summ
         f"{group.table.dataset}: {note}" for group, _ in members for note in group.notes() if f" {method}" in note
     ]
     title = f"{method}: one setting at a time, {title_of(members[0][0].place).split(', ', 1)[1]}"
-    return finish(figure, stem_of("sensitivity", method, table.tau, table.protocol), title, [caption, *missing])
+    return finish(figure, stem_of("sensitivity", method, table.tau, table.protocol), title, [caption, *said, *missing])
 
 
 def _changes(plain: RunRecord, other: RunRecord) -> dict[str, tuple[Any, Any]]:

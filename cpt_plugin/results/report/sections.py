@@ -17,7 +17,7 @@ from cpt_plugin.results.render import cell_text, differences, legend, published_
 from cpt_plugin.results.report import html
 from cpt_plugin.results.report.gather import Found, Gathered
 from cpt_plugin.results.report.html import Cell
-from cpt_plugin.results.runs import name_of
+from cpt_plugin.results.runs import WHY_NOTHING, means_nothing, name_of
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.table import header_of, legend_of, notes_of
 from cpt_plugin.results.table import title_of as lines_of
@@ -39,6 +39,9 @@ def overview(gathered: Gathered) -> str:
         f"seeds: {listed(sorted({r.seed for r in records}))}",
         f"finished from {min(r.created for r in records)} to {max(r.created for r in records)}",
     ]
+    rehearsed = sorted({r.dataset for r in records if means_nothing(r.backbone.name, r.dataset)})
+    if rehearsed:
+        parts.append(f"accuracies mean nothing on {listed(rehearsed)}: {WHY_NOTHING}")
     return html.bullets(parts)
 
 
