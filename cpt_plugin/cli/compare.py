@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from cpt_plugin.errors import ConfigError
 from cpt_plugin.methods import find_repository, parse_dataset, parse_method, parse_tau
 from cpt_plugin.protocols import BASE_TO_NEW, PROTOCOLS, parse_protocol
 from cpt_plugin.results.compare import Comparison, Question, compare
+from cpt_plugin.results.imported import MARK
 from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.runs import name_of
 
 _PROG = "python -m cpt_plugin compare"
 _EPILOG = f"""\
@@ -75,7 +78,10 @@ def main(words: Sequence[str]) -> int:
 
     given = parse(words)
     drawn = _drawn(given.figure)
-    records = load_all([typed_folder(word, word) for word in given.places or [find_repository() / "output"]])
+    places = [typed_folder(word, word) for word in given.places or [find_repository() / "output"]]
+    said: list[str] = []
+    records = load_all(places, imported=said)
+    print("\n".join(said), file=sys.stderr, end="\n" * bool(said))
     comparison = answer(given, records)
     put(RENDERERS[given.form](comparison), given.output)
     if drawn is not None:
@@ -132,6 +138,8 @@ def method_name(text: str, records: Iterable[RunRecord]) -> str:
 
     Raises ConfigError for one that neither the records nor this package know.
     """
+    if text in {name_of(record) for record in records}:
+        return text
     match = re.fullmatch(r"([^()\s]+)\s*(?:\((.*)\))?", text)
     if match is None:
         raise ConfigError(f"'{text}' is no method: give METHOD, or \"METHOD (KEY=VALUE,...)\" for a variant")
@@ -152,4 +160,5 @@ def _words(text: str | None) -> tuple[str, ...]:
 
 def _world(text: str, records: Iterable[RunRecord]) -> str:
     """A data set as records name it: some stand for an own file or split, which only the records know."""
-    return text if text in {record.dataset for record in records} else parse_dataset(text)
+    there = {record.dataset for record in records}
+    return next((name for name in (text, f"{text} ({MARK})") if name in there), None) or parse_dataset(text)

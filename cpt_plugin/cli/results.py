@@ -14,6 +14,7 @@ from cpt_plugin.cli.writing import write_file
 from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.methods import find_repository, parse_dataset
 from cpt_plugin.results.grid import Grid, build_grid
+from cpt_plugin.results.imported_records import apart
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import run_of
 from cpt_plugin.results.spec import WORLDS, TableSpec, load_spec, table_names
@@ -104,7 +105,9 @@ def _table(given: argparse.Namespace) -> int:
     place = typed_folder(given.what, given.what)
     is_records = place.is_dir() or place.suffix == ".json" or store.is_lines(place)
     if given.what not in table_names(find_repository()) and is_records:
-        put(_single_tables(load_all([place]), given.format), given.output)
+        said: list[str] = []
+        put(_single_tables(load_all([place], imported=said), given.format), given.output)
+        print("\n".join(said), file=sys.stderr, end="\n" * bool(said))
         return 0
     spec = table_spec(given)
     places = [typed_folder(word, word) for word in given.records or [find_repository() / "output"]]
@@ -120,16 +123,16 @@ def _render(given: argparse.Namespace) -> int:
 
 
 def _single_tables(records: Sequence[RunRecord], form: str) -> str:
-    """A table for each data set, imbalance ratio and protocol."""
+    """A table for each data set, imbalance ratio and protocol, of imported logs for each number of shots as well."""
     from cpt_plugin.results import table
     from cpt_plugin.results.summary import build_table
 
     renderers = {"terminal": table.render_terminal, "markdown": table.render_markdown}
     if form not in (*renderers, "csv"):
         raise ConfigError(f"tables of a folder come as {', '.join(renderers)} or csv, not as {form}")
-    groups: dict[tuple[str, float, str], list[RunRecord]] = {}
+    groups: dict[tuple[object, ...], list[RunRecord]] = {}
     for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
-        groups.setdefault((record.dataset, record.tau, record.protocol), []).append(record)
+        groups.setdefault((record.dataset, record.tau, record.protocol, *apart(record)), []).append(record)
     if not groups:
         raise RecordError("no records there: nothing to make a table of")
     if form == "csv":
@@ -160,13 +163,20 @@ def _export(given: argparse.Namespace) -> int:
 
 def _import(given: argparse.Namespace) -> int:
     from cpt_plugin.results import imported
+    from cpt_plugin.results.imported_records import as_records
 
     runs, own = imported.read_logs(typed_folder(given.folder, given.folder))
     print(imported.describe(runs))
+    records, said = as_records(runs)
+    if paired := sum("H" in record.metrics for record in records):
+        print(f"{paired} runs with base and new of the same prompts (H), {len(records) - paired} on all classes")
+    for line in said:
+        print(line, file=sys.stderr)
     if own:
         print(f"{own} logs are of this package's own runs, which have records: passed over")
     if given.output:
         put(imported.to_lines(runs), given.output)
+        print(f"tables: results table {given.output}; likewise compare A B {given.output}, and report")
     return 0
 
 

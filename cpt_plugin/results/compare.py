@@ -11,6 +11,7 @@ from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.protocols import BASE_TO_NEW, HEADLINES
 from cpt_plugin.results.contrast import Contrast, Correction, WorldPairs
 from cpt_plugin.results.groups import GROUPS
+from cpt_plugin.results.imported_records import NOTE, is_imported
 from cpt_plugin.results.record import BY_CLASS, RunRecord
 from cpt_plugin.results.runs import (
     BY_SEED_KEYS,
@@ -24,6 +25,7 @@ from cpt_plugin.results.runs import (
 )
 from cpt_plugin.results.stats import bonferroni, holm
 from cpt_plugin.results.summary import metric, other_settings
+from cpt_plugin.results.text import shown_tau
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,8 @@ def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
     for complaint in other_images(selected).values():
         raise RecordError(complaint)
     notes: dict[str, None] = dict.fromkeys(left_out)
+    if is_imported(selected[0].toolkit):
+        notes[NOTE] = None
     assumed = sorted({f"{r.dataset}, tau {r.tau:g}" for r in selected if r.by_schedule})
     if assumed and {*question.metrics} & {*GROUPS}:
         notes[f"groups BY SCHEDULE, not read from the data (older records): {'; '.join(assumed)}"] = None
@@ -167,7 +171,7 @@ class _AtTau:
             for name in question.methods:
                 runs = collect(name, [record for record in here if name_of(record) == name], self.seeds)
                 for problem in runs.problems:
-                    raise RecordError(f"{problem} ({world}, tau {tau:g})")
+                    raise RecordError(f"{problem} ({world}, tau {shown_tau(tau)})")
                 self.runs[name, world] = runs
         for name in question.methods:
             self._note_worlds(name)
@@ -198,7 +202,7 @@ class _AtTau:
         return Contrast(first, second, name, self.tau, tuple(worlds))
 
     def _list(self, what: str, whose: str, places: Iterable[str]) -> None:
-        self.notes[f"{what}: {whose}, tau {self.tau:g}: {'; '.join(places)}"] = None
+        self.notes[f"{what}: {whose}, tau {shown_tau(self.tau)}: {'; '.join(places)}"] = None
 
     def _note_unpaired(self, first: str, second: str) -> None:
         """Runs of one of the two that have no partner, and what both lack."""
@@ -223,7 +227,7 @@ class _AtTau:
         """Other versions of torch, or another commit, behind one of the two."""
         made = [self._made(name) for name in (first, second)]
         if made[0] and made[1] and made[0] != made[1]:
-            self.notes[f"made differently, tau {self.tau:g}: {first} by {made[0]}; {second} by {made[1]}"] = None
+            self.notes[f"made differently, tau {shown_tau(self.tau)}: {first} by {made[0]}; {second} by {made[1]}"] = None
 
     def _note_settings(self, first: str, second: str) -> None:
         """Settings that differ between the two of a pair besides their parts' own, where the learner is the same."""

@@ -11,7 +11,17 @@ from cpt_plugin.methods import is_embedded
 from cpt_plugin.results.compare import Comparison
 from cpt_plugin.results.contrast import BELOW, CLAIM_WORLDS, EXPLORATORY, NOT_SHOWN, NOTHING, ONE_WORLD, Contrast
 from cpt_plugin.results.stats import Summary
-from cpt_plugin.results.text import DASH, aligned, fitting, interval, listed, markdown, wrapped
+from cpt_plugin.results.text import (
+    DASH,
+    UNKNOWN_TAU,
+    aligned,
+    fitting,
+    interval,
+    listed,
+    markdown,
+    shown_tau,
+    wrapped,
+)
 
 _TITLE = "Paired differences, world as the random effect"
 _DIGITS = 2
@@ -50,7 +60,7 @@ RENDERERS: dict[str, Callable[[Comparison], str]] = {
 
 def sentence(contrast: Contrast) -> str:
     """What one comparison allows to be said, and what it does not."""
-    what = f"in {contrast.metric} at tau {contrast.tau:g}"
+    what = f"in {contrast.metric} at tau {shown_tau(contrast.tau)}"
     if (found := contrast.difference) is None:
         return f"Nothing to compare: no world has a seed with both {contrast.first} and {contrast.second} {what}."
     one_world = contrast.verdict == ONE_WORLD
@@ -149,7 +159,7 @@ def _overall(comparison: Comparison) -> list[list[str]]:
         lines.append([
             f"{name}{contrast.first} - {contrast.second}",
             contrast.metric,
-            f"{contrast.tau:g}",
+            f"{shown_tau(contrast.tau)}",
             *([f"{mean:.{_DIGITS}f}" for mean in means] if means else [DASH, DASH]),
             f"{found.mean:+z.{_DIGITS}f}" if found else DASH,
             interval(found, _DIGITS) if found and found.interval else DASH,
@@ -226,7 +236,7 @@ def _csv_rows(comparison: Comparison, contrast: Contrast) -> list[dict[str, obje
         "second": contrast.second,
         "protocol": comparison.protocol,
         "metric": contrast.metric,
-        "tau": contrast.tau,
+        "tau": None if contrast.tau == UNKNOWN_TAU else contrast.tau,
         "world": None,
         "worlds": len(contrast.paired),
         "worlds_expected": len(contrast.worlds),

@@ -31,7 +31,7 @@ from cpt_plugin.results.spec import Column, RowSpec, TableSpec, blocks
 from cpt_plugin.results.stats import Summary, harmonic_mean, summarize
 from cpt_plugin.results.store import Failure
 from cpt_plugin.results.summary import metric, other_settings, outliers
-from cpt_plugin.results.text import listed, outlier_line
+from cpt_plugin.results.text import listed, outlier_line, shown_tau
 
 
 @dataclass(frozen=True)
@@ -327,7 +327,7 @@ def _instead(records: Sequence[RunRecord], wanted: set[Key]) -> str:
         return "no records yet"
     if seeds := sorted({record.seed for record in records if key_of(record) in wanted}):
         return f"no records of these seeds, but of {listed(seeds)} (--seeds)"
-    taus = ", ".join(f"{tau:g}" for tau in sorted({record.tau for record in records}, reverse=True))
+    taus = ", ".join(shown_tau(tau) for tau in sorted({record.tau for record in records}, reverse=True))
     places = listed(sorted({record.dataset for record in records}))
     return f"no records of these runs; the {len(records)} that there are have tau {taus} and are of {places}"
 

@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.atomic import append_line
@@ -20,6 +21,7 @@ from cpt_plugin.results.record import RunRecord, from_plain, plain_json, to_plai
 JOURNAL = "failures.jsonl"
 _REMEDY = "give an output folder, or a file that `results export` wrote"
 COMPRESSED = ".gz"
+_UNREADABLE = object()
 
 
 @dataclass(frozen=True)
@@ -59,12 +61,22 @@ def to_lines(records: Iterable[RunRecord]) -> str:
 
 def is_of_others(path: Path) -> bool:
     """Whether a file of JSON lines begins with something that is no record: another program's log, imported figures."""
+    first = _first_line(path)
+    return first is not _UNREADABLE and not (isinstance(first, dict) and "schema" in first)
+
+
+def is_of_logs(path: Path) -> bool:
+    """Whether a file of JSON lines begins with figures imported from a log."""
+    first = _first_line(path)
+    return isinstance(first, dict) and MARK in first
+
+
+def _first_line(path: Path) -> Any:
     try:
         with gzip.open(path, "rt") if path.suffix == COMPRESSED else path.open(encoding="utf-8") as file:
-            first = json.loads(next(file, "{}"))
+            return json.loads(next(file, "{}"))
     except (OSError, ValueError, EOFError, zlib.error, RecursionError):
-        return False
-    return not (isinstance(first, dict) and "schema" in first)
+        return _UNREADABLE
 
 
 def is_lines(path: Path) -> bool:

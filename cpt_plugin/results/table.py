@@ -8,17 +8,20 @@ from cpt_plugin import _escapes
 from cpt_plugin.long_tail import NATURAL, shots_in_words, tail_in_words
 from cpt_plugin.methods import EMBEDDED_WORLD
 from cpt_plugin.results.groups import GROUPS
+from cpt_plugin.results.imported_records import NOTE, is_imported
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import REHEARSAL, means_nothing
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.summary import Comparison, Row, Table, build_table
 from cpt_plugin.results.text import (
     DASH,
+    UNKNOWN_TAU,
     aligned,
     interval,
     listed,
     markdown,
     outlier_line,
+    shown_tau,
     spread,
     wrapped,
 )
@@ -77,8 +80,8 @@ def csv_of(tables: Sequence[Table]) -> str:
 
 def title_of(table: Table) -> list[str]:
     """Two lines: what was measured, and with what; a third one where it is no measurement."""
-    realized = _span([f"{tau:.4g}" for tau in table.realized_taus], " to ")
-    tail = tail_in_words(table.tau, table.shots)
+    realized = _span([shown_tau(tau, ".4g") for tau in table.realized_taus], " to ")
+    tail = f"tau {DASH}" if table.tau == UNKNOWN_TAU else tail_in_words(table.tau, table.shots)
     ranked = "" if tail == NATURAL else f"classes ranked by {table.class_order}, "
     return [
         f"{table.dataset}, {tail} (realized {realized}), {shots_in_words(table.shots)}, {ranked}"
@@ -100,7 +103,8 @@ def legend_of(table: Table) -> str:
 
 
 def _warnings(table: Table) -> list[str]:
-    return [REHEARSAL] if means_nothing(table.backbone.name, table.dataset) else []
+    said = [NOTE] if is_imported(table.toolkit) else []
+    return [*said, *([REHEARSAL] if means_nothing(table.backbone.name, table.dataset) else [])]
 
 
 def _accuracy_blocks(table: Table) -> list[list[str]]:
@@ -125,7 +129,12 @@ def header_of(table: Table, column: str) -> str:
         return _HEADERS[column]
     if column not in GROUPS:
         return column.removeprefix(f"{EMBEDDED_WORLD}:")
-    return f"{column} ({_span(table.group_sizes[column], '-')})"
+    return f"{column} ({_sizes(table, column) or DASH})"
+
+
+def _sizes(table: Table, group: str) -> str:
+    """Numbers of classes of a group; "" where logs do not tell them."""
+    return "" if is_imported(table.toolkit) else _span(table.group_sizes[group], "-")
 
 
 def _span(values: Sequence[object], joint: str) -> str:
@@ -188,7 +197,7 @@ def _seed_line(headline: str, row: Row) -> str:
 def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str, object]:
     line: dict[str, object] = {
         "dataset": table.dataset,
-        "tau": table.tau,
+        "tau": None if table.tau == UNKNOWN_TAU else table.tau,
         "protocol": table.protocol,
         "toolkit": table.toolkit,
         "method": row.method,
@@ -198,7 +207,7 @@ def _csv_line(table: Table, row: Row, comparison: Comparison | None) -> dict[str
     for column in table.columns:
         summary = row.columns[column]
         if column in GROUPS:
-            line[f"{column}_classes"] = _span(table.group_sizes[column], "-")
+            line[f"{column}_classes"] = _sizes(table, column)
         line[column] = summary.mean if summary else None
         line[f"{column}_std"] = summary.std if summary else None
     difference = comparison.difference if comparison else None

@@ -11,6 +11,8 @@ from cpt_plugin.results.summary import Outlier
 
 TERMINAL_WIDTH = 110
 DASH = "-"
+UNKNOWN_TAU = 0.0
+"""The imbalance ratio of imported logs that do not tell theirs; no run has it."""
 
 
 def spread(summary: Summary | None, digits: int = 1) -> str:
@@ -25,6 +27,11 @@ def interval(summary: Summary, digits: int) -> str:
     """The t-interval in brackets; of a single value the value itself."""
     low, high = summary.interval or (summary.mean, summary.mean)
     return f"[{low:z.{digits}f}, {high:z.{digits}f}]"
+
+
+def shown_tau(tau: float, digits: str = "g") -> str:
+    """An imbalance ratio, a dash where it is not known."""
+    return DASH if tau == UNKNOWN_TAU else f"{tau:{digits}}"
 
 
 def listed(values: Sequence[object]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from cpt_plugin.results.compare import Comparison
 from cpt_plugin.results.contrast import ABOVE, BELOW, CLAIM_WORLDS, Contrast
 from cpt_plugin.results.figures.style import BLACK, COLORS, GREY, Drawing, finish, label, look, new_figure, stem_of
+from cpt_plugin.results.text import shown_tau
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +36,7 @@ def _draw(comparison: Comparison) -> Drawing:
                 _mark(axes, one, rows.index((one.first, one.second, one.tau)), color)
         axes.set_xlabel(f"difference in {metric} (points)")
     names = [
-        label(f"{first} - {second}" + (f", tau {tau:g}" if len(taus) > 1 else "")) for first, second, tau in rows
+        label(f"{first} - {second}" + (f", tau {shown_tau(tau)}" if len(taus) > 1 else "")) for first, second, tau in rows
     ]
     panels[0].set_yticks(range(len(rows)), names)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)
@@ -48,7 +49,7 @@ def _draw(comparison: Comparison) -> Drawing:
         "or more).",
         *comparison.notes,
     ]
-    shown = ", ".join(f"{tau:g}" for tau in sorted(taus))
+    shown = ", ".join(shown_tau(tau) for tau in sorted(taus))
     title = f"Paired differences, {unit[:-1]} as the random effect: {comparison.protocol}, tau {shown}"
     return finish(figure, stem_of("differences", comparison.protocol, *sorted(taus)), title, notes)
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 from cpt_plugin.errors import RecordError
 from cpt_plugin.long_tail import shots_in_words
+from cpt_plugin.results.imported_records import apart, is_imported
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import REHEARSAL, means_nothing, name_of
 from cpt_plugin.results.summary import Table, build_table
-from cpt_plugin.results.text import listed
+from cpt_plugin.results.text import listed, shown_tau
 
 Place = tuple[str, float, str]
 """Data set, tau, protocol."""
@@ -34,7 +35,8 @@ class Group:
     @property
     def title(self) -> str:
         """What all its figures say above."""
-        return title_of(self.place)
+        shots = f", {self.table.shots} shots, {self.table.backbone.name}" if is_imported(self.table.toolkit) else ""
+        return title_of(self.place) + shots
 
     @property
     def plain(self) -> dict[str, tuple[RunRecord, ...]]:
@@ -65,11 +67,11 @@ def group_records(
 
     seeds: those expected of every run; by default all that occur in a group.
     """
-    by_place: dict[Place, list[RunRecord]] = {}
+    by_place: dict[tuple[Place, tuple[object, ...]], list[RunRecord]] = {}
     for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
-        by_place.setdefault((record.dataset, record.tau, record.protocol), []).append(record)
+        by_place.setdefault(((record.dataset, record.tau, record.protocol), apart(record)), []).append(record)
     groups, refused = [], {}
-    for place, members in by_place.items():
+    for (place, _), members in by_place.items():
         try:
             table = build_table(members, seeds=seeds)
         except RecordError as error:
@@ -86,4 +88,4 @@ def group_records(
 def title_of(place: Place) -> str:
     """A place in words."""
     dataset, tau, protocol = place
-    return f"{dataset}, tau {tau:g}, {protocol.replace('_', ' ')}"
+    return f"{dataset}, tau {shown_tau(tau)}, {protocol.replace('_', ' ')}"

@@ -11,11 +11,14 @@ from cpt_plugin.results.figures.group import group_records
 from cpt_plugin.results.figures.panels import compare
 from cpt_plugin.results.figures.registry import FEATURES, KINDS, RECORDS, draw
 from cpt_plugin.results.grid import Grid
+from cpt_plugin.results.imported_records import is_imported
 from cpt_plugin.results.report import html, sections
 from cpt_plugin.results.report.gather import Gathered
 
 DPI = 130
 _ACROSS = "sensitivity"
+_OF_LOGS = "seeds"
+"""What can be drawn of imported logs, which tell no classes and no epochs."""
 
 
 def build(
@@ -39,9 +42,10 @@ def build(
     for group in groups:
         tell(group.title)
         kinds = [name for name, kind in KINDS.items() if kind.material == RECORDS and name != _ACROSS]
+        kinds = [_OF_LOGS] if is_imported(group.table.toolkit) else kinds
         drawn = "".join(figures.of(kind, [group]) for kind in kinds)
         body[group.title] = sections.group_table(group) + drawn
-    if across := figures.of(_ACROSS, groups):
+    if across := figures.of(_ACROSS, [group for group in groups if not is_imported(group.table.toolkit)]):
         body["One setting at a time"] = across
     if gathered.features:
         tell("features")

@@ -19,7 +19,7 @@ class Gathered:
     """All that a report is made from.
 
     damaged: files that cannot be read, and why; failures: runs that ended without a record and have none now;
-    unfinished: folders of runs that were begun; features: those of runs that have a record.
+    not_shown: what is in no run of imported logs; unfinished: folders of runs that were begun; features: those of runs that have a record.
     """
 
     folder: Path
@@ -28,6 +28,7 @@ class Gathered:
     failures: tuple[Failure, ...]
     unfinished: tuple[Path, ...]
     features: tuple[Features, ...]
+    not_shown: tuple[str, ...] = ()
 
     @property
     def records(self) -> list[RunRecord]:
@@ -43,7 +44,8 @@ def gather(folder: Path) -> Gathered:
     """
     if not folder.is_dir():
         raise RecordError(f"{folder}: there is no such folder")
-    found, wrong = read_folder(folder)
+    not_shown: list[str] = []
+    found, wrong = read_folder(folder, not_shown)
     damaged = [(path, str(error).removeprefix(f"{path}: ")) for path, error in wrong]
     kept: list[Features] = []
     records = {(one.file.parent, one.record.prompts_hash): one.record for one in found}
@@ -62,7 +64,7 @@ def gather(folder: Path) -> Gathered:
     unfinished = tuple(place for place in begun if not any(place.glob("record*.json")))
     if not (found or damaged or failures or unfinished):
         raise RecordError(f"{folder}: no records and no begun runs there: nothing to report")
-    return Gathered(folder, tuple(sorted(found, key=_order)), tuple(damaged), failures, unfinished, tuple(kept))
+    return Gathered(folder, tuple(sorted(found, key=_order)), tuple(damaged), failures, unfinished, tuple(kept), tuple(not_shown))
 
 
 def _order(one: Found) -> tuple[object, ...]:

@@ -12,6 +12,7 @@ from cpt_plugin.config_identity import NEUTRAL_KEYS
 from cpt_plugin.protocols import HEADLINES
 from cpt_plugin.results.figures.group import Group, Place, title_of
 from cpt_plugin.results.grid import Grid
+from cpt_plugin.results.imported_records import NOTE, is_imported
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.render import cell_text, differences, legend, published_text
 from cpt_plugin.results.report import html
@@ -21,7 +22,7 @@ from cpt_plugin.results.runs import WHY_NOTHING, means_nothing, name_of
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.table import header_of, legend_of, notes_of
 from cpt_plugin.results.table import title_of as lines_of
-from cpt_plugin.results.text import listed, spread
+from cpt_plugin.results.text import DASH, listed, shown_tau, spread
 
 _TRANSFER_SHOWN = ("base", "new", "H", "all", "source", "mean")
 
@@ -35,10 +36,14 @@ def overview(gathered: Gathered) -> str:
         f"{len(records)} finished runs",
         f"methods: {listed(sorted({name_of(r) for r in records}))}",
         f"data sets: {listed(sorted({r.dataset for r in records}))}",
-        f"tau: {listed([f'{tau:g}' for tau in sorted({r.tau for r in records}, reverse=True)])}",
+        f"tau: {listed([shown_tau(tau) for tau in sorted({r.tau for r in records}, reverse=True)])}",
         f"seeds: {listed(sorted({r.seed for r in records}))}",
-        f"finished from {min(r.created for r in records)} to {max(r.created for r in records)}",
     ]
+    if dates := [r.created for r in records if r.created != DASH]:
+        parts.append(f"finished from {min(dates)} to {max(dates)}")
+    if logs := sum(is_imported(r.toolkit) for r in records):
+        parts.append(f"{logs} of them {NOTE}")
+    parts += gathered.not_shown
     rehearsed = sorted({r.dataset for r in records if means_nothing(r.backbone.name, r.dataset)})
     if rehearsed:
         parts.append(f"accuracies mean nothing on {listed(rehearsed)}: {WHY_NOTHING}")
@@ -164,7 +169,7 @@ def _run(one: Found, shown: Sequence[str], page: Path) -> list[Cell | str]:
     return [
         name_of(record),
         record.dataset,
-        Cell(f"{record.tau:g}", record.tau),
+        Cell(shown_tau(record.tau), record.tau),
         record.protocol.replace("_", " "),
         Cell(str(record.seed), record.seed),
         *(_metric(record, name) for name in shown),
