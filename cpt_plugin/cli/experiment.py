@@ -160,7 +160,7 @@ class Experiment:
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.
 
-        While another process works on this run, wait for it. A finished run is shown from a place that cannot be written.
+        While another process works on this run, wait for it. A finished one needs no place that can be written.
 
         Raises:
             ConfigError: the folder holds a run with another configuration or other images (keys named).

@@ -227,7 +227,8 @@ class _AtTau:
         """Other versions of torch, or another commit, behind one of the two."""
         made = [self._made(name) for name in (first, second)]
         if made[0] and made[1] and made[0] != made[1]:
-            self.notes[f"made differently, tau {shown_tau(self.tau)}: {first} by {made[0]}; {second} by {made[1]}"] = None
+            who = f"{first} by {made[0]}; {second} by {made[1]}"
+            self.notes[f"made differently, tau {shown_tau(self.tau)}: {who}"] = None
 
     def _note_settings(self, first: str, second: str) -> None:
         """Settings that differ between the two of a pair besides their parts' own, where the learner is the same."""

@@ -56,7 +56,8 @@ def read_imported(path: Path) -> list[ImportedRun]:
 def as_records(runs: Iterable[ImportedRun]) -> tuple[list[RunRecord], list[str]]:
     """Base and new of one training as a run with H, a training on all classes as one of few-shot; and what is left.
 
-    Lines for what is in no run: evaluations on other data sets, base without new, logs that do not say what they are of.
+    The lines are for what is in no run: evaluations on other data sets, base without new, logs that do not say what
+    they are of.
     """
     by_place: dict[Place, dict[str, list[ImportedRun]]] = defaultdict(lambda: defaultdict(list))
     left: dict[str, list[str]] = defaultdict(list)
@@ -91,7 +92,7 @@ def _name(run: ImportedRun) -> str:
 
 
 def _variants(pairs: Sequence[dict[str, ImportedRun]]) -> list[str]:
-    """What sets the runs of one trainer apart: its configuration, and the folder where that is not enough; mostly ""."""
+    """What sets the runs of one trainer apart: its configuration, and its folder where that is not enough; or ""."""
     first = [next(iter(pair.values())) for pair in pairs]
     configs: dict[str, set[str]] = defaultdict(set)
     same: dict[tuple[object, ...], int] = defaultdict(int)

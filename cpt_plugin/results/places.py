@@ -32,7 +32,8 @@ def load_all(
     imported logs as well (:func:`as_records`), and takes what to say of the others.
 
     Raises:
-        RecordError: a place is missing or a record damaged (file and line named), or imported figures are among them, not asked for.
+        RecordError: a place is missing or a record damaged (file and line named), or imported figures are among them
+            that were not asked for.
     """
     found: list[RunRecord] = []
     for place in map(Path, places):

@@ -77,14 +77,14 @@ def test_what_gives_no_h_is_left_out_and_named(tmp_path):
     base_to_new(tmp_path, "MaPLe", "dtd", 1, 80.1, None)
     base_to_new(tmp_path, "MaPLe", "dtd", 2, None, 60.0)
     base_to_new(tmp_path, "MaPLe", "dtd", 3, 80.0, 60.0)
-    write(tmp_path, "output/evaluation/MaPLe/vit_16shots/eurosat/seed1",
-          head("output/evaluation/x", "MaPLe", "eurosat", "all", 1, model="output/imagenet/MaPLe"), result(48.0))  # fmt: skip
+    elsewhere = head("output/evaluation/x", "MaPLe", "eurosat", "all", 1, model="output/imagenet/MaPLe")
+    write(tmp_path, "output/evaluation/MaPLe/vit_16shots/eurosat/seed1", elsewhere, result(48.0))
     write(tmp_path, "output/somewhere/seed1", STEP, "Finish training", result(70.0))
     write(tmp_path, "output/unfinished/seed1", head("output/unfinished", "MaPLe", "dtd", "base", 1), STEP)
-    again = "output/base2new/test_new/dtd/shots_16/MaPLe/vit_b16/seed4"
     base_to_new(tmp_path, "MaPLe", "dtd", 4, 80.0, 60.0)
-    write(tmp_path, "output/again/seed4",
-          head("output/again/seed4", "MaPLe", "dtd", "new", 4, model=again.replace("test_new", "train_base")), result(61.0))  # fmt: skip
+    prompts = "output/base2new/train_base/dtd/shots_16/MaPLe/vit_b16/seed4"
+    again = head("output/again/seed4", "MaPLe", "dtd", "new", 4, model=prompts)
+    write(tmp_path, "output/again/seed4", again, result(61.0))
     found, said = runs(tmp_path / "output")
     assert [record.seed for record in found] == [3]
     words = "\n".join(said)

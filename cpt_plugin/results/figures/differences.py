@@ -36,7 +36,8 @@ def _draw(comparison: Comparison) -> Drawing:
                 _mark(axes, one, rows.index((one.first, one.second, one.tau)), color)
         axes.set_xlabel(f"difference in {metric} (points)")
     names = [
-        label(f"{first} - {second}" + (f", tau {shown_tau(tau)}" if len(taus) > 1 else "")) for first, second, tau in rows
+        label(f"{first} - {second}" + (f", tau {shown_tau(tau)}" if len(taus) > 1 else ""))
+        for first, second, tau in rows
     ]
     panels[0].set_yticks(range(len(rows)), names)
     panels[0].set_ylim(len(rows) - 0.5, -0.5)

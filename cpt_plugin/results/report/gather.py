@@ -19,7 +19,8 @@ class Gathered:
     """All that a report is made from.
 
     damaged: files that cannot be read, and why; failures: runs that ended without a record and have none now;
-    not_shown: what is in no run of imported logs; unfinished: folders of runs that were begun; features: those of runs that have a record.
+    unfinished: folders of runs that were begun; features: those of runs that have a record; not_shown: lines on
+    imported logs that make no run.
     """
 
     folder: Path
@@ -64,7 +65,8 @@ def gather(folder: Path) -> Gathered:
     unfinished = tuple(place for place in begun if not any(place.glob("record*.json")))
     if not (found or damaged or failures or unfinished):
         raise RecordError(f"{folder}: no records and no begun runs there: nothing to report")
-    return Gathered(folder, tuple(sorted(found, key=_order)), tuple(damaged), failures, unfinished, tuple(kept), tuple(not_shown))
+    records = tuple(sorted(found, key=_order))
+    return Gathered(folder, records, tuple(damaged), failures, unfinished, tuple(kept), tuple(not_shown))
 
 
 def _order(one: Found) -> tuple[object, ...]:
