@@ -122,7 +122,8 @@ def _rest_of_folder(run: ImportedRun) -> str:
 def _record(pair: dict[str, ImportedRun], variant: str) -> RunRecord:
     one = next(iter(pair.values()))
     dataset = f"{one.dataset} ({MARK})"
-    assert one.shots is not None and one.seed is not None
+    assert one.shots is not None
+    assert one.seed is not None
     return RunRecord(
         method=one.trainer,
         prompt_learner=one.trainer,

@@ -147,7 +147,7 @@ def _keep_confidence(reset: Any, process: Any) -> tuple[Any, Any]:
     @functools.wraps(reset)
     def reset_too(self: Any) -> None:
         reset(self)
-        self.confidence = []
+        self.confidence: list[torch.Tensor] = []
 
     @functools.wraps(process)
     def process_and_keep(self: Any, mo: torch.Tensor, gt: torch.Tensor) -> None:

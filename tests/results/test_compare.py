@@ -353,7 +353,9 @@ def test_runs_whose_accuracies_mean_nothing_are_left_out_and_said():
     records = with_gains(gains)
     photos = [
         run(method, world, seed, new_hits=(hits,) * 9)
-        for method, hits in (("maple_cptb", 0), ("maple", 9)) for world in ("eurosat", "dtd (own split 1)") for seed in SEEDS
+        for method, hits in (("maple_cptb", 0), ("maple", 9))
+        for world in ("eurosat", "dtd (own split 1)")
+        for seed in SEEDS
     ]  # fmt: skip
     question = Question((("maple_cptb", "maple"),), ("new",))
     found, wanted = compare([*photos, *records], question), compare(records, question)
@@ -362,7 +364,7 @@ def test_runs_whose_accuracies_mean_nothing_are_left_out_and_said():
     assert "dtd (own split 1) (maple: 3, maple_cptb: 3); eurosat (maple: 3, maple_cptb: 3)" in note
     assert "the micro model knows neither real images nor their names" in note
     assert note in render_terminal(found).replace("\n    ", " ")
-    with pytest.raises(RecordError, match="no records of 'maple_cptb'.*accuracies mean nothing"):
+    with pytest.raises(RecordError, match=r"no records of 'maple_cptb'.*accuracies mean nothing"):
         compare(photos, question)
     vit = [dataclasses.replace(one, backbone=Backbone("ViT-B/16", "0" * 64)) for one in photos]
     assert compare([*photos, *vit], question).contrasts == compare(vit, question).contrasts

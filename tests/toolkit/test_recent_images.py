@@ -63,7 +63,7 @@ def test_the_one_used_least_lately_goes_first_and_large_ones_are_not_kept(tmp_pa
     for path in (a, b, a, c, large, a, large, b):
         image_files.read_image(path)
     assert reads == [a, b, c, large, large, b]
-    assert loader.RECENT_IMAGES.bytes == 2 * 3 * 64
+    assert image_files.RECENT_IMAGES.bytes == 2 * 3 * 64
 
 
 def test_an_image_read_upright_is_another_one(tmp_path, reads):

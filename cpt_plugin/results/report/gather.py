@@ -65,8 +65,8 @@ def gather(folder: Path) -> Gathered:
     unfinished = tuple(place for place in begun if not any(place.glob("record*.json")))
     if not (found or damaged or failures or unfinished):
         raise RecordError(f"{folder}: no records and no begun runs there: nothing to report")
-    records = tuple(sorted(found, key=_order))
-    return Gathered(folder, records, tuple(damaged), failures, unfinished, tuple(kept), tuple(not_shown))
+    ordered = tuple(sorted(found, key=_order))
+    return Gathered(folder, ordered, tuple(damaged), failures, unfinished, tuple(kept), tuple(not_shown))
 
 
 def _order(one: Found) -> tuple[object, ...]:
