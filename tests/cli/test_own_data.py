@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -168,30 +169,40 @@ def test_the_check_of_the_data_ends_the_command(tmp_path, capsys):
     assert capsys.readouterr().err == "error: the new classes have no test images\n"
 
 
-def published(tmp_path, change):
+@pytest.mark.parametrize(
+    ("part", "left"),
+    [("test", ()), ("train", ()), ("train", (1, 2, 3, 4)), ("test", (0, 1, 2)), ("test", (0, 1, 2, 3))],
+)
+def test_parts_of_published_data_without_images_are_found_first(tmp_path, capsys, no_training, part, left):
     fixture = make_fixture("eurosat", tmp_path / "data")
     path = fixture.folder / "split_zhou_EuroSAT.json"
-    path.write_text(json.dumps(change(json.loads(path.read_text()))))
+    split = json.loads(path.read_text())
+    path.write_text(json.dumps({**split, part: [row for row in split[part] if row[1] in left]}))
     more = ("1", "--root", str(tmp_path / "data"), "--no-baseline")
-    return parse_arguments([*words(tmp_path, "coop", "eurosat", *more), "DATASET.CHECK_COUNTS", "False"])
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda s: {**s, "test": []}, "eurosat has no test images of base classes"),
-        (lambda s: {**s, "train": []}, "eurosat has no training images of base classes"),
-        (lambda s: {**s, "train": [x for x in s["train"] if x[1]]}, "no training image of 1 of its 3 base classes"),
-        (lambda s: {**s, "test": [x for x in s["test"] if x[1] < 3]}, "eurosat has no test images of new classes"),
-        (lambda s: {**s, "test": [x for x in s["test"] if x[1] != 4]}, "no test image of 1 of its 2 new classes"),
-    ],
-)
-def test_parts_of_published_data_without_images_are_found_first(tmp_path, capsys, no_training, change, message):
-    assert run(published(tmp_path, change)) == 2
-    assert message in capsys.readouterr().err
+    args = parse_arguments([*words(tmp_path, "coop", "eurosat", *more), "DATASET.CHECK_COUNTS", "False"])
+    assert run(args) == 2
+    assert re.search(rf"error: EuroSAT has no {part} images?", capsys.readouterr().err)
     assert not [*(tmp_path / "out").rglob("*.json")]
 
 
-def test_new_classes_need_no_training_images(tmp_path):
-    args = published(tmp_path, lambda s: {**s, "train": [x for x in s["train"] if x[1] < 3]})
-    Experiment(args.method, 1, args).check_data({})
+@pytest.mark.parametrize(
+    ("train", "test", "trained", "message"),
+    [
+        ({}, {0: 1, 1: 1}, True, r"x has no training images of base classes; it can only be evaluated \(--eval-only\)"),
+        ({0: 1, 1: 1}, {}, True, "x has no test images of base classes; complete the data set"),
+        ({0: 1}, {0: 1, 1: 1}, True, "no training image of 1 of its 2 base classes: 'b'; .* or leave this class out"),
+        ({0: 1, 1: 1}, {1: 1}, True, "x has no test image of 1 of its 2 base classes: 'a'"),
+        ({}, {0: 1, 1: 1}, False, ""),
+        ({0: 1, 1: 1}, {0: 1, 1: 1}, True, ""),
+    ],
+)
+def test_what_an_evaluation_needs(train, test, trained, message):
+    contents = Contents(("a", "b"), train, test)
+    with pytest.raises(DataError, match=message) if message else nullcontext():
+        contents.check("x", "base", trained, tested=True)
+
+
+def test_classes_that_are_known_to_be_untested_are_spared():
+    Contents(("a", "b"), {0: 1, 1: 1}, {1: 1}, frozenset("a")).check("x", "all", trained=True, tested=True)
+    with pytest.raises(DataError, match="x has no test images; complete"):
+        Contents(("a", "b"), {0: 1, 1: 1}, {}, frozenset("ab")).check("x", "all", trained=True, tested=True)
