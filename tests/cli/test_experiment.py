@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from cpt_plugin import locking, toolkit
-from cpt_plugin.cli import recording
 from cpt_plugin.cli import run as pipeline
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.errors import CheckpointError, ClusterError, ConfigError, DataError, RecordError
@@ -142,11 +141,10 @@ def test_groups_follow_the_training_counts(root, finished):
 
 def test_random_class_order_moves_the_groups_with_it(root, tmp_path, monkeypatch):
     """Class c gets c of 4 test images right, so that every group has an accuracy of its own."""
-    monkeypatch.setattr(
-        recording,
-        "class_results",
-        lambda trainer: [records.ClassResult(n, c, 4) for c, n in enumerate(trainer.dm.dataset.classnames)],
-    )
+    monkeypatch.setattr("cpt_plugin.cli.experiment.evaluation", lambda task, trainer: records.Evaluation.of(
+        task.dataset, task.classes,
+        [records.ClassResult(n, c, 4) for c, n in enumerate(trainer.dm.dataset.classnames)], trainer.dm.split_hash,
+    ))  # fmt: skip
     experiment = tiny_experiment(root, tmp_path, "zeroshot", "DATASET.CLASS_ORDER", "random")
     groups = experiment.execute().record.groups
     counts = toolkit.DataManager(experiment.config("base")).class_counts
