@@ -38,6 +38,16 @@ _NO_IMAGES = {
 """What a file is that begins so and is no image."""
 
 
+class _Header(NamedTuple):
+    width: int
+    height: int
+    orientation: int
+
+
+_HEADERS: dict[tuple[str, int, int], _Header] = {}
+"""By path, size and time of change."""
+
+
 class Row(NamedTuple):
     """An image: path below the folder, label of its class, and its part ("" where it is to be drawn)."""
 
@@ -152,11 +162,10 @@ def check_files(folder: Path, rows: Sequence[Row]) -> int:
             outside.append(f"{row.path} -> {real}")
             continue
         try:
-            with opened(real) as image:
-                refuse_deep(image)
-                turned += orientation(image) != 1
-                if Image.MAX_IMAGE_PIXELS and image.width * image.height > Image.MAX_IMAGE_PIXELS:
-                    large.append(f"{row.path} ({image.width} x {image.height})")
+            header = _header(real)
+            turned += header.orientation != 1
+            if Image.MAX_IMAGE_PIXELS and header.width * header.height > Image.MAX_IMAGE_PIXELS:
+                large.append(f"{row.path} ({header.width} x {header.height})")
         except UNREADABLE as error:
             unreadable.append(f"{row.path} ({_why(real, error)})")
     if outside:
@@ -173,6 +182,21 @@ def check_files(folder: Path, rows: Sequence[Row]) -> int:
         many = "1 image is" if len(large) == 1 else f"{len(large)} images are"
         _LOG.warning(f"{base}: {many} so large that every epoch takes long: {some(large)}; save smaller ones")
     return turned
+
+
+def _header(path: str) -> _Header:
+    """What an image's header says; read once in a process for each state of the file, so for all its data managers.
+
+    Raises:
+        one of UNREADABLE: it is no image of 8 bits.
+    """
+    status = os.stat(path)
+    state = path, status.st_size, status.st_mtime_ns
+    if state not in _HEADERS:
+        with opened(path) as image:
+            refuse_deep(image)
+            _HEADERS[state] = _Header(image.width, image.height, orientation(image))
+    return _HEADERS[state]
 
 
 def _why(path: str, error: BaseException) -> str:

@@ -19,7 +19,9 @@ from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.encoders import dataset_template
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.toolkit.embedded.config import validate
+from cpt_plugin.toolkit.embedded.image_files import opened
 from cpt_plugin.toolkit.embedded.loader import read_image
+from datasets import _custom
 from datasets._custom import Row, split_of
 from tests.helpers.fixtures.custom import COUNTS, image_folder, image_list, write_list
 
@@ -385,3 +387,22 @@ def test_accents_written_in_two_ways_read_the_same(tmp_path):
 def test_what_is_neither_file_nor_folder_stops(tmp_path):
     os.mkfifo(image_folder(tmp_path / "mine") / "dog" / "pipe.jpg")
     refused(tmp_path, r"what is no file: pipe\.jpg")
+
+
+@BOTH
+def test_every_data_manager_of_a_process_shares_one_look_at_the_images(tmp_path, kind, monkeypatch):
+    make(tmp_path, kind)
+    looks = []
+    monkeypatch.setattr(_custom, "opened", lambda path: looks.append(path) or opened(path))
+    first, again = loaded(tmp_path, kind), loaded(tmp_path, kind)
+    assert len(looks) == len(set(looks)) == sum(COUNTS.values())
+    assert items(first) == items(again)
+    changed, refused = sorted(looks)[:2]
+    Image.new("RGB", (9, 7)).save(changed)
+    os.utime(changed, (1, 1))
+    loaded(tmp_path, kind)
+    assert looks[sum(COUNTS.values()) :] == [changed]
+    Path(refused).write_bytes(b"no image")
+    for _ in range(2):
+        with pytest.raises(DataError, match=r"1 of .* images in .* cannot be read"):
+            loaded(tmp_path, kind)
