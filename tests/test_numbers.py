@@ -27,8 +27,9 @@ from cpt_plugin.functional import (
     posthoc_adjustment,
     schedule_factor,
 )
+from trainers import controls
 
-PARTS = regularizers.available() | long_tail_losses.available()
+PARTS = regularizers.available() | long_tail_losses.available() | controls.available()
 SETTINGS = [
     (part, key)
     for part, cls in PARTS.items()

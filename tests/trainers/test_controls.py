@@ -140,8 +140,8 @@ def test_interrupted_run_chooses_the_same_epoch(folder, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "settings", "message"),
     [
-        ("mix", {"FRACTION": 1.5}, r"MIX.FRACTION must be in \[0, 1\]"),
-        ("posthoc", {"TAU": float("nan")}, "POSTHOC.TAU must be finite"),
+        ("mix", {"FRACTION": 1.5}, "MIX.FRACTION must be a finite number >= 0 and <= 1"),
+        ("posthoc", {"TAU": float("nan")}, "POSTHOC.TAU must be a finite number"),
     ],
 )
 def test_settings_out_of_range(name, settings, message):

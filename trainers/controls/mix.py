@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cpt_plugin.errors import ConfigError
+from cpt_plugin._numbers import number
 from trainers.controls.base import Control, register
 
 
@@ -44,9 +44,7 @@ class Mix(Control):
     trains = False
 
     def __init__(self, fraction: float = 0.5, template: str = "") -> None:
-        if not 0 <= fraction <= 1:
-            raise ConfigError(f"MIX.FRACTION must be in [0, 1], got {fraction!r}")
-        self.fraction, self.template = fraction, template
+        self.fraction, self.template = number("MIX.FRACTION", fraction, least=0, most=1), template
 
     @property
     def active(self) -> bool:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from cpt_plugin._names import some
-from cpt_plugin.errors import CheckpointError, ConfigError
+from cpt_plugin._numbers import number
+from cpt_plugin.errors import CheckpointError
 from cpt_plugin.functional import posthoc_adjustment
 from trainers.controls.base import Control, register
 
@@ -43,9 +43,7 @@ class PostHoc(Control):
     trains = False
 
     def __init__(self, tau: float = 1.0) -> None:
-        if not math.isfinite(tau):
-            raise ConfigError(f"POSTHOC.TAU must be finite, got {tau!r}")
-        self.tau = tau
+        self.tau = number("POSTHOC.TAU", tau)
         self._trained: Any = None
         self._counts: list[int | None] = []
 
