@@ -125,6 +125,7 @@ def _render(given: argparse.Namespace) -> int:
 def _single_tables(records: Sequence[RunRecord], form: str) -> str:
     """A table for each data set, imbalance ratio and protocol, of imported logs for each number of shots as well."""
     from cpt_plugin.results import table
+    from cpt_plugin.results.figures.group import place_of
     from cpt_plugin.results.summary import build_table
 
     renderers = {"terminal": table.render_terminal, "markdown": table.render_markdown}
@@ -132,7 +133,7 @@ def _single_tables(records: Sequence[RunRecord], form: str) -> str:
         raise ConfigError(f"tables of a folder come as {', '.join(renderers)} or csv, not as {form}")
     groups: dict[tuple[object, ...], list[RunRecord]] = {}
     for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
-        groups.setdefault((record.dataset, record.tau, record.protocol, *apart(record)), []).append(record)
+        groups.setdefault((*place_of(record), *apart(record)), []).append(record)
     if not groups:
         raise RecordError("no records there: nothing to make a table of")
     if form == "csv":

@@ -129,6 +129,17 @@ def test_many_methods_share_out_over_figures_and_none_is_lost():
     assert sorted(shown) == sorted(names)
 
 
+def test_runs_on_all_images_have_a_group_of_their_own_beside_those_of_tau_1():
+    config = {"DATASET.NUM_SHOTS": -1}
+    both = [make_record("coop", tau=1.0), make_record("coop", tau=1.0, shots=-1, config=config)]
+    groups, refused = group_records(both)
+    assert not refused
+    assert sorted(group.title for group in groups) == [
+        "shapes, natural, base to new", "shapes, tau 1, base to new",
+    ]  # fmt: skip
+    assert len({drawing.stem for drawing in draw("classes", groups)}) == 2
+
+
 def test_marks_of_groups_are_the_tables_means_and_an_empty_group_is_named():
     figure = one("groups").figure
     for axes, names in zip(figure.axes, (("head", "mid", "tail"), ("many", "medium")), strict=True):

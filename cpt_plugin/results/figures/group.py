@@ -6,15 +6,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cpt_plugin.errors import RecordError
-from cpt_plugin.long_tail import shots_in_words
+from cpt_plugin.long_tail import NATURAL, shots_in_words, tail_in_words
 from cpt_plugin.results.imported_records import apart, is_imported
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import REHEARSAL, means_nothing, name_of
 from cpt_plugin.results.summary import Table, build_table
 from cpt_plugin.results.text import listed, shown_tau
 
-Place = tuple[str, float, str]
-"""Data set, tau, protocol."""
+Place = tuple[str, float | str, str]
+"""Data set, tau (or `natural`), protocol."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Group:
 
     @property
     def place(self) -> Place:
-        """Data set, tau, protocol."""
-        return self.table.dataset, self.table.tau, self.table.protocol
+        """Data set, tau (or `natural`), protocol."""
+        return place_of(self.table)
 
     @property
     def title(self) -> str:
@@ -69,7 +69,7 @@ def group_records(
     """
     by_place: dict[tuple[Place, tuple[object, ...]], list[RunRecord]] = {}
     for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
-        by_place.setdefault(((record.dataset, record.tau, record.protocol), apart(record)), []).append(record)
+        by_place.setdefault((place_of(record), apart(record)), []).append(record)
     groups, refused = [], {}
     for (place, _), members in by_place.items():
         try:
@@ -85,7 +85,19 @@ def group_records(
     return groups, refused
 
 
+def place_of(one: RunRecord | Table) -> Place:
+    """Where a run or a table belongs: runs on all images are not those of tau 1, which draw as many of each class."""
+    is_natural = tail_in_words(one.tau, one.shots) == NATURAL
+    return one.dataset, NATURAL if is_natural else one.tau, one.protocol
+
+
 def title_of(place: Place) -> str:
     """A place in words."""
-    dataset, tau, protocol = place
-    return f"{dataset}, tau {shown_tau(tau)}, {protocol.replace('_', ' ')}"
+    dataset, _, protocol = place
+    return f"{dataset}, {tail_of(place)}, {protocol.replace('_', ' ')}"
+
+
+def tail_of(place: Place) -> str:
+    """The tail of a place in words."""
+    tau = place[1]
+    return tau if isinstance(tau, str) else f"tau {shown_tau(tau)}"

@@ -18,7 +18,7 @@ def draw(groups: Sequence[Group]) -> list[Drawing]:
     Data sets on which accuracies mean nothing are no part of it, unless there are no others.
     """
     measured = [group for group in groups if not group.is_rehearsal]
-    together: dict[tuple[str, float, str], list[tuple[Group, dict[str, dict[float, Summary]]]]] = {}
+    together: dict[tuple[str, float | str, str], list[tuple[Group, dict[str, dict[float, Summary]]]]] = {}
     for group in measured or groups:
         for method in sorted({runs[0].method for runs in group.runs.values() if runs}):
             if found := curves(group, method):
@@ -86,7 +86,7 @@ def _draw(
         f"{group.table.dataset}: {note}" for group, _ in members for note in group.notes() if f" {method}" in note
     ]
     title = f"{method}: one setting at a time, {title_of(members[0][0].place).split(', ', 1)[1]}"
-    return finish(figure, stem_of("sensitivity", method, table.tau, table.protocol), title, [caption, *said, *missing])
+    return finish(figure, stem_of("sensitivity", method, *members[0][0].place[1:]), title, [caption, *said, *missing])
 
 
 def _changes(plain: RunRecord, other: RunRecord) -> dict[str, tuple[Any, Any]]:

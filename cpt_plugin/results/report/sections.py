@@ -10,7 +10,7 @@ from pathlib import Path
 
 from cpt_plugin.config_identity import NEUTRAL_KEYS
 from cpt_plugin.protocols import HEADLINES
-from cpt_plugin.results.figures.group import Group, Place, title_of
+from cpt_plugin.results.figures.group import Group, Place, place_of, tail_of, title_of
 from cpt_plugin.results.grid import Grid
 from cpt_plugin.results.imported_records import NOTE, is_imported
 from cpt_plugin.results.record import RunRecord
@@ -22,7 +22,7 @@ from cpt_plugin.results.runs import WHY_NOTHING, means_nothing, name_of
 from cpt_plugin.results.stats import Summary
 from cpt_plugin.results.table import header_of, legend_of, notes_of
 from cpt_plugin.results.table import title_of as lines_of
-from cpt_plugin.results.text import DASH, listed, shown_tau, spread
+from cpt_plugin.results.text import DASH, listed, spread
 
 _TRANSFER_SHOWN = ("base", "new", "H", "all", "source", "mean")
 
@@ -36,7 +36,7 @@ def overview(gathered: Gathered) -> str:
         f"{len(records)} finished runs",
         f"methods: {listed(sorted({name_of(r) for r in records}))}",
         f"data sets: {listed(sorted({r.dataset for r in records}))}",
-        f"tau: {listed([shown_tau(tau) for tau in sorted({r.tau for r in records}, reverse=True)])}",
+        f"tails: {listed(list(dict.fromkeys(tail_of(place_of(r)) for r in sorted(records, key=lambda r: -r.tau))))}",
         f"seeds: {listed(sorted({r.seed for r in records}))}",
     ]
     if dates := [r.created for r in records if r.created != DASH]:
@@ -115,7 +115,7 @@ def lacking(gathered: Gathered, groups: Iterable[Group], refused: dict[Place, st
 def runs(gathered: Gathered, page: Path) -> str:
     """A row for each run, with links to its files, relative to the page."""
     shown = [name for name in _TRANSFER_SHOWN if any(name in record.metrics for record in gathered.records)]
-    header = ["method", "data set", "tau", "protocol", "seed", *shown, "training (s)", "finished", "record", "log"]
+    header = ["method", "data set", "tail", "protocol", "seed", *shown, "training (s)", "finished", "record", "log"]
     return html.table("Accuracy in %", header, (_run(one, shown, page) for one in gathered.found))
 
 
@@ -169,7 +169,7 @@ def _run(one: Found, shown: Sequence[str], page: Path) -> list[Cell | str]:
     return [
         name_of(record),
         record.dataset,
-        Cell(shown_tau(record.tau), record.tau),
+        Cell(tail_of(place_of(record)), record.tau),
         record.protocol.replace("_", " "),
         Cell(str(record.seed), record.seed),
         *(_metric(record, name) for name in shown),
