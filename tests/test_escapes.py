@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cpt_plugin import _escapes
-from cpt_plugin.results import compare_text, render, table, text
+from cpt_plugin.results import compare_text, imported, render, table, text
 from cpt_plugin.results.compare import Question, compare
 from cpt_plugin.results.grid import build_grid
+from cpt_plugin.results.record import Backbone
 from cpt_plugin.results.spec import Measure, RowSpec, TableSpec
 from tests.helpers.records import make_record
 
@@ -119,7 +120,8 @@ def test_a_tables_cell_cannot_break_it(name):
 
 def rendered():
     """Form and text of every table of records whose data set, and of rows whose labels, hold everything bad."""
-    records = [make_record(method, seed, dataset=NASTY) for method in ("maple", "maple_cpt") for seed in (1, 2)]
+    runs = [(method, seed) for method in ("maple", "maple_cpt") for seed in (1, 2)]
+    records = [make_record(*run, dataset=NASTY, backbone=Backbone(NASTY, "ab" * 32)) for run in runs]
     yield "terminal", table.render_terminal(records)
     yield "markdown", table.render_markdown(records)
     yield "csv", table.render_csv(records)
@@ -131,6 +133,12 @@ def rendered():
     grid = build_grid(spec, "shapes", records)
     for form, renderer in render.RENDERERS.items():
         yield form, renderer(grid)
+
+
+def test_imported_experiments_are_a_line_each():
+    shown = imported.describe([imported.ImportedRun(NASTY, "seed1", 71.3)])
+    assert not unseen(shown)
+    assert shown.startswith("=1+1\\x1b[31m|")
 
 
 def test_every_table_is_harmless():

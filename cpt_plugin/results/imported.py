@@ -10,6 +10,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from cpt_plugin._schema import SchemaError, decode
+from cpt_plugin._escapes import one_line
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.stats import summarize
 
@@ -120,7 +121,7 @@ def describe(runs: Iterable[ImportedRun]) -> str:
                 line += f" ±{summary.std:.1f}, 95 % t-interval [{low:.1f}, {high:.1f}]"
         if unfinished := [run.run for run in members if run.accuracy is None]:
             line += f"; without a result: {', '.join(unfinished)}"
-        lines.append(line)
+        lines.append(one_line(line))
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("records")
     for method in ("maple", "maple_cpt"):
         for seed in (1, 2):
-            record = make_record(method, seed, dataset="猫\x1b[2J=1")
+            record = make_record(method, seed, dataset="猫\x1b[2J=1", backbone=records.Backbone("RN50", "ab" * 32))
             records.save(record, place / method / f"seed{seed}" / "record.json")
     return place
 
