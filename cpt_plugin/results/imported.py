@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin._escapes import one_line
+from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.stats import summarize
 
