@@ -266,6 +266,11 @@ def _sampling(given: argparse.Namespace, is_own: bool) -> tuple[float, int, str,
         tau, opts = NATURAL, [*([] if tau is None else [tau]), *opts]
     natural = tau.lower() == NATURAL
     ratio = 1.0 if natural else parse_tau(tau)
+    if natural and given.shots not in (None, "all"):
+        raise ConfigError(
+            f"TAU {NATURAL} takes every training image, so --shots {given.shots} has no meaning: leave it out, or give "
+            f"a TAU in (0, 1] (1: up to {given.shots} images of every class)"
+        )
     shots = given.shots or ("all" if natural else SHOTS)
     number = ALL_IMAGES if shots == "all" else parse_count("--shots", shots)
     if number == ALL_IMAGES and ratio != 1:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from cpt_plugin._paths import from_home, resolved
 from cpt_plugin.errors import ConfigError, DataError
+from cpt_plugin.methods import is_embedded
 
 IMAGE_FOLDER, IMAGE_LIST = "ImageFolder", "ImageList"
 """``DATASET.NAME`` of the two kinds: a folder a class, or a CSV file of paths and labels."""
@@ -33,16 +34,18 @@ def own_data(text: str, base: Path, taken: Collection[str]) -> Path | None:
     """The yaml, image folder or list that a data set on the command line is given by, None where it is no path.
 
     Args:
-        text: a word that ends with .yaml or .csv or holds a slash is a path.
+        text: a word that ends with .yaml or .csv or holds a slash is a path, and so is the name of a folder that is
+            there, unless a data set of this repository has it.
         base: the folder that a relative path counts from.
         taken: names of the data sets of this repository.
 
     Raises:
         ConfigError: there is no such file or folder, or its name cannot stand for the data set in the output folder.
     """
-    if "/" not in text and not text.endswith((*YAML_SUFFIXES, LIST_SUFFIX)):
-        return None
     path = resolved(text, base)
+    is_folder = text not in taken and not is_embedded(text) and path.is_dir()
+    if "/" not in text and not text.endswith((*YAML_SUFFIXES, LIST_SUFFIX)) and not is_folder:
+        return None
     if not path.is_dir() and not (path.is_file() and path.suffix in (*YAML_SUFFIXES, LIST_SUFFIX)):
         raise ConfigError(
             f"there is no file {path}: a data set is a name, or the path of a .yaml, of a folder with a sub-folder a "

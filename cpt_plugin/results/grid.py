@@ -218,10 +218,10 @@ class _Builder:
 
     def _note_runs(self) -> None:
         """Missing runs by row, protocol and tau, then what is wrong with others."""
-        missing: dict[tuple[str, str, float], dict[tuple[int, ...], list[str]]] = defaultdict(dict)
-        datasets: dict[tuple[str, str, float], int] = defaultdict(int)
-        total: dict[tuple[str, str, float], int] = defaultdict(int)
-        there: dict[tuple[str, str, float], int] = defaultdict(int)
+        missing: dict[tuple[str, str, float | str], dict[tuple[int, ...], list[str]]] = defaultdict(dict)
+        datasets: dict[tuple[str, str, float | str], int] = defaultdict(int)
+        total: dict[tuple[str, str, float | str], int] = defaultdict(int)
+        there: dict[tuple[str, str, float | str], int] = defaultdict(int)
         trouble: list[str] = []
         for (label, key), runs in self.runs.items():
             dataset, tau, protocol = key[2:]
@@ -249,7 +249,7 @@ class _Builder:
         first: dict[tuple[str, Key], RunRecord] = {
             place: next(iter(runs.by_seed.values())) for place, runs in self.runs.items() if runs.by_seed
         }
-        seen: dict[tuple[str, str, float], RunRecord] = {}
+        seen: dict[tuple[str, str, float | str], RunRecord] = {}
         rows = {row.label: row for row in self.spec.rows}
         for (label, key), record in first.items():
             reference = seen.setdefault((label, key[4], key[3]), record)

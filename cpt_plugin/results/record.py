@@ -23,7 +23,7 @@ from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
 from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, SOURCE, in_order
 from cpt_plugin.results.groups import GROUPS, Bands, GroupAccuracy, WorstClass, group_accuracies, ranks_of, worst_class
-from cpt_plugin.results.older import BY_SCHEDULE, COUNTS_FROM, FROM_DATA, SCHEMA, converted
+from cpt_plugin.results.older import BY_SCHEDULE, COUNTS_FROM, DERIVED, FROM_DATA, SCHEMA, converted
 from cpt_plugin.results.stats import harmonic_mean
 
 BY_CLASS = ("balanced_accuracy", "macro_f1", "g_mean", "ece")
@@ -276,6 +276,10 @@ def _decode_record(plain: Any) -> RunRecord:
     names = in_order(record.protocol, record.dataset, record.evaluations)
     record = dataclasses.replace(record, evaluations={name: record.evaluations[name] for name in names})
     _check_counts(record)
+    if record.counts_from == DERIVED and record.class_order != "label":
+        # Ranked by the schedule: of classes with as many images, another one may have been the more frequent.
+        groups = group_accuracies(record.trained.tested, record.class_counts, record.bands)
+        record = dataclasses.replace(record, groups=groups)
     _check_groups(record)
     _check_config(record)
     return record
@@ -302,7 +306,7 @@ def _check_groups(record: RunRecord) -> None:
         if group.classes < 0 or (value is None) != (group.classes == 0) or not 0 <= (value or 0) <= 100:
             raise SchemaError(f"groups.{name}", f"{value} % of {group.classes} classes cannot be")
     trained = record.trained
-    if record.counts_from == FROM_DATA:
+    if not record.by_schedule:
         for name, group in group_accuracies(trained.tested, record.class_counts, record.bands).items():
             if group.classes != record.groups[name].classes or not _close(group.accuracy, record.groups[name].accuracy):
                 raise SchemaError(f"groups.{name}", f"is {record.groups[name]}, but the classes give {group}")

@@ -9,20 +9,21 @@ from dataclasses import dataclass, replace
 from cpt_plugin.backbones import MICRO
 from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
 from cpt_plugin.errors import RecordError
+from cpt_plugin.long_tail import NATURAL, shots_in_words, tail_in_words
 from cpt_plugin.methods import ZEROSHOT, is_embedded
 from cpt_plugin.protocols import plain_dataset
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.store import Failure
 
-Key = tuple[str, str, str, float, str]
-"""Method, variant, data set, tau, protocol."""
+Key = tuple[str, str, str, float | str, str]
+"""Method, variant, data set, tau (or `natural`), protocol."""
 
 BY_SEED_KEYS = NEUTRAL_KEYS | {"SEED", "TRAINER.DPC.STAGE_ONE_HASH"}
 """Keys that differ from seed to seed of one method."""
 
 EVERYWHERE: dict[str, Callable[[RunRecord], object]] = {
     "class_order": lambda record: record.class_order,
-    "shots": lambda record: record.shots,
+    "shots": lambda record: shots_in_words(record.shots),
     "toolkit": lambda record: record.toolkit,
     "backbone": lambda record: f"{record.backbone.name} {record.backbone.digest[:12]}",
 }
@@ -54,7 +55,13 @@ def baseline_of(record: RunRecord) -> str:
 
 def key_of(run: RunRecord | Failure) -> Key:
     """What the seeds of one run have in common."""
-    return run.method, run.variant, run.dataset, run.tau, run.protocol
+    return run.method, run.variant, run.dataset, tail_key(run), run.protocol
+
+
+def tail_key(run: RunRecord | Failure) -> float | str:
+    """tau, or `natural` for a run on all images: it is not one of tau 1, which draws as many images of each class."""
+    is_natural = isinstance(run, RunRecord) and tail_in_words(run.tau, run.shots) == NATURAL
+    return NATURAL if is_natural else run.tau
 
 
 def run_of(run: RunRecord | Failure) -> tuple[Key, int]:
@@ -133,12 +140,12 @@ def check_shared(records: Sequence[RunRecord], shared: dict[str, Callable[[RunRe
         raise RecordError(f"records of one table differ in {'; '.join(complaints)}: make one table for each")
 
 
-def other_images(records: Iterable[RunRecord]) -> dict[tuple[str, float, str, int], str]:
+def other_images(records: Iterable[RunRecord]) -> dict[tuple[str, float | str, str, int], str]:
     """(data set, tau, protocol, seed) under which methods saw different images, and what to say about it."""
-    seen: dict[tuple[str, float, str, int], RunRecord] = {}
-    found: dict[tuple[str, float, str, int], str] = {}
+    seen: dict[tuple[str, float | str, str, int], RunRecord] = {}
+    found: dict[tuple[str, float | str, str, int], str] = {}
     for record in records:
-        key = (record.dataset, record.tau, record.protocol, record.seed)
+        key = (record.dataset, tail_key(record), record.protocol, record.seed)
         other = seen.setdefault(key, record)
         for name in sorted(other.evaluations.keys() & record.evaluations.keys()):
             if other.evaluations[name].split_hash != record.evaluations[name].split_hash:

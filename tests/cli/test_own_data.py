@@ -65,9 +65,20 @@ def test_all_images_with_their_own_tail(folder, tail):
 
 def test_natural_holds_for_data_of_the_repository_too():
     assert asked("coop", "shapes", "natural") == (1.0, -1, "few_shot_all", ())
-    assert asked("coop", "shapes", "natural", "--shots", "8") == (1.0, 8, "few_shot_all", ())
+    assert asked("coop", "shapes", "natural", "--shots", "all") == (1.0, -1, "few_shot_all", ())
+    with pytest.raises(ConfigError, match="natural takes every training image, so --shots 8 has no meaning"):
+        asked("coop", "shapes", "natural", "--shots", "8")
     assert asked("coop", "shapes", "1", "--shots", "all") == (1.0, -1, "base_to_new", ())
     assert asked("coop", "shapes", "1") == (1.0, 16, "base_to_new", ())
+
+
+def test_the_name_of_a_folder_where_one_types_is_enough(folder, monkeypatch):
+    monkeypatch.setenv("CPT_CALLED_FROM", str(folder.parent))
+    assert parse_arguments(["coop", "mine", "--backbone", "micro"]).dataset_file == folder
+    (folder.parent / "shapes").mkdir()
+    assert parse_arguments(["coop", "shapes", "1"]).dataset_file is None
+    monkeypatch.setenv("CPT_CALLED_FROM", str(folder))
+    assert parse_arguments(["coop", ".", "--backbone", "micro"]).dataset == "mine"
 
 
 def test_a_tail_that_all_images_do_not_have_is_refused(folder):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
-from cpt_plugin.results.groups import FEW_SHOT_BANDS
+from cpt_plugin.results.groups import FEW_SHOT_BANDS, group_accuracies
 from cpt_plugin.results.record import (
     SCHEMA,
     ClassResult,
@@ -228,10 +228,17 @@ def test_a_damaged_record_of_schema_2_is_refused(tmp_path, change, message):
 V3 = Path(__file__).parent / "data" / "record_v3.json"
 
 
-def v3(**changes):
-    """A record as the version before schema 4 wrote it, with the configuration that goes with the changes."""
+def v3(counts=(), **changes):
+    """A record as the version before schema 4 wrote it, with the configuration that goes with the changes.
+
+    counts: training images that its groups are of, where the changes give others than the file's.
+    """
     plain = json.loads(V3.read_text()) | changes
     keys = {"seed": "SEED", "tau": "DATASET.IMBALANCE_TAU", "shots": "DATASET.NUM_SHOTS"}
+    if counts:
+        tested = [(correct, total) for _, correct, total in plain["evaluations"]["base"]["per_class"]]
+        groups = group_accuracies(tested, counts)
+        plain["groups"] = {name: dataclasses.asdict(group) for name, group in groups.items()}
     plain["config"] = plain["config"] | {key: plain[name] for name, key in keys.items()} | changes.get("config", {})
     return plain | {"config_hash": config_hash(plain["config"])}
 
@@ -256,7 +263,7 @@ def test_record_of_schema_3_is_converted():
         ({}, "derived"),
         ({"dataset": "eurosat"}, "schedule"),  # 90 test images, where EuroSAT has 8,100
         ({"dataset": "shapes:colors:dim"}, "derived"),
-        ({"tau": 1.0, "realized_tau": 1.0, "shots": 4}, "derived"),
+        ({"tau": 1.0, "realized_tau": 1.0, "shots": 4, "counts": [4] * 6}, "derived"),
         ({"dataset": "myphotos"}, "schedule"),
         ({"dataset": "cifar100_lt"}, "schedule"),
         ({"dataset": "ucf101 (own split 1)"}, "schedule"),
@@ -273,6 +280,8 @@ def test_a_published_data_set_whose_test_images_are_all_there_was_trained_on_as_
     tested = [[name, 100, 1350] for name in "abcdef"]
     plain["evaluations"] = {"all": plain["evaluations"]["base"] | {"per_class": tested, "accuracy": 100 * 600 / 8100}}
     plain["worst_class"] = {"name": "a", "accuracy": 100 / 13.5}
+    groups = group_accuracies([(100, 1350)] * 6, (16, 12, 9, 6, 5, 4))
+    plain["groups"] = {name: dataclasses.asdict(group) for name, group in groups.items()}
     assert from_plain(plain, "here").counts_from == "derived"
     tested[0][2] = 1349
     plain["evaluations"]["all"]["accuracy"] = 100 * 600 / 8099
@@ -280,7 +289,7 @@ def test_a_published_data_set_whose_test_images_are_all_there_was_trained_on_as_
 
 
 def test_fewer_shots_than_the_largest_class_of_the_schedule_cut_an_older_records_counts():
-    record = from_plain(v3(shots=8, realized_tau=0.5), "here")
+    record = from_plain(v3(shots=8, realized_tau=0.5, counts=(8, 8, 8, 6, 5, 4)), "here")
     assert record.class_counts == (8, 8, 8, 6, 5, 4)
     assert record.counts_from == "derived"
 
@@ -290,6 +299,26 @@ def test_fewer_shots_than_the_largest_class_of_the_schedule_cut_an_older_records
 def test_a_damaged_record_of_schema_3_is_refused_in_words(field, value):
     with pytest.raises(RecordError, match="field "):
         from_plain(json.loads(V3.read_text()) | {field: value}, "here")
+
+
+def test_groups_of_an_older_record_with_drawn_ranks_follow_its_counts_like_those_of_others():
+    """24 classes whose schedule gives several of them as many images: the schedule's ranks are one order of many."""
+    plain = v3(class_order="random", config={"DATASET.CLASS_ORDER": "random"})
+    tested = [[f"class {label}", label, 24] for label in range(24)]
+    base = plain["evaluations"]["base"] | {"per_class": tested, "accuracy": 100 * sum(range(24)) / 24**2}
+    plain["evaluations"]["base"], plain["worst_class"] = base, {"name": "class 0", "accuracy": 0.0}
+    record = from_plain(plain, "here")
+    assert record.counts_from == "derived"
+    by_size = sorted(range(24), key=lambda label: (-record.class_counts[label], label))
+    assert record.groups["head"].accuracy == pytest.approx(sum(100 * k / 24 for k in by_size[:8]) / 8)
+    assert record.groups["tail"].accuracy == pytest.approx(sum(100 * k / 24 for k in by_size[16:]) / 8)
+
+
+def test_groups_of_an_older_record_that_contradict_its_counts_are_refused():
+    plain = v3()
+    plain["groups"]["head"]["accuracy"] = 12.5
+    with pytest.raises(RecordError, match=r"field groups.head: is .*12\.5"):
+        from_plain(plain, "here")
 
 
 def test_metrics_of_the_classes_trained_on(make_record):

@@ -13,6 +13,7 @@ from scipy import stats as reference
 from cpt_plugin.errors import RecordError
 from cpt_plugin.results.groups import GroupAccuracy
 from cpt_plugin.results.record import Backbone
+from cpt_plugin.results.runs import run_of
 from cpt_plugin.results.summary import Outlier, baseline_of, build_table
 
 HITS = st.lists(st.integers(0, 10), min_size=6, max_size=6).map(tuple)
@@ -214,3 +215,11 @@ def test_a_group_that_is_empty_for_one_seed_has_no_mean(make_record):
     row = build_table([complete, make_record("maple", 2, groups=groups)]).rows[0]
     assert row.columns["tail"] is None
     assert row.columns["head"].n == 2
+
+
+def test_runs_on_all_images_are_not_those_of_tau_1(make_record):
+    drawn = make_record("coop", tau=1.0)
+    natural = make_record("coop", tau=1.0, shots=-1, config={"DATASET.NUM_SHOTS": -1})
+    assert run_of(drawn) != run_of(natural)
+    with pytest.raises(RecordError, match=r"shots: 16 shots .*, all images"):
+        build_table([drawn, natural])

@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from cpt_plugin.errors import RecordError
-from cpt_plugin.long_tail import NATURAL, shots_in_words, tail_in_words
+from cpt_plugin.long_tail import shots_in_words
 from cpt_plugin.results.imported_records import apart, is_imported
 from cpt_plugin.results.record import RunRecord
-from cpt_plugin.results.runs import REHEARSAL, means_nothing, name_of
+from cpt_plugin.results.runs import REHEARSAL, means_nothing, name_of, tail_key
 from cpt_plugin.results.summary import Table, build_table
 from cpt_plugin.results.text import listed, shown_tau
 
@@ -30,7 +30,7 @@ class Group:
     @property
     def place(self) -> Place:
         """Data set, tau (or `natural`), protocol."""
-        return place_of(self.table)
+        return place_of(next(run for runs in self.runs.values() for run in runs))
 
     @property
     def title(self) -> str:
@@ -85,10 +85,9 @@ def group_records(
     return groups, refused
 
 
-def place_of(one: RunRecord | Table) -> Place:
-    """Where a run or a table belongs: runs on all images are not those of tau 1, which draw as many of each class."""
-    is_natural = tail_in_words(one.tau, one.shots) == NATURAL
-    return one.dataset, NATURAL if is_natural else one.tau, one.protocol
+def place_of(record: RunRecord) -> Place:
+    """The table that a run belongs to."""
+    return record.dataset, tail_key(record), record.protocol
 
 
 def title_of(place: Place) -> str:
