@@ -14,7 +14,7 @@ from types import TracebackType
 import torch
 from torch import Tensor
 
-from cpt_plugin.cli.pairs import pairs_last
+from cpt_plugin.cli.pairs import pairs_anywhere
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import DASSL_NEEDS, RunnerArguments, fit_own_keys, parse_words
 
@@ -38,7 +38,8 @@ def launch(words: Sequence[str]) -> int:
     enter_folder_of(arguments.script)
     _prepare(arguments, frozen_text)
     try:
-        runpy.run_path(arguments.script, run_name="__main__")
+        with pairs_anywhere():
+            runpy.run_path(arguments.script, run_name="__main__")
     except Exception as error:
         ours = own_error(error)
         if ours is not None:
@@ -55,7 +56,7 @@ def _prepare(arguments: RunnerArguments, frozen_text: Tensor | None) -> None:
     from cpt_plugin.toolkit import old_checkpoints
     from cpt_plugin.toolkit.embedded.logs import setup_logger
 
-    sys.argv = [arguments.script, *pairs_last(fit_own_keys(arguments.words, own_defaults()))]
+    sys.argv = [arguments.script, *fit_own_keys(arguments.words, own_defaults())]
     setup_logger()
     old_checkpoints.install()
     Session(arguments.regularizers, frozen_text).install()

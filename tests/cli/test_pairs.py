@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 import train
 from cpt_plugin.cli import compare, data, doctor, report
 from cpt_plugin.cli.arguments import build_parser, parse_arguments
-from cpt_plugin.cli.pairs import pairs_last
+from cpt_plugin.cli.pairs import pairs_anywhere
 from cpt_plugin.cli.reproduce_arguments import build_parser as reproduce_parser
 from cpt_plugin.errors import ConfigError
 
@@ -123,17 +125,69 @@ def test_other_commands_take_options_anywhere(name, source):
     assert parser.parse_intermixed_args(words) == parser.parse_intermixed_args(joined([*names, *options]))
 
 
-def test_the_words_of_a_foreign_script_in_the_order_that_its_parser_takes():
-    usual = ["--root", "x", "--eval-only", "OPTIM.LR", "-1", "TRAINER.X", "--y"]
-    assert pairs_last(usual) == usual
-    mixed = ["--root", "x", "OPTIM.LR", "-1", "--eval-only", "SEED", "3", "--model-dir", "out"]
-    assert pairs_last(mixed) == ["--root", "x", "--eval-only", "--model-dir", "out", "OPTIM.LR", "-1", "SEED", "3"]
-    assert pairs_last(["a", "--b", "1", "--c"]) == ["a", "--b", "1", "--c"]
+def foreign_parser():
+    """As the training scripts of the field have it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--root", default="")
+    parser.add_argument("--seed", type=int, default=-1)
+    parser.add_argument("--eval-only", action="store_true")
+    parser.add_argument("--source-domains", nargs="+")
+    parser.add_argument("--transforms", nargs="*")
+    parser.add_argument("opts", default=None, nargs=argparse.REMAINDER)
+    return parser
+
+
+FOREIGN_OPTIONS = (
+    ["--root", "x"], ["--seed", "1"], ["--eval-only"], ["--root=y"],
+    ["--source-domains", "a", "b"], ["--transforms"], ["--transforms", "flip"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--root d DATASET.NUM_SHOTS 4 --source-domains a b",
+        "--source-domains a b DATASET.NUM_SHOTS 4 --root d",
+        "DATASET.NUM_SHOTS 4 --source-domains a b --root d",
+        "--root d --source-domains a b DATASET.NUM_SHOTS 4",
+    ],
+)
+def test_no_option_of_a_foreign_script_swallows_pairs(words):
+    with pairs_anywhere():
+        given = foreign_parser().parse_args(words.split())
+    assert (given.root, given.source_domains, given.opts) == ("d", ["a", "b"], ["DATASET.NUM_SHOTS", "4"])
 
 
 @settings(max_examples=60)
-@given(st.data(), pairs(("1", "-1", "--", "x")))
-def test_a_foreign_scripts_pairs_keep_their_order(source, given_pairs):
-    options = [["--root", "x"], ["--eval-only"], ["--model-dir", "out"]]
-    words = interleaved(source.draw, options, given_pairs)
-    assert pairs_last(words) == joined([*options, *given_pairs])
+@given(st.data(), pairs(("1", "-1", "--", "x")), some_of(FOREIGN_OPTIONS))
+def test_a_foreign_script_takes_options_anywhere(source, given_pairs, options):
+    straight = foreign_parser().parse_args(joined(options))
+    straight.opts = joined(given_pairs)
+    with pairs_anywhere():
+        assert foreign_parser().parse_args(interleaved(source.draw, options, given_pairs)) == straight
+
+
+def test_words_of_a_foreign_script_in_its_own_order_are_parsed_as_ever():
+    usual = ["--root", "x", "--eval-only", "OPTIM.LR", "-1", "TRAINER.X", "--y"]
+    alone = foreign_parser().parse_args(usual)
+    with pairs_anywhere():
+        assert foreign_parser().parse_args(usual) == alone
+
+
+@pytest.mark.parametrize("nargs", ["*", "+", None])
+def test_other_parsers_parse_keys_as_ever(nargs):
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--keys", nargs="+")
+    parser.add_argument("words", nargs=nargs)
+    words = ["here", "--keys", "OPTIM.LR", "SEED"]
+    alone = parser.parse_args(words)
+    with pairs_anywhere():
+        assert parser.parse_args(words) == alone
+    assert alone.keys == ["OPTIM.LR", "SEED"]
+
+
+def test_argparse_is_as_before_afterwards():
+    before = argparse.ArgumentParser.parse_known_args
+    with pytest.raises(ZeroDivisionError), pairs_anywhere():
+        raise ZeroDivisionError
+    assert argparse.ArgumentParser.parse_known_args is before

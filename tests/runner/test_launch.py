@@ -237,7 +237,7 @@ def test_a_script_prints_what_it_likes_as_far_as_the_terminal_can_show_it(script
 
 
 @pytest.mark.usefixtures("script")
-def test_the_scripts_words_are_put_into_the_order_that_its_parser_takes(monkeypatch):
+def test_the_scripts_words_keep_their_order(monkeypatch):
     monkeypatch.setattr(launch, "require_dassl", lambda: None)
     monkeypatch.setattr(launch.os, "environ", dict(os.environ))
     monkeypatch.setattr(old_checkpoints, "install", lambda: None)
@@ -245,7 +245,33 @@ def test_the_scripts_words_are_put_into_the_order_that_its_parser_takes(monkeypa
     monkeypatch.setattr(session.Session, "install", lambda self: None)
     words = ["--seed", "1", "CPT.WEIGHT_ETF", "1", "--eval-only", "OPTIM.LR", "-1"]
     launch._prepare(parse_words(["train.py", *words]), None)
-    assert sys.argv == ["train.py", "--seed", "1", "--eval-only", "CPT.WEIGHT_ETF", "1.0", "OPTIM.LR", "-1"]
+    assert sys.argv == ["train.py", "--seed", "1", "CPT.WEIGHT_ETF", "1.0", "--eval-only", "OPTIM.LR", "-1"]
+
+
+FIELD = """
+import argparse
+parser = argparse.ArgumentParser()
+parser.add_argument("--root", default="")
+parser.add_argument("--source-domains", nargs="+")
+parser.add_argument("opts", default=None, nargs=argparse.REMAINDER)
+given = parser.parse_args()
+print(given.root, given.source_domains, given.opts)
+"""
+
+
+@pytest.mark.usefixtures("without_dassl")
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--root d DATASET.NUM_SHOTS 4 --source-domains a b",
+        "--source-domains a b --root d DATASET.NUM_SHOTS 4",
+        "--root d --source-domains a b DATASET.NUM_SHOTS 4",
+    ],
+)
+def test_the_parser_of_the_script_loses_no_pair(words, script, capfd):
+    script.write_text(FIELD)
+    assert launch.launch(["train.py", *words.split()]) == 0
+    assert capfd.readouterr().out == "d ['a', 'b'] ['DATASET.NUM_SHOTS', '4']\n"
 
 
 @pytest.mark.usefixtures("without_dassl")
