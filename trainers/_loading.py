@@ -53,7 +53,7 @@ def released_prompts(trainer: Any, target: Any, state: Mapping[str, Tensor], pat
 
 
 def check_classes(own: list[str], trained: list[str] | None, path: Path) -> None:
-    """Refuse contexts of other classes; a checkpoint of Dassl does not name its classes."""
+    """Refuse contexts of other classes; a checkpoint that Dassl alone wrote does not name its classes."""
     if trained not in (None, own):
         raise CheckpointError(
             f"{path} holds class-specific contexts of the classes {some(trained)}; they cannot be used for "
@@ -62,7 +62,7 @@ def check_classes(own: list[str], trained: list[str] | None, path: Path) -> None
 
 
 def check_meaning(trainer: Any, extra: Mapping[str, Any], config: Mapping[str, Any], path: Path) -> None:
-    """Refuse prompts of other CLIP weights or settings; a checkpoint of Dassl names neither."""
+    """Refuse prompts of other CLIP weights or settings; a checkpoint that Dassl alone wrote names neither."""
     digest, clip = extra.get("backbone_sha256"), trainer.clip
     if digest is None or not config:
         LOG.info(f"{path} does not name the CLIP weights and settings of its prompts; only shapes are checked")

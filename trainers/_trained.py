@@ -82,7 +82,10 @@ def _chosen(content: Mapping[str, Any], path: Path) -> str:
 def _why(content: Mapping[str, Any], trainer: Any) -> str:
     saved, config = content.get("config"), trainer.hashed_config()
     if not saved or not content.get("class_names"):
-        return "the released code and Dassl do not keep that. Train the prompts here, or evaluate them without it"
+        return (
+            "the released code does not keep that, nor did earlier versions on Dassl. Train the prompts anew, or "
+            "evaluate them without it"
+        )
     keys = [key for key in {**saved, **config} if key.startswith("DATASET.") or key == "SEED"]
     changed = differences(*({key: source[key] for key in keys if key in source} for source in (saved, config)))
     told = f"settings of the data (saved != here): {'; '.join(changed)}" if changed else "images or labels"

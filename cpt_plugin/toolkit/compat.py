@@ -5,12 +5,14 @@ Nothing on disk is edited: every fix is applied to the running process.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.machinery
 import importlib.util
 import logging
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 
 from cpt_plugin._torchvision import APPLIED, prepare_torchvision
@@ -64,6 +66,26 @@ def repair_dassl() -> None:
         _repair_numpy("dassl.data.transforms.autoaugment", "dassl.data.transforms.randaugment")
         APPLIED.extend(_REPAIRS)
     logging.disable(logging.NOTSET)
+
+
+def keep_header(trainer: Any) -> None:
+    """Let Dassl's ``TrainerBase.save_model`` write ``checkpoint_header()`` of its trainer into every file as well.
+
+    Args:
+        trainer: the module ``dassl.engine.trainer``.
+    """
+    save_model: Callable[..., None] = trainer.TrainerBase.save_model
+
+    @functools.wraps(save_model)
+    def save_with_header(self: Any, *args: Any, **kwargs: Any) -> None:
+        original, header = trainer.save_checkpoint, self.checkpoint_header()
+        trainer.save_checkpoint = lambda state, *rest, **options: original({**header, **state}, *rest, **options)
+        try:
+            save_model(self, *args, **kwargs)
+        finally:
+            trainer.save_checkpoint = original
+
+    trainer.TrainerBase.save_model = save_with_header
 
 
 def _repair_warmup(warmup: Any) -> None:

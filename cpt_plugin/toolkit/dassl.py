@@ -49,6 +49,7 @@ from cpt_plugin.toolkit.embedded.data import (  # noqa: E402
 )
 from cpt_plugin.toolkit.embedded.evaluation import confidence_of  # noqa: E402
 from cpt_plugin.toolkit.embedded.logs import setup_logger as _log_to_console  # noqa: E402
+from cpt_plugin.toolkit.embedded.resume import run_identity  # noqa: E402
 from cpt_plugin.toolkit.embedded.sampling import subsample_classes  # noqa: E402
 
 compat.repair_dassl()
@@ -178,6 +179,11 @@ def _keep_losses(run_epoch: Any) -> Any:
     return run_and_keep
 
 
+def _checkpoint_header(trainer: Any) -> dict[str, Any]:
+    """What the checkpoints of this package's trainers say about their run; nothing of trainers of others."""
+    return run_identity(trainer, "dassl") if hasattr(trainer, "hashed_config") else {}
+
+
 def load_checkpoint(fpath: str) -> dict[str, Any]:
     """Reads a checkpoint through Dassl; nothing in the file can run code unless the environment allows it.
 
@@ -242,6 +248,8 @@ def _build_long_tailed_dataset(cfg: Any) -> Any:
 
 _data_manager.build_dataset = _build_long_tailed_dataset
 _trainer.DataManager = DataManager
+compat.keep_header(_trainer)
+TrainerBase.checkpoint_header = _checkpoint_header
 TrainerX.run_epoch = _keep_losses(TrainerX.run_epoch)
 SimpleTrainer.global_step = property(lambda self: self.epoch * self.num_batches + self.batch_idx)
 SimpleTrainer.num_steps = property(lambda self: self.max_epoch * self.num_batches)

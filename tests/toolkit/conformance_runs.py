@@ -93,13 +93,14 @@ def records(folder: Path) -> Any:
     arguments = parse_arguments(["coop_cpt", "shapes", "0.25", "--output", str(place), "--root", str(folder / "worlds"),
                        "--epochs", "1", "--shots", "2", "DATALOADER.TRAIN_X.BATCH_SIZE", "16"])  # fmt: skip
     out = {}
-    for method in ("zeroshot", "coop_cpt"):
+    for method in ("zeroshot", "coop_cpt", "coop", "coop_posthoc"):
         outcome = Experiment(parse_method(method), 1, arguments).execute()
         record = outcome.record
         out[method] = {
             "status": outcome.status,
             "toolkit": record.toolkit,
             "losses": sorted(record.losses),
+            "trained on": [record.class_counts, record.selection],
             "hashes": [*(e.split_hash for e in record.evaluations.values()), record.cluster_hash],
             "accuracy": [record.accuracy.base, record.accuracy.new] if method == "zeroshot" else None,
             "totals": [[c.name, c.total] for e in record.evaluations.values() for c in e.per_class],

@@ -40,6 +40,26 @@ def make_package(folder: Path, name: str, text: str = "") -> Path:
     return folder
 
 
+def test_dassls_checkpoints_say_what_the_trainer_tells():
+    saved = []
+
+    class TrainerBase:
+        def save_model(self, epoch, directory, is_best=False):
+            trainer.save_checkpoint({"state_dict": {}, "epoch": epoch + 1}, directory, is_best=is_best)
+
+        def checkpoint_header(self):
+            return {"class_counts": [5, 2], "epoch": 0}
+
+    def save_checkpoint(state, *place, **options):
+        saved.append((state, place, options))
+
+    trainer = types.SimpleNamespace(TrainerBase=TrainerBase, save_checkpoint=save_checkpoint)
+    compat.keep_header(trainer)
+    TrainerBase().save_model(2, "folder", is_best=True)
+    assert saved == [({"class_counts": [5, 2], "epoch": 3, "state_dict": {}}, ("folder",), {"is_best": True})]
+    assert trainer.save_checkpoint is save_checkpoint
+
+
 # -- choice --------------------------------------------------------------------------------------------------
 
 

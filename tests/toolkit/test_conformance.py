@@ -152,7 +152,7 @@ def test_zero_shot(embedded: dict[str, Any], dassl: dict[str, Any]) -> None:
 def test_records_of_the_main_job(embedded: dict[str, Any], dassl: dict[str, Any]) -> None:
     """Same images, same clusters, same zero-shot accuracy of the micro model; only the toolkit's name differs."""
     ours, theirs = embedded["records"], dassl["records"]
-    for method in ("zeroshot", "coop_cpt"):
+    for method in ("zeroshot", "coop_cpt", "coop", "coop_posthoc"):
         assert theirs[method] == {**ours[method], "toolkit": "dassl"}
     assert ours["zeroshot"]["accuracy"][0] > 20
     assert {"loss", "loss_cc", "loss_etf", "loss_rs"} <= set(ours["coop_cpt"]["losses"])

@@ -49,13 +49,13 @@ def _step(path: Path) -> str:
     return path.name.removeprefix("state-").removesuffix(".pth.tar")
 
 
-def run_identity(trainer: Any) -> dict[str, Any]:
+def run_identity(trainer: Any, toolkit: str = "embedded") -> dict[str, Any]:
     """Returns what every checkpoint says about its run: hashes, configuration, versions, derived state."""
     names = [trainer.lab2cname[label] for label in sorted(trainer.lab2cname)]
     dm = getattr(trainer, "dm", None)
     counts = getattr(dm, "class_counts", None)
     return {
-        "toolkit": "embedded",
+        "toolkit": toolkit,
         "torch": str(torch.__version__),
         "config": (config := trainer.hashed_config()),
         "config_hash": config_hash(config),
