@@ -15,6 +15,7 @@ Labels = Tensor | np.ndarray | Sequence[int]
 """Whole numbers: a tensor of any integer type, an array, a list."""
 Numbers = Tensor | np.ndarray | Sequence[float]
 """A number of each class: a tensor, an array, a list."""
+_LEAST, _MOST = torch.iinfo(torch.int64).min, torch.iinfo(torch.int64).max
 _TEXT_SHAPES = "(K, d) or (B, K, d)"
 
 
@@ -90,13 +91,22 @@ def integers(values: Any, name: str) -> Tensor:
     """Whole numbers as an int64 tensor: a tensor where it lies, anything that NumPy reads as an array on the CPU.
 
     Raises:
-        FeatureError: they are something else: truth values, floating-point numbers, text, rows of unlike length.
+        FeatureError: they are something else: truth values, floating-point numbers, text, rows of unlike length; or
+            one does not fit into an int64.
     """
     if isinstance(values, Tensor):
         if values.dtype == torch.bool or values.dtype.is_floating_point or values.dtype.is_complex:
             raise FeatureError(f"{name} must be integers, got {values.dtype}")
-        return values.long()
+        index = values.long()
+        if values.dtype == torch.uint64 and (wrapped := index[index < 0]).numel():
+            raise _no_int64(name, int(wrapped[0]) + 2**64)
+        return index
     array = _array(values, name, "integers")
+    if array.dtype in (np.uint64, object):
+        numbers = array.ravel().tolist()
+        beyond = [value for value in numbers if type(value) is int and not _LEAST <= value <= _MOST]
+        if beyond and all(type(value) is int for value in numbers):
+            raise _no_int64(name, beyond[0])
     if array.size and array.dtype.kind not in "iu":
         raise FeatureError(f"{name} must be integers, got {_kind(values, array)}")
     return torch.from_numpy(array.astype(np.int64))
@@ -163,6 +173,10 @@ def _array(values: Any, name: str, wanted: str) -> np.ndarray:
         return np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:
         raise FeatureError(f"{name} must be {wanted}, got {type(values).__name__} ({error})") from error
+
+
+def _no_int64(name: str, value: int) -> FeatureError:
+    return FeatureError(f"{name} must be integers, got {value}, which is beyond int64")
 
 
 def _kind(values: Any, array: np.ndarray) -> str:

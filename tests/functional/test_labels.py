@@ -150,6 +150,22 @@ def test_labels_out_of_range_or_of_another_number_are_named(name: str, kind: Cal
             OF_LABELS[name](kind(labels) if labels else [])
 
 
+@pytest.mark.parametrize("name", OF_LABELS)
+@pytest.mark.parametrize("wrong", [2**64 - 1, 2**63])
+def test_labels_of_more_than_63_bits_are_named_as_they_are(name: str, wrong: int) -> None:
+    labels = np.array([*LABELS[:-1], wrong], dtype=np.uint64)
+    for given in (labels, labels.tolist(), torch.tensor(labels.tolist(), dtype=torch.uint64)):
+        with pytest.raises(FeatureError, match=f"labels must be integers, got {wrong}, which is beyond int64"):
+            OF_LABELS[name](given)
+
+
+@pytest.mark.parametrize("wrong", [2**64, 2**70, -(2**63) - 1])
+def test_labels_beyond_any_integer_type_are_named_as_they_are(wrong: int) -> None:
+    for labels in OF_LABELS.values():
+        with pytest.raises(FeatureError, match=f"labels must be integers, got {wrong}, which is beyond int64"):
+            labels([*LABELS[:-1], wrong])
+
+
 @pytest.mark.parametrize("kind", WRONG_KINDS)
 @pytest.mark.parametrize("name", OF_IDS)
 def test_what_is_no_whole_number_is_no_cluster_id(name: str, kind: str) -> None:
