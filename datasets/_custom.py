@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import os
 from collections import Counter
@@ -42,10 +44,13 @@ class _Header(NamedTuple):
     width: int
     height: int
     orientation: int
+    digest: str
 
 
 _HEADERS: dict[tuple[str, int, int], _Header] = {}
 """By path, size and time of change."""
+_SAMPLE = 2048
+"""Bytes that are read at the beginning, in the middle and at the end of an image's file to tell it from others."""
 
 
 class Row(NamedTuple):
@@ -64,7 +69,8 @@ class CustomDataset(DatasetBase):
     tests, at least one image each; of two images one trains and one tests, and a single one trains. The same images
     and seed give the same split on every machine, and the split hash of a record tells whether two runs had the same.
 
-    Images are read upright, as a viewer shows them; the split hash tells whether any had to be turned.
+    Images are read upright, as a viewer shows them; the split hash tells whether any had to be turned. It tells
+    images of the same names apart as well, by the sizes of their files and parts of what these hold.
 
     Attributes:
         untested: names of classes whose only image trains, so that they have none to be tested with.
@@ -79,8 +85,9 @@ class CustomDataset(DatasetBase):
         folder, rows, source = self.find(cfg)
         self.dataset_dir = str(folder)
         names = names_of((row.label for row in rows), cfg, source)
-        if turned := check_files(folder, rows):
-            self.content_hash = _say_turned(turned, len(rows), source)
+        turned, digests = check_files(folder, rows)
+        self._files = {os.path.join(self.dataset_dir, path): (path, digest) for path, digest in digests.items()}
+        self._read_as = _say_turned(turned, len(rows), source) if turned else ""
         if rows[0].part:
             parts = [[(row.path, row.label) for row in rows if row.part == part] for part in PARTS]
             check_parts(parts, source)
@@ -97,6 +104,13 @@ class CustomDataset(DatasetBase):
         items = present_items(numbered, folder, source, UprightDatum)
         train, val, test = few_shot(items[0], items[1], items[2], cfg)
         super().__init__(train_x=train, val=val, test=test)
+
+    @property
+    def content_hash(self) -> str:
+        """SHA-256 (hex) of the files of all images that the data set has now, and of how they are read."""
+        paths = {item.impath for part in (self.train_x, self.val, self.test) for item in part or ()}
+        files = sorted(self._files[path] for path in paths)
+        return hashlib.sha256(json.dumps([self._read_as, files]).encode()).hexdigest()
 
     def find(self, cfg: Any) -> tuple[Path, list[Row], Path]:
         """The folder that paths count from, the images, and what to name in messages."""
@@ -139,11 +153,11 @@ def check_parts(parts: Sequence[Sequence[Named]], source: Path) -> None:
             raise DataError(f"{source} has no {part} image of {some(list(map(repr, absent)))}; add some of each")
 
 
-def check_files(folder: Path, rows: Sequence[Row]) -> int:
+def check_files(folder: Path, rows: Sequence[Row]) -> tuple[int, dict[str, str]]:
     """Look at every image: does it lie in the folder, links followed, and does it begin as an image of 8 bits.
 
     Returns:
-        How many images are not stored upright (EXIF).
+        How many images are not stored upright (EXIF), and of every image, by its path, what tells its file from others.
 
     Raises:
         DataError: with how many do not, and the first three.
@@ -152,6 +166,7 @@ def check_files(folder: Path, rows: Sequence[Row]) -> int:
     parents: dict[str, str] = {}
     outside, unreadable, large = [], [], []
     turned = 0
+    digests: dict[str, str] = {}
     for row in rows:
         path = os.path.join(base, row.path)
         parent, file = os.path.split(path)
@@ -164,6 +179,7 @@ def check_files(folder: Path, rows: Sequence[Row]) -> int:
         try:
             header = _header(real)
             turned += header.orientation != 1
+            digests[row.path] = header.digest
             if Image.MAX_IMAGE_PIXELS and header.width * header.height > Image.MAX_IMAGE_PIXELS:
                 large.append(f"{row.path} ({header.width} x {header.height})")
         except UNREADABLE as error:
@@ -181,7 +197,7 @@ def check_files(folder: Path, rows: Sequence[Row]) -> int:
     if large:
         many = "1 image is" if len(large) == 1 else f"{len(large)} images are"
         _LOG.warning(f"{base}: {many} so large that every epoch takes long: {some(large)}; save smaller ones")
-    return turned
+    return turned, digests
 
 
 def _header(path: str) -> _Header:
@@ -195,8 +211,26 @@ def _header(path: str) -> _Header:
     if state not in _HEADERS:
         with opened(path) as image:
             refuse_deep(image)
-            _HEADERS[state] = _Header(image.width, image.height, orientation(image))
+            _HEADERS[state] = _Header(image.width, image.height, orientation(image), file_digest(path, status.st_size))
     return _HEADERS[state]
+
+
+def file_digest(path: str, size: int) -> str:
+    """SHA-256 (hex) of a file's size and of its bytes; of a large one's at the beginning, in the middle and at the end.
+
+    Reading all of them would cost as much as an epoch.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    whole = size <= 3 * _SAMPLE
+    starts = (0,) if whole else (0, (size - _SAMPLE) // 2, size - _SAMPLE)
+    file = os.open(path, os.O_RDONLY)
+    try:
+        parts = [os.pread(file, size if whole else _SAMPLE, start) for start in starts]
+    finally:
+        os.close(file)
+    return hashlib.sha256(b"%d %b" % (size, b"".join(parts))).hexdigest()
 
 
 def _why(path: str, error: BaseException) -> str:

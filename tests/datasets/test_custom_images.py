@@ -72,8 +72,9 @@ def test_an_orientation_without_meaning_turns_nothing(tmp_path, value):
     assert np.array_equal(np.asarray(read_image(str(tmp_path / "a.png"), upright=True)), pixels)
 
 
-def manager(root: Path, cache: Path | None = None):
+def manager(root: Path, cache: Path | None = None, classes: str = "all"):
     cfg = default_cfg()
+    cfg.DATASET.SUBSAMPLE_CLASSES = classes
     cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.DATASET.FOLDER, cfg.SEED = str(root), "ImageFolder", "mine", 1
     cfg.INPUT.SIZE = (WIDTH, WIDTH)
     cfg.IMAGE_CACHE.ENABLED, cfg.IMAGE_CACHE.DIR = cache is not None, str(cache or "")
@@ -119,29 +120,22 @@ def test_a_cache_of_the_other_way_is_not_read(tmp_path):
     assert shapes == [(WIDTH, HEIGHT), (HEIGHT, WIDTH), (WIDTH, HEIGHT)]
 
 
-def test_the_split_hash_tells_that_images_were_turned(tmp_path, caplog):
-    draw(tmp_path / "mine")
-    plain = manager(tmp_path).split_hash
-    assert manager(tmp_path).split_hash == plain
-    with caplog.at_level("INFO", "cpt_plugin"):
-        photo = tmp_path / "mine" / "dog" / "photo 0.jpg"
-        exif = Image.Exif()
-        exif[ORIENTATION] = 8
-        Image.open(photo).save(photo, exif=exif)
-        assert manager(tmp_path).split_hash != plain
-    assert "1 of 30 images are not stored upright (EXIF orientation); they are turned" in caplog.text
-
-
-def test_dassl_is_said_to_read_them_as_stored(tmp_path, caplog, monkeypatch):
-    monkeypatch.setattr(_custom, "TOOLKIT", "dassl")
-    draw(tmp_path / "mine")
-    plain = manager(tmp_path).split_hash
-    photo = tmp_path / "mine" / "dog" / "photo 0.jpg"
+def turn_one(folder: Path) -> None:
+    photo = folder / "dog" / "photo 0.jpg"
     exif = Image.Exif()
     exif[ORIENTATION] = 8
     Image.open(photo).save(photo, exif=exif)
+
+
+def test_the_split_hash_tells_that_images_were_turned(tmp_path, caplog, monkeypatch):
+    turn_one(draw(tmp_path / "mine"))
+    with caplog.at_level("INFO", "cpt_plugin"):
+        upright = manager(tmp_path).split_hash
+    assert manager(tmp_path).split_hash == upright
+    assert "1 of 30 images are not stored upright (EXIF orientation); they are turned" in caplog.text
+    monkeypatch.setattr(_custom, "TOOLKIT", "dassl")
     with caplog.at_level("WARNING", "cpt_plugin"):
-        assert manager(tmp_path).split_hash == plain
+        assert manager(tmp_path).split_hash != upright
     assert "Dassl reads them as they are stored" in caplog.text
 
 
@@ -215,3 +209,71 @@ def test_heic_photographs_are_read_with_pillow_heif(tmp_path):
     found = np.asarray(read_image(item.impath, upright=True)).astype(int)
     assert found.shape[:2] == image_size(item.impath, upright=True) == (HEIGHT, WIDTH)
     assert np.abs(found - pixels).mean() < 20, "pillow-heif turns what the file says is to be turned"
+
+
+# -- which images they are ---------------------------------------------------------------------------------------------
+
+
+def noise(file: Path, seed: int) -> None:
+    """Write a bitmap of pixels drawn at random: files of the same size, whatever the pixels."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (HEIGHT, WIDTH, 3), np.uint8)
+    Image.fromarray(pixels).save(file)
+
+
+def noises(folder: Path, seed: int) -> Path:
+    for number, name in enumerate("ab"):
+        for index in range(4):
+            noise(folder / name / f"{index}.bmp", seed + 10 * number + index)
+    return folder
+
+
+def test_the_split_hash_tells_images_of_the_same_names_and_sizes_apart(tmp_path):
+    for place, seed in (("here", 0), ("there", 0), ("elsewhere", 100)):
+        noises(tmp_path / place / "mine", seed)
+    hashes = {place: manager(tmp_path / place).split_hash for place in ("here", "there", "elsewhere")}
+    assert hashes["here"] == hashes["there"] != hashes["elsewhere"]
+    for image in (tmp_path / "there" / "mine").rglob("*.bmp"):
+        image.touch()
+    assert manager(tmp_path / "there").split_hash == hashes["there"], "the time of a file is none of its content"
+
+
+@pytest.mark.parametrize("index", range(4))
+def test_the_split_hash_follows_every_image(tmp_path, index):
+    noises(tmp_path / "mine", 0)
+    plain = manager(tmp_path).split_hash
+    noise(tmp_path / "mine" / "b" / f"{index}.bmp", 99)
+    assert manager(tmp_path).split_hash != plain
+
+
+def test_images_that_change_places_are_other_images(tmp_path):
+    noises(tmp_path / "mine", 0)
+    plain = manager(tmp_path).split_hash
+    one, other = (tmp_path / "mine" / name / "0.bmp" for name in "ab")
+    held = one.read_bytes()
+    one.write_bytes(other.read_bytes())
+    other.write_bytes(held)
+    assert manager(tmp_path).split_hash != plain
+
+
+def test_the_split_hash_is_of_the_images_in_use(tmp_path):
+    for name in "cd":
+        noise(tmp_path / "mine" / name / "0.bmp", ord(name))
+        noise(tmp_path / "mine" / name / "1.bmp", ord(name) + 10)
+    noises(tmp_path / "mine", 0)
+    base, new = (manager(tmp_path, classes=part).split_hash for part in ("base", "new"))
+    noise(tmp_path / "mine" / "d" / "0.bmp", 99)
+    assert manager(tmp_path, classes="base").split_hash == base
+    assert manager(tmp_path, classes="new").split_hash != new
+
+
+@pytest.mark.parametrize(("size", "place"), [(1, 0), (6000, 3500), (10**5, 0), (10**5, 50_000), (10**5, -1)])
+def test_files_are_told_apart_by_size_and_bytes(tmp_path, size, place):
+    file = tmp_path / "file"
+    digests = set()
+    for value, length in ((0, size), (1, size), (1, size + 1)):
+        content = bytearray(length)
+        content[place] = value
+        file.write_bytes(content)
+        digests.add(_custom.file_digest(str(file), length))
+    assert len(digests) == 3
