@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 NEUTRAL_KEYS = frozenset(
@@ -38,6 +39,8 @@ NEUTRAL_KEYS = frozenset(
 What DPC finds in the folder of its first stage is told by a hash, and the names in DATASET.CLASS_NAMES by that of the
 split.
 """
+NAMED_KEYS = frozenset({"DATASET.CLASS_NAMES"})
+"""Neutral keys whose files hold what can change a result: a variant is named after these files."""
 _LONGEST_NAME = 120
 _EXACT = (str, int, bool)
 """Equal values of these types look alike as JSON: two zeros of another sign, or 1 and 1.0, do not."""
@@ -92,8 +95,9 @@ def _leaves(node: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def variant_name(options: Mapping[str, Any]) -> str:
-    """``KEY=VALUE,...`` in the given order as a folder's name; "" for no options."""
-    text = re.sub(r"[^\w.,=+-]", "_", ",".join(f"{key}={_shortest(value)}" for key, value in options.items()))
+    """``KEY=VALUE,...`` in the given order as a folder's name, files without their folders; "" for no options."""
+    shown = {key: Path(value).name if key in NAMED_KEYS else _shortest(value) for key, value in options.items()}
+    text = re.sub(r"[^\w.,=+-]", "_", ",".join(f"{key}={value}" for key, value in shown.items()))
     if len(text) <= _LONGEST_NAME:
         return text
     return f"{text[: _LONGEST_NAME - 13]}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"

@@ -14,10 +14,10 @@ from typing import Any
 from cpt_plugin.atomic import atomic_write_json
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.contents import Contents
-from cpt_plugin.cli.identity import check_identity
+from cpt_plugin.cli.identity import RunData, check_identity
 from cpt_plugin.cli.recording import check_evaluable_on_other_classes, evaluation, make_record
 from cpt_plugin.cli.settings import assemble, check_class_names, check_settings, identity_of, reads
-from cpt_plugin.config_identity import NEUTRAL_KEYS, variant_name
+from cpt_plugin.config_identity import NAMED_KEYS, NEUTRAL_KEYS, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.locking import only_process
 from cpt_plugin.long_tail import tail_in_words
@@ -65,7 +65,8 @@ class Experiment:
         if not self.arguments.variant:
             return ""
         pairs = zip(self.arguments.opts[::2], self.arguments.opts[1::2], strict=True)
-        return variant_name({k: value for k, value in pairs if self.reads(k) and k not in NEUTRAL_KEYS})
+        unnamed = NEUTRAL_KEYS - NAMED_KEYS
+        return variant_name({k: value for k, value in pairs if self.reads(k) and k not in unnamed})
 
     @property
     def record_file(self) -> Path:
@@ -219,14 +220,14 @@ class Experiment:
             if not self.record_file.is_file():
                 self._set_damaged_models_aside()
             cfg = self.config()
-            split_hash = toolkit.DataManager(cfg).split_hash
-        identity = {"toolkit": toolkit.NAME, "split_hash": split_hash, "config": identity_of(self.method, cfg)}
+            data = RunData.of(cfg)
+        identity = {"toolkit": toolkit.NAME, "config": identity_of(self.method, cfg)}
         if self.trained is not None:
             identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
-        check_identity(self._identity_file, identity, self._nameable)
+        check_identity(self._identity_file, identity, self._nameable, data=data)
         if self.record_file.is_file():
             return "finished before", self._finished()
-        atomic_write_json(self._identity_file, identity)
+        atomic_write_json(self._identity_file, {**data.identity, **identity})
         try:
             record = self._train_and_test(cfg)
         except BaseException:
@@ -241,8 +242,6 @@ class Experiment:
 
         Those trained on were compared before.
         """
-        from cpt_plugin import toolkit
-
         record = records.load(self.record_file)
         wanted = {task.name for task in self.tasks}
         if changed := sorted(wanted ^ record.evaluations.keys()):
@@ -251,12 +250,15 @@ class Experiment:
                 f"({', '.join(changed)}): delete that file, and the trained prompts are evaluated again"
             )
         with run_log():
-            now = {task.name: toolkit.DataManager(self.config(task.name)).split_hash for task in self.tasks[1:]}
-        if changed := [name for name, split_hash in now.items() if record.evaluations[name].split_hash != split_hash]:
+            changes = {
+                name: RunData.of(self.config(name)).change_since(was.split_hash, [one.name for one in was.per_class])
+                for name, was in record.evaluations.items()
+                if name != self.tasks[0].name
+            }
+        if said := "; ".join(f"{name}: {change}" for name, change in changes.items() if change):
             raise ConfigError(
-                f"{self.record_file} is of other images than there are now: those of {', '.join(changed)} or their "
-                "division changed since. Give another --output, or delete that file, and the trained prompts are "
-                "evaluated again"
+                f"{self.record_file} is of other data than there are now: {said}. Give another --output, or delete "
+                "that file, and the trained prompts are evaluated again"
             )
         return record
 

@@ -16,6 +16,7 @@ from cpt_plugin.methods import is_embedded
 
 IMAGE_FOLDER, IMAGE_LIST = "ImageFolder", "ImageList"
 """``DATASET.NAME`` of the two kinds: a folder a class, or a CSV file of paths and labels."""
+OWN_KINDS = (IMAGE_FOLDER, IMAGE_LIST)
 YAML_SUFFIXES = (".yaml", ".yml")
 LIST_SUFFIX = ".csv"
 PART_WORDS = {
@@ -97,7 +98,7 @@ def check_own_files(yaml: Path, root: Path) -> None:
         text = yaml.read_text(encoding="utf-8") if yaml.is_file() and is_yaml(yaml) else ""
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{yaml} cannot be read ({error}): it must be a yaml in UTF-8") from error
-    if _value(text, "NAME") not in (IMAGE_FOLDER, IMAGE_LIST):
+    if _value(text, "NAME") not in OWN_KINDS:
         return
     for key, there in (("FOLDER", os.path.isdir), ("LIST", os.path.isfile), ("CLASS_NAMES", os.path.isfile)):
         value = _value(text, key)

@@ -148,10 +148,13 @@ def other_images(records: Iterable[RunRecord]) -> dict[tuple[str, float | str, s
         key = (record.dataset, tail_key(record), record.protocol, record.seed)
         other = seen.setdefault(key, record)
         for name in sorted(other.evaluations.keys() & record.evaluations.keys()):
-            if other.evaluations[name].split_hash != record.evaluations[name].split_hash:
+            one, two = other.evaluations[name], record.evaluations[name]
+            if one.split_hash != two.split_hash:
+                renamed = [c.name for c in one.per_class] != [c.name for c in two.per_class]
+                what = "other class names, or different images," if renamed else "different images"
                 found.setdefault(
                     key,
-                    f"split hash of {name}: {name_of(other)} and {name_of(record)} saw different images under "
+                    f"split hash of {name}: {name_of(other)} and {name_of(record)} saw {what} under "
                     f"seed {record.seed}: run one of them again on the same split",
                 )
     return found

@@ -472,7 +472,7 @@ def test_changed_images_of_the_new_classes_are_refused_and_evaluated_again(tmp_p
     assert before.status == "finished before"
     extra = moved / TinyWorld.dataset_dir / "test"
     (extra / "5_99.png").write_bytes((extra / "5_00.png").read_bytes())
-    with pytest.raises(ConfigError, match=r"record\.json is of other images .*: those of new or their division"):
+    with pytest.raises(ConfigError, match=r"record\.json is of other data .*: new: the images or their division"):
         experiment.execute()
     experiment.record_file.unlink()
     after = experiment.execute().record.evaluations

@@ -19,6 +19,7 @@ from cpt_plugin.results.table import render_markdown
 from tests.cli.test_run import FakeRuns
 from tests.helpers.fixtures import make_fixture
 from tests.helpers.fixtures.custom import image_folder, write_list
+from tests.helpers.fixtures.images import draw_image
 from tests.helpers.prompt_runs import RESOLUTION, weights
 from trainers._base import PromptTrainer
 
@@ -217,3 +218,80 @@ def test_classes_that_are_known_to_be_untested_are_spared():
     Contents(("a", "b"), {0: 1, 1: 1}, {1: 1}, frozenset("a")).check("x", "all", trained=True, tested=True)
     with pytest.raises(DataError, match="x has no test images; complete"):
         Contents(("a", "b"), {0: 1, 1: 1}, {}, frozenset("ab")).check("x", "all", trained=True, tested=True)
+
+
+# -- which data it was -------------------------------------------------------------------------------------------------
+
+
+def tried(data, output, *more):
+    """Zero-shot by the micro model, which takes no training."""
+    options = ("--output", str(output), "--seeds", "1", "--backbone", "micro", "DATALOADER.NUM_WORKERS", "0")
+    return run(parse_arguments(["zeroshot", str(data), "natural", *options, *map(str, more)]))
+
+
+def names_file(path, **names):
+    return write_list(path, names.items(), ("label", "name"))
+
+
+def folders(tmp_path, *places):
+    """Data sets of one name and the same file names, each with images of its own."""
+    torch.set_num_threads(1)
+    for number, place in enumerate(places):
+        for label, name in enumerate(("ant", "bee")):
+            for index in range(4):
+                draw_image(tmp_path / place / "mine" / name / f"{index}.jpg", label, 10 * number + index)
+    return [tmp_path / place / "mine" for place in places]
+
+
+def test_another_data_set_of_the_same_name_is_another_run(tmp_path, capsys):
+    one, other = folders(tmp_path, "one", "other")
+    assert tried(one, tmp_path / "out") == 0
+    assert tried(other, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "the images or their division changed since (or it is of another data set of that name). Give" in error
+    assert tried(one, tmp_path / "out") == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+def test_a_run_of_an_earlier_version_is_said_to_have_told_less(tmp_path, capsys):
+    (folder,) = folders(tmp_path, "one")
+    assert tried(folder, tmp_path / "out") == 0
+    (path,) = (tmp_path / "out").rglob("run.json")
+    identity = json.loads(path.read_text())
+    del identity["class_names"]
+    path.write_text(json.dumps(identity))
+    assert tried(folder, tmp_path / "out") == 0, "the hash alone tells that nothing changed"
+    path.write_text(json.dumps({**identity, "split_hash": "0" * 64}))
+    assert tried(folder, tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert "(or an earlier version made it, which did not compare the files of one's own images). Give another" in error
+
+
+def test_other_class_names_are_no_other_images(tmp_path, capsys):
+    (folder,) = folders(tmp_path, "one")
+    names = names_file(tmp_path / "names.csv", ant="insect", bee="honey bee")
+    assert tried(folder, tmp_path / "out") == 0
+    assert tried(folder, tmp_path / "out", "DATASET.CLASS_NAMES", names) == 2
+    error = capsys.readouterr().err
+    assert "the class names changed since: 'ant' is 'insect' now, 'bee' is 'honey bee' now. Add --variant" in error
+    assert "images" not in error
+    for _ in ("new", "finished before"):
+        assert tried(folder, tmp_path / "out", "DATASET.CLASS_NAMES", names, "--variant") == 0
+    assert (tmp_path / "out/mine/zeroshot/natural-all/DATASET.CLASS_NAMES=names.csv/seed1").is_dir()
+    capsys.readouterr()
+    names_file(tmp_path / "names.csv", ant="insect", bee="bumblebee")
+    assert tried(folder, tmp_path / "out", "DATASET.CLASS_NAMES", names, "--variant") == 2
+    assert "the class names changed since: 'honey bee' is 'bumblebee' now. Give another" in capsys.readouterr().err
+    draw_image(folder / "ant" / "0.jpg", 3, 33)
+    assert tried(folder, tmp_path / "out", "DATASET.CLASS_NAMES", names, "--variant") == 2
+    assert "and the class names as well" in capsys.readouterr().err
+
+
+def test_other_names_of_the_classes_that_are_only_evaluated_are_told_too(tmp_path, capsys):
+    folder = image_folder(tmp_path / "mine", dict.fromkeys("abcd", 4))
+    names = dict(a="ape", b="bee", c="cow", d="doe")
+    said = ("--protocol", "base_to_new", "DATASET.CLASS_NAMES", names_file(tmp_path / "names.csv", **names))
+    assert tried(folder, tmp_path / "out", *said) == 0
+    names_file(tmp_path / "names.csv", **{**names, "d": "dog"})
+    assert tried(folder, tmp_path / "out", *said) == 2
+    assert "record.json is of other data than there are now: new: the class names changed" in capsys.readouterr().err

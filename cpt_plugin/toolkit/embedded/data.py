@@ -273,15 +273,24 @@ def save_split(
     atomic_write_text(path, json.dumps(rows))
 
 
-def split_hash(dataset: Any, root: str | Path) -> str:
+def split_hash(dataset: Any, root: str | Path, names: Sequence[str] | None = None) -> str:
     """Returns the SHA-256 (hex) of the sorted (path, label, class name) of train, val and test.
 
     Paths are relative to ``root`` where they lie in it, so the hash does not change when the data move. A data
     set that knows a hash of its images has it in ``content_hash``; it is taken in.
+
+    Args:
+        dataset: the data set.
+        root: the data folder.
+        names: of the classes by label, to tell which hash the images would have under them; by default their own.
     """
     base = from_home(root).absolute()
+
+    def name_of(item: Any) -> str:
+        return item.classname if names is None else names[item.label]
+
     rows: dict[str, Any] = {
-        part: sorted([_relative(item.impath, base), item.label, item.classname] for item in items or ())
+        part: sorted([_relative(item.impath, base), item.label, name_of(item)] for item in items or ())
         for part, items in (("train", dataset.train_x), ("val", dataset.val), ("test", dataset.test))
     }
     if content := getattr(dataset, "content_hash", ""):

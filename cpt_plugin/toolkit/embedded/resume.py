@@ -196,7 +196,7 @@ def check_same_run(own: Mapping[str, Any], saved: Mapping[str, Any], path: Path)
         changed = differences(saved.get("config") or {}, own["config"])
         differing.append("configuration (saved != now): " + ("; ".join(changed) or "hash"))
     if saved.get("split_hash") != own["split_hash"]:
-        differing.append("images or labels (split hash)")
+        differing.append("images, labels or class names (split hash)")
     if saved.get("class_names") != own["class_names"]:
         differing.append("class names: " + _differing_names(saved.get("class_names") or [], own["class_names"]))
     if differing:
