@@ -90,7 +90,8 @@ def _counts(trainer: Any) -> list[int | None]:
     elif others:
         LOG.warning(
             f"posthoc: {adjusted} of the {len(evaluated)} classes here were trained and are adjusted; {len(others)} "
-            f"have no prior (their names are of no trained class, or do not tell which) and stay as they are: {some(others)}"
+            f"have no prior (their names are of no trained class, or do not tell which) and stay as they are: "
+            f"{some(others)}"
         )
     if adjusted:
         images = [count for count in counts if count is not None]
