@@ -133,7 +133,7 @@ def _predicted_counts(evaluator: Any) -> list[int]:
 def _calibration_error(evaluator: Any) -> float | None:
     """Expected calibration error (%) of the last evaluation."""
     batches = getattr(evaluator, "confidence", [])
-    confidence = torch.cat(batches) if batches else []
+    confidence = torch.cat(batches) if batches else torch.zeros(0)
     correct = [truth == predicted for truth, predicted in zip(evaluator._y_true, evaluator._y_pred, strict=True)]
     return metrics.expected_calibration_error(confidence, correct)
 
@@ -148,7 +148,7 @@ def _keep_confidence(reset: Any, process: Any) -> tuple[Any, Any]:
     @functools.wraps(reset)
     def reset_too(self: Any) -> None:
         reset(self)
-        self.confidence: list[torch.Tensor] = []
+        self.confidence = []
 
     @functools.wraps(process)
     def process_and_keep(self: Any, mo: torch.Tensor, gt: torch.Tensor) -> None:
