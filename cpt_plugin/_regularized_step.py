@@ -122,12 +122,14 @@ class RegularizedStep:
             strengths = {name: self._sources[name][0].strength(features) for name in parts}
             total = torch.stack([self._weighted(name, part, strengths[name]) for name, part in parts.items()]).sum()
         if not total.requires_grad:
+            constant = dict.fromkeys(filter(None, map(self._remedy_of_constant, parts)))
+            advice = "".join(f" {remedy[0].upper()}{remedy[1:]}." for remedy in constant)
             raise HookError(
                 f"Nothing to regularize: no gradient flows back from the parts {', '.join(parts)} (text "
                 f"features require a gradient: {features.text.requires_grad}, image features: "
                 f"{features.image.requires_grad}). Train prompts of the encoder that these parts act on, run "
                 "that encoder with gradients on (no torch.no_grad, no checkpointing with "
-                "use_reentrant=True), or set the weights to 0."
+                f"use_reentrant=True), or set the weights to 0.{advice}"
             )
         self._keep_values(parts, strengths, features)
         self._live = {name: (part, strengths[name]) for name, part in parts.items()}
@@ -142,10 +144,14 @@ class RegularizedStep:
         new = [name for name in parts if name not in self._looked_at]
         parameters = [p for p in trained_parameters(self._trainer) if p.numel()] if new else []
         for name in new:
-            regularizer, part = self._sources[name]
-            idle = part in regularizer.constant_parts()
+            idle = self._remedy_of_constant(name) is not None
             reaching = self._reaching.get(name) or (not idle and reaches(parts[name], parameters))
             self._reaching[name] = reaching
+
+    def _remedy_of_constant(self, name: str) -> str | None:
+        """What the regularizer advises against a part that is the same for all features; None for other parts."""
+        regularizer, part = self._sources[name]
+        return regularizer.remedy_of_constant_part(part) if part in regularizer.constant_parts() else None
 
     def _warn_of_parts_without_gradient(self) -> None:
         """Say at the end of a step which of the parts that are new in it have no gradient."""
@@ -155,12 +161,18 @@ class RegularizedStep:
         if not idle:
             return
         self.parts_without_gradient += tuple(idle)
-        named = ", ".join(f"{name} of {self._sources[name][0].name}" for name in idle)
-        LOG.warning(
-            f"Without a gradient, step {self._steps}{self._position()}: {named}. Nothing that "
-            f"{type(self._trainer).__name__} trains changes it, so it is logged but regularizes nothing: train prompts "
-            "of the encoder that it acts on, or set its weight to 0."
-        )
+        advised: dict[str, list[str]] = {}
+        for name in idle:
+            remedy = self._remedy_of_constant(name)
+            advice = "train prompts of the encoder that it acts on, or " if remedy is None else f"{remedy}, or "
+            advised.setdefault(advice if remedy != "" else "", []).append(name)
+        for advice, names in advised.items():
+            named = ", ".join(f"{name} of {self._sources[name][0].name}" for name in names)
+            LOG.warning(
+                f"Without a gradient, step {self._steps}{self._position()}: {named}. Nothing that "
+                f"{type(self._trainer).__name__} trains changes it, so it is logged but regularizes nothing: {advice}"
+                "set its weight to 0."
+            )
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -102,10 +102,11 @@ def integers(values: Any, name: str) -> Tensor:
             raise _no_int64(name, int(wrapped[0]) + 2**64)
         return index
     array = _array(values, name, "integers")
-    if array.dtype in (np.uint64, object):
-        numbers = array.ravel().tolist()
-        beyond = [value for value in numbers if type(value) is int and not _LEAST <= value <= _MOST]
-        if beyond and all(type(value) is int for value in numbers):
+    if array.dtype == np.uint64 or array.dtype.kind in "fO":  # NumPy's types for integers beyond int64
+        given = np.asarray(values, dtype=object).ravel().tolist()
+        whole = [int(value) for value in given if isinstance(value, (int, np.integer)) and not isinstance(value, bool)]
+        beyond = [value for value in whole if not _LEAST <= value <= _MOST]
+        if beyond and len(whole) == len(given):
             raise _no_int64(name, beyond[0])
     if array.size and array.dtype.kind not in "iu":
         raise FeatureError(f"{name} must be integers, got {_kind(values, array)}")

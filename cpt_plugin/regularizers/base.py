@@ -93,6 +93,10 @@ class Regularizer(Part):
         """Return those parts that are the same for all features, as prepared; they regularize nothing."""
         return set()
 
+    def remedy_of_constant_part(self, part: str) -> str:
+        """Return what makes one of :meth:`constant_parts` regularize, as an imperative for messages; "" for nothing."""
+        return ""
+
     def digest(self) -> str:
         """Return a hash of the state made by `prepare`, "" where there is none."""
         return ""

@@ -131,6 +131,12 @@ class CPT(Regularizer):
         """Return "etf" where every cluster holds one class."""
         return {"etf"} if self._buckets is not None and not self._buckets.blocks else set()
 
+    def remedy_of_constant_part(self, part: str) -> str:
+        """Return how clusters get more than one class."""
+        if self.num_clusters:
+            return f"form clusters of more than one class with a smaller {self.config_node}.NUM_CLUSTERS"
+        return f"form clusters of more than one class with a larger {self.config_node}.CLUSTER_SIZE"
+
     def digest(self) -> str:
         """Return the hash of the cluster map, or of the class names where there are no clusters."""
         if self.clusters is not None:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from cpt_plugin.balance import reaches
+from cpt_plugin.errors import HookError
 from cpt_plugin.hook import CPTHook
 from cpt_plugin.regularizers import build
 from tests.hook.toy_trainers import TRAINERS, CoOpTrainer, MaPLeModel, MaPLeTrainer, make_batch
@@ -87,6 +88,28 @@ def test_clusters_of_one_class_have_no_etf_to_form(caplog):
     handle = stepped(MaPLeTrainer(), "cpt", CLUSTER_SIZE=1)
     assert handle.parts_without_gradient == ("etf",)
     assert "etf of cpt. Nothing" in caplog.text
+    assert "form clusters of more than one class with a larger CPT.CLUSTER_SIZE, or set its weight to 0" in caplog.text
+    assert "train prompts" not in caplog.text
+
+
+def test_too_many_clusters_are_to_be_fewer(caplog):
+    handle = stepped(MaPLeTrainer(), "cpt", NUM_CLUSTERS=6)
+    assert handle.parts_without_gradient == ("etf",)
+    assert "with a smaller CPT.NUM_CLUSTERS, or set its weight to 0" in caplog.text
+
+
+def test_each_reason_has_its_own_remedy(caplog):
+    handle = stepped(VisualTrainer(), "cpt", CLUSTER_SIZE=1)
+    assert handle.parts_without_gradient == ("etf", "rs")
+    etf, rs = [record.message for record in caplog.records if WARNED in record.message]
+    for warning, part, told in ((etf, "etf", "CPT.CLUSTER_SIZE"), (rs, "rs", "train prompts")):
+        assert f"{part} of cpt. Nothing" in warning
+        assert [words for words in ("CPT.CLUSTER_SIZE", "train prompts") if words in warning] == [told]
+
+
+def test_nothing_to_regularize_in_clusters_of_one_class():
+    with pytest.raises(HookError, match=r"no gradient flows back from the parts etf .* a larger CPT\.CLUSTER_SIZE\.$"):
+        stepped(VisualTrainer(), "cpt", CLUSTER_SIZE=1, WEIGHT_CC=0.0, WEIGHT_RS=0.0)
 
 
 def test_an_inactive_hook_has_no_such_parts():
