@@ -11,6 +11,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -22,7 +23,7 @@ from tests.toolkit import conformance_parts, conformance_runs  # noqa: F401 (the
 from tests.toolkit.conformance_setup import CASES, EPOCHS, TRAINERS, write_data
 
 ROOT = Path(__file__).resolve().parents[2]
-EQUAL = ("registries", "merge_order", "optimizers", "few_shot_draws", "long_tails", "transforms", "evaluator",
+EQUAL = ("registries", "merge_order", "optimizers", "few_shot_draws", "long_tails", "transforms",
          "global_seed", "resumed_rates")  # fmt: skip
 
 
@@ -81,6 +82,19 @@ def test_every_case_runs_on_the_embedded_engine(name: str, embedded: dict[str, A
 @pytest.mark.parametrize("name", EQUAL)
 def test_equal_outcomes(name: str, embedded: dict[str, Any], dassl: dict[str, Any]) -> None:
     assert dassl[name] == embedded[name]
+
+
+def test_evaluation(embedded: dict[str, Any], dassl: dict[str, Any]) -> None:
+    """Dassl's results and lines in its order; the engine has three more results, in a paragraph of their own."""
+    ours, theirs = embedded["evaluator"], dassl["evaluator"]
+    results = dict(ours["results"])
+    more = {"balanced_accuracy", "g_mean", "ece"}
+    assert [name for name in results if name not in more] == [name for name, _ in theirs["results"]]
+    assert {name: value for name, value in results.items() if name not in more} == pytest.approx(dict(theirs["results"]))
+    assert more < results.keys()
+    text, removed = re.subn(r"=> with every class counting alike.*\n\* .*\n", "", ours["text"])
+    assert (text, removed) == (theirs["text"], 1)
+    assert (ours["accuracy"], ours["counts"]) == (theirs["accuracy"], theirs["counts"])
 
 
 def test_names(embedded: dict[str, Any], dassl: dict[str, Any]) -> None:
