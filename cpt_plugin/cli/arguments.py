@@ -25,7 +25,7 @@ from cpt_plugin.cli.words import (
     report,
     typed_folder,
 )
-from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, is_yaml, own_data, own_name
+from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, found_names, own_data, own_name, own_root
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.long_tail import ALL_IMAGES, NATURAL
@@ -43,6 +43,7 @@ from cpt_plugin.methods import (
 from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, parse_protocol, tasks
 
 SHOTS = "16"
+CLASS_NAMES = "DATASET.CLASS_NAMES"
 _KEY = re.compile(r"[A-Z][A-Z0-9_]*(\.[A-Z0-9_]+)*")
 _OWNED_KEYS = {
     "SEED": "--seeds",
@@ -218,6 +219,7 @@ def parse_arguments(
     stages = [method.baseline.trainer_name.removesuffix(DPC.upper()), *([DPC.upper()] if method.dpc else [])]
     check_base_to_new(dataset, method.trainer_name, stages)
     embedded = is_embedded(dataset)
+    root = data_root(given.root or own_root(own_file), repository)
     arguments = RunArguments(
         method=method,
         dataset=dataset,
@@ -225,11 +227,11 @@ def parse_arguments(
         seeds=parse_seeds(given.seeds),
         shots=shots,
         backbone=_backbone(given.backbone, embedded),
-        root=data_root(given.root or _folder_above(own_file), repository),
+        root=root,
         output=typed_folder(given.output, repository / "output"),
         epochs=None if given.epochs is None else parse_count("--epochs", given.epochs),
         baseline=given.baseline,
-        opts=parse_opts(opts, repository),
+        opts=_with_names(parse_opts(opts, repository), (called_from(), own_root(own_file) or root, root)),
         protocol=protocol,
         variant=given.variant,
         trust_weights=given.trust_weights,
@@ -281,9 +283,13 @@ def _sampling(given: argparse.Namespace, is_own: bool) -> tuple[float, int, str,
     return ratio, number, parse_protocol(given.protocol or (FEW_SHOT_ALL if natural else BASE_TO_NEW)), opts
 
 
-def _folder_above(own_file: Path | None) -> str | None:
-    """The data folder of images that are given by their folder or list."""
-    return None if own_file is None or is_yaml(own_file) else str(own_file.parent)
+def _with_names(opts: Sequence[str], places: Sequence[Path]) -> tuple[str, ...]:
+    """The pairs, in which a file of class names has an absolute path; Raises DataError where there is none."""
+    words = list(opts)
+    for position in range(0, len(words), 2):
+        if words[position] == CLASS_NAMES and (value := words[position + 1].strip("'\"")):
+            words[position + 1] = str(found_names(value, places))
+    return tuple(words)
 
 
 def _method(text: str, dataset: str, repository: Path) -> Method:

@@ -11,7 +11,7 @@ from cpt_plugin.backbones import MICRO
 from cpt_plugin.cli.arguments import RunArguments
 from cpt_plugin.cli.repository import ROOT, config_file, default_cfg, load_trainers
 from cpt_plugin.config_identity import hashed_part
-from cpt_plugin.data.custom import is_yaml, own_settings
+from cpt_plugin.data.custom import own_root, own_settings
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.long_tail import ALL_IMAGES
 from cpt_plugin.methods import DPC, EMBEDDED_WORLD, Method, is_embedded
@@ -43,10 +43,11 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
         cfg.DATASET.NAME = ""
     own_file = arguments.dataset_file if task.dataset == arguments.dataset else None
     dataset_file = own_file or config_file("datasets", dataset)
-    if own_file is None or is_yaml(own_file):
+    root = own_root(own_file)
+    if own_file is None or root is None:
         merge_file(cfg, dataset_file)
     else:
-        merge_list(cfg, [part for pair in own_settings(own_file, arguments.root).items() for part in pair])
+        merge_list(cfg, [part for pair in own_settings(own_file).items() for part in pair])
     _check_named(cfg, dataset_file)
     for folder_name in _trainer_folders(method):
         for path in _trainer_files(folder_name, arguments):
@@ -54,7 +55,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
     own: dict[str, Any] = {
         "SEED": seed,
         "OUTPUT_DIR": str(folder if training else folder / task.folder),
-        "DATASET.ROOT": str(arguments.root),
+        "DATASET.ROOT": str(root or arguments.root),
         "DATASET.NUM_SHOTS": arguments.shots,
         "DATASET.IMBALANCE_TAU": arguments.tau,
         "DATASET.SUBSAMPLE_CLASSES": task.classes,

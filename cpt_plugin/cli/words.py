@@ -59,7 +59,7 @@ def parse_count(name: str, text: str) -> int:
     return int(text)
 
 
-def data_root(given: str | None, repository: Path) -> Path:
+def data_root(given: str | Path | None, repository: Path) -> Path:
     """Absolute folder of the images: what was given, else $DATA_ROOT, else ``data`` in the repository.
 
     Raises ConfigError for a file, and for a folder that this process may not read.
@@ -72,7 +72,7 @@ def data_root(given: str | None, repository: Path) -> Path:
     return root
 
 
-def typed_folder(given: str | None, default: str | Path) -> Path:
+def typed_folder(given: str | Path | None, default: str | Path) -> Path:
     """Absolute folder; what a person typed counts from where the command was typed."""
     return resolved(given or default, called_from())
 

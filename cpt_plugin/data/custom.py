@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
 from cpt_plugin._paths import from_home, resolved
@@ -71,11 +71,36 @@ def own_name(path: Path) -> str:
     return path.name if path.is_dir() else path.stem
 
 
-def own_settings(path: Path, root: Path) -> dict[str, str]:
-    """Configuration keys of data that are given by a folder or a list, without a yaml."""
+def own_settings(path: Path) -> dict[str, str]:
+    """Configuration keys of data that are given by a folder or a list, without a yaml; they lie in :func:`own_root`."""
     kind, key = (IMAGE_FOLDER, "FOLDER") if path.is_dir() else (IMAGE_LIST, "LIST")
-    place = path.relative_to(root) if path.is_relative_to(root) else path
-    return {"DATASET.NAME": kind, f"DATASET.{key}": str(place)}
+    return {"DATASET.NAME": kind, f"DATASET.{key}": path.name}
+
+
+def own_root(path: Path | None) -> Path | None:
+    """The data folder of data that are given by a folder or a list: the one above, whatever ``--root`` says.
+
+    So one data set has the same settings and paths, however it is spelled. None for data given otherwise.
+    """
+    return None if path is None or is_yaml(path) else path.parent
+
+
+def found_names(value: str, places: Iterable[Path]) -> Path:
+    """The file of ``DATASET.CLASS_NAMES`` on the command line, in the first of the folders that holds it.
+
+    Raises:
+        ConfigError: the value can be no path.
+        DataError: none of them does.
+    """
+    tried = list(dict.fromkeys(resolved(value, place) for place in places))
+    for path in tried:
+        if path.is_file():
+            return path
+    looked = ", nor ".join(map(str, tried))
+    raise DataError(
+        f"DATASET.CLASS_NAMES is {value!r}, but there is no file {looked}; relative paths count from where the command is "
+        "typed, then from the data folder"
+    )
 
 
 def is_yaml(path: Path) -> bool:

@@ -12,7 +12,9 @@ import torch
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.contents import Contents
 from cpt_plugin.cli.experiment import Experiment
+from cpt_plugin.cli.identity import RunData
 from cpt_plugin.cli.run import run
+from cpt_plugin.cli.settings import identity_of
 from cpt_plugin.errors import ConfigError, DataError
 from cpt_plugin.results.record import load
 from cpt_plugin.results.table import render_markdown
@@ -295,3 +297,60 @@ def test_other_names_of_the_classes_that_are_only_evaluated_are_told_too(tmp_pat
     names_file(tmp_path / "names.csv", **{**names, "d": "dog"})
     assert tried(folder, tmp_path / "out", *said) == 2
     assert "record.json is of other data than there are now: new: the class names changed" in capsys.readouterr().err
+
+
+# -- one data set, however it is spelled -------------------------------------------------------------------------------
+
+
+def settings(*given):
+    args = parse_arguments(["zeroshot", *map(str, given), "--backbone", "micro"])
+    experiment = Experiment(args.method, 1, args)
+    cfg = experiment.config()
+    return identity_of(args.method, cfg), RunData.of(cfg).split_hash
+
+
+@pytest.mark.parametrize("kind", ["folder", "list"])
+def test_another_root_or_spelling_of_the_path_is_the_same_run(folder, tmp_path, monkeypatch, kind):
+    rows = [(f"mine/{name}/photo {index}.jpg", name) for name, count in TAIL.items() for index in range(count)]
+    data = folder if kind == "folder" else write_list(tmp_path / "pets.csv", rows)
+    (tmp_path.parent / f"{tmp_path.name} link").symlink_to(tmp_path)
+    linked = tmp_path.parent / f"{tmp_path.name} link" / data.name
+    monkeypatch.setenv("CPT_CALLED_FROM", str(folder))
+    plain = settings(data)
+    for other in ((data, "--root", tmp_path.parent), (data, "--root", "/"), (f"../{data.name}",), (linked,)):
+        assert settings(*other) == plain
+
+
+def test_a_finished_run_is_found_under_another_root(tmp_path, capsys):
+    (folder,) = folders(tmp_path, "one")
+    assert tried(folder, tmp_path / "out") == 0
+    assert tried(folder, tmp_path / "out", "--root", tmp_path) == 0
+    assert "finished before" in capsys.readouterr().out
+
+
+# -- where a file of class names is looked for -------------------------------------------------------------------------
+
+
+def names_in(opts):
+    return dict(zip(opts[::2], opts[1::2], strict=True))["DATASET.CLASS_NAMES"]
+
+
+def test_class_names_count_from_where_the_command_is_typed_then_from_the_data_folder(folder, tmp_path, monkeypatch):
+    typed = tmp_path / "typed"
+    typed.mkdir()
+    monkeypatch.setenv("CPT_CALLED_FROM", str(typed))
+    above = names_file(tmp_path / "names.csv", ant="a")
+    words = (folder, "--root", tmp_path.parent, "--backbone", "micro", "DATASET.CLASS_NAMES")
+    assert names_in(asked("coop", *words, "names.csv")[3]) == str(above)
+    here = names_file(typed / "names.csv", ant="b")
+    for spelled in ("names.csv", "./names.csv", "'names.csv'", here):
+        assert names_in(asked("coop", *words, spelled)[3]) == str(here)
+    assert names_in(asked("coop", *words, "''")[3]) == "''"
+
+
+def test_missing_class_names_on_the_command_line_are_said_with_all_places(folder, tmp_path, monkeypatch):
+    monkeypatch.setenv("CPT_CALLED_FROM", str(folder))
+    with pytest.raises(DataError) as error:
+        asked("coop", folder, "--backbone", "micro", "DATASET.CLASS_NAMES", "names.csv")
+    looked = f"there is no file {folder}/names.csv, nor {tmp_path}/names.csv; relative paths count from where"
+    assert looked in str(error.value)
