@@ -74,6 +74,7 @@ class CustomDataset(DatasetBase):
 
     Attributes:
         untested: names of classes whose only image trains, so that they have none to be tested with.
+        unvalidated: names of these classes and, of images divided here, of those with too few for validation.
 
     Raises:
         ConfigError: DATASET.SHARES are no shares.
@@ -94,7 +95,9 @@ class CustomDataset(DatasetBase):
         else:
             parts = split_of(rows, cfg.DATASET.SHARES, cfg.DATASET.SPLIT_SEED, source)
         untested = {label for _, label in parts[0]} - {label for _, label in parts[2]}
+        unvalidated = untested if rows[0].part else {label for _, label in parts[0]} - {label for _, label in parts[1]}
         self.untested = frozenset(names[label] for label in untested)
+        self.unvalidated = frozenset(names[label] for label in unvalidated)
         if untested:
             _LOG.warning(
                 f"{source} has one image only of {some(sorted(map(repr, untested)))}: it trains, and the class has no "

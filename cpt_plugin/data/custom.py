@@ -98,8 +98,8 @@ def found_names(value: str, places: Iterable[Path]) -> Path:
             return path
     looked = ", nor ".join(map(str, tried))
     raise DataError(
-        f"DATASET.CLASS_NAMES is {value!r}, but there is no file {looked}; relative paths count from where the command is "
-        "typed, then from the data folder"
+        f"DATASET.CLASS_NAMES is {value!r}, but there is no file {looked}; relative paths count from where the "
+        "command is typed, then from the data folder"
     )
 
 

@@ -13,6 +13,7 @@ from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.contents import Contents
 from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.cli.identity import RunData
+from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.cli.run import run
 from cpt_plugin.cli.settings import identity_of
 from cpt_plugin.errors import ConfigError, DataError
@@ -220,6 +221,28 @@ def test_classes_that_are_known_to_be_untested_are_spared():
     Contents(("a", "b"), {0: 1, 1: 1}, {1: 1}, frozenset("a")).check("x", "all", trained=True, tested=True)
     with pytest.raises(DataError, match="x has no test images; complete"):
         Contents(("a", "b"), {0: 1, 1: 1}, {}, frozenset("ab")).check("x", "all", trained=True, tested=True)
+
+
+def validated(folder, **dataset):
+    cfg = default_cfg()
+    cfg.DATASET.ROOT, cfg.DATASET.NAME, cfg.DATASET.FOLDER = str(folder.parent), "ImageFolder", folder.name
+    cfg.TEST.SPLIT = "val"
+    for key, value in dataset.items():
+        cfg.DATASET[key] = value
+    Contents.of(cfg).check("ImageFolder", "all", trained=True, tested=True)
+
+
+def test_classes_that_were_said_to_have_no_validation_images_are_spared(tmp_path):
+    validated(image_folder(tmp_path / "few", {"ant": 1, "bee": 2, "cow": 8, "doe": 8}))
+    with pytest.raises(DataError, match=r"ImageFolder has no validation images; .*\(TEST\.SPLIT test\)"):
+        validated(tmp_path / "few", SHARES=(0.5, 0.0))
+
+
+def test_a_class_that_a_given_division_does_not_validate_is_named(tmp_path):
+    image_folder(tmp_path / "mine", {"ant": 2, "bee": 2, "cow": 1}, ("train", "test"))
+    image_folder(tmp_path / "mine", {"ant": 2, "cow": 1}, ("val",))
+    with pytest.raises(DataError, match="ImageFolder has no validation image of 1 of its 3 classes: 'bee'; complete"):
+        validated(tmp_path / "mine")
 
 
 # -- which data it was -------------------------------------------------------------------------------------------------
