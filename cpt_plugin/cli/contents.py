@@ -47,7 +47,7 @@ class Contents:
         """A data set that is there, evaluated on one of its parts."""
         parts = dataset.train_x, getattr(dataset, tested_part)
         train, test = (Counter(item.label for item in part or ()) for part in parts)
-        spared = getattr(dataset, "unvalidated" if tested_part == "val" else "untested", frozenset())
+        spared: frozenset[str] = getattr(dataset, "unvalidated" if tested_part == "val" else "untested", frozenset())
         return cls(tuple(dataset.classnames), train, test, spared, tested_part)
 
     def check(self, dataset: str, classes: str, trained: bool, tested: bool) -> None:
