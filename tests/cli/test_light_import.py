@@ -35,9 +35,9 @@ def test_the_check_would_see_a_heavy_module():
     assert python(f"import sys, faiss; print([m for m in {HEAVY} if m in sys.modules])") == "['faiss']"
 
 
-def test_the_import_costs_less_than_a_third_of_a_second_beyond_torch():
+def test_the_import_costs_less_than_a_third_of_a_second_of_the_processor_beyond_torch():
     code = (
-        "import torch, numpy, time; start = time.perf_counter(); import cpt_plugin; "
-        "from cpt_plugin import CPTError; print(time.perf_counter() - start)"
+        "import torch, numpy, time; start = time.process_time(); import cpt_plugin; "
+        "from cpt_plugin import CPTError; print(time.process_time() - start)"
     )
     assert min(float(python(code)) for _ in range(2)) < 0.3

@@ -31,7 +31,7 @@ for line in sys.stdin:
             sys.stdout.flush()
             os._exit(3)
         if word == "sleep":
-            time.sleep(60)
+            time.sleep(3600)
         failed = word in ("fail", "wrong") or (word == "fail once" and first)
         one = {"error": word, "final": word == "wrong"} if failed else {"status": "new", "seconds": 0.0}
         outcomes.append(one | {"pid": os.getpid(), "threads": os.environ["OMP_NUM_THREADS"]})
@@ -105,7 +105,7 @@ def test_what_fails_twice_is_given_up_and_a_wrong_configuration_at_once(tmp_path
 
 
 def test_an_error_of_the_report_ends_the_pool_and_its_processes(tmp_path):
-    started, processes = time.monotonic(), []
+    processes = []
 
     def report(task, answer, again):
         processes.extend(one.processes.values())
@@ -114,7 +114,6 @@ def test_an_error_of_the_report_ends_the_pool_and_its_processes(tmp_path):
     one, _ = pool(tmp_path, ["a", "sleep", "b"], reports=report)
     with pytest.raises(OSError, match="no space left"):
         one.run()
-    assert time.monotonic() - started < 20
     assert processes
     assert all(process.poll() is not None for process in processes)
 
@@ -125,18 +124,19 @@ def test_no_tasks_start_no_process(tmp_path):
     assert (one.processes, reports) == ({}, [])
 
 
-def test_an_interruption_ends_the_processes(tmp_path):
+def test_an_interruption_ends_the_processes(tmp_path, ctrl_c_is_heard):
     one, reports = pool(tmp_path, ["sleep", "sleep"])
-    started, processes = time.monotonic(), []
+    processes = []
 
     def interrupt():
-        processes.extend(one.processes.values())
+        while len(processes) < 2 or len(list(tmp_path.glob("[01]"))) < 2:  # both at work
+            time.sleep(0.01)
+            processes[:] = one.processes.values()
         os.kill(os.getpid(), signal.SIGINT)
 
-    threading.Timer(1.0, interrupt).start()
+    threading.Thread(target=interrupt, daemon=True).start()
     with pytest.raises(KeyboardInterrupt):
         one.run()
-    assert time.monotonic() - started < 20
     assert len(processes) == 2
     assert all(process.poll() is not None for process in processes)
     assert reports == [], "an end that was asked for is no failure"

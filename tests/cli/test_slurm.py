@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -22,7 +23,6 @@ from cpt_plugin.cli.slurm import Jobs, SubmissionError
 from cpt_plugin.cli.slurm_arguments import SlurmOptions
 from cpt_plugin.errors import ConfigError
 
-pytestmark = pytest.mark.timeout(60)
 DONE = {"status": "new", "seconds": 0.0}
 
 
@@ -153,9 +153,15 @@ def test_a_job_that_still_runs_is_taken_over_and_one_that_has_ended_is_not(clust
     assert sorted(cluster.reports) == [(word, "done", False) for word in "abc"]
 
 
-def test_interrupted_it_names_the_jobs_that_go_on(cluster, capsys):
+def test_interrupted_it_names_the_jobs_that_go_on(cluster, capsys, ctrl_c_is_heard, monkeypatch):
     cluster.sweep(["RUNNING always", "PENDING always", "c"])
-    threading.Timer(0.4, os.kill, [os.getpid(), signal.SIGINT]).start()
+
+    def looks(seconds, sleep=time.sleep):
+        if len(cluster.jobs.running) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        sleep(seconds)
+
+    monkeypatch.setattr(slurm.time, "sleep", looks)
     with pytest.raises(KeyboardInterrupt):
         cluster.jobs.run()
     assert "to cancel them: scancel 101 102" in capsys.readouterr().err

@@ -162,7 +162,9 @@ def test_a_job_that_dies_is_resumed_and_the_table_is_that_of_local_processes(tmp
     assert not (output / JOURNAL).exists()
 
 
-def test_interrupted_the_jobs_go_on_and_the_same_command_takes_them_over(tmp_path, environment, tables):
+def test_interrupted_the_jobs_go_on_and_the_same_command_takes_them_over(
+    tmp_path, environment, tables, ctrl_c_is_heard
+):
     output = tmp_path / "output"
     with sweeping(words(tmp_path, "output", *SLURM), environment) as sweep:
         in_training(output, environment, sweep)
