@@ -1,7 +1,8 @@
 """R1 on the path of the command: kill a run whenever, give the command again, get the same record and prompts.
 
-Covers: `Experiment.execute` with the micro model on a small drawing of an embedded world, killed at uniformly random
-times between the start of its process and its record, and killed at every kind of write and removal that it makes.
+Covers: `Experiment.execute` with the micro model on a small drawing of an embedded world, killed at random times before
+its first state, in its training, and between its last model and its record, and killed at every kind of write and
+removal that it makes.
 """
 
 from __future__ import annotations
@@ -24,9 +25,21 @@ from cpt_plugin.cli.experiment import Experiment
 from cpt_plugin.results import record as records
 from datasets.shapes_world import store
 from tests.helpers.prompt_runs import fingerprint
-from tests.reliability.kill_harness import Run, Tally, final_models, fork, kill_after, newest_step, to_the_end
+from tests.reliability.kill_harness import (
+    PHASES,
+    Run,
+    Tally,
+    final_models,
+    fork,
+    kill_in_phase,
+    newest_step,
+    seconds_of_phases,
+    to_the_end,
+)
 
 METHODS = ("coop_cpt", "maple_cpt", "coop_dpc")
+PATIENCE = 20
+"""Kills of a phase that may miss it."""
 VOLATILE = ("timings", "created", "git")
 STATE_A_STEP = ("--epochs", "2", "TRAIN.CHECKPOINT_SECONDS", "0")
 NO_STATE_WITHIN_AN_EPOCH = ("--epochs", "1", "TRAIN.CHECKPOINT_SECONDS", "-1")
@@ -79,39 +92,43 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 # -- at random times -------------------------------------------------------------------------------------------------
 
 
-def check(data: Path, output: Path, method: str, kills: int, of_each_kind: int) -> None:
-    """Kill once a trial, at a time that is uniform over a run, until enough kills of each kind were dealt."""
+def check(data: Path, output: Path, method: str, kills: int) -> None:
+    """Kill once a trial, at a time that is uniform over a phase of a run, until so many kills landed in each phase.
+
+    A kill that comes too late halves the time for the next ones, so the speed of the machine may change.
+    """
     command = Command(data, method)
     reference = command.folder(output / "reference")
-    seconds = to_the_end(command.run, reference)
+    seconds = seconds_of_phases(command.run, reference)
     wanted = command.result(reference)
     assert wanted[0]["losses"]
     rng, tally = random.Random(29), Tally()
-    for trial in range(3 * kills):
-        if tally.kills >= kills and min(tally.before, tally.training, tally.after) >= of_each_kind:
-            break
-        folder = command.folder(output / f"trial{trial}")
-        kill_after(command.run, folder, seconds * (trial % kills + rng.random()) / kills, tally)
-        to_the_end(command.run, folder)
-        tally.compare(command.result(folder), wanted)
+    for phase in PHASES:
+        for trial in range(kills + PATIENCE):
+            if (landed := getattr(tally, phase)) >= kills:
+                break
+            folder = command.folder(output / f"{phase}{trial}")
+            kill_in_phase(command.run, folder, phase, seconds[phase] * rng.random(), tally)
+            if getattr(tally, phase) == landed:
+                seconds[phase] /= 2
+            to_the_end(command.run, folder)
+            tally.compare(command.result(folder), wanted)
     print(f"R1 command {method}: {tally}")
     assert tally.different == 0, tally
-    assert tally.identical >= kills, tally
-    assert tally.kills >= kills, tally
-    assert min(tally.before, tally.training, tally.after) >= of_each_kind, tally
+    assert min(tally.before, tally.training, tally.after) >= kills, tally
 
 
 @pytest.mark.parametrize("method", ["coop_cpt", "coop_dpc"])
 def test_run_killed_at_any_time_ends_with_the_same_record(data: Path, tmp_path: Path, method: str) -> None:
     """Of two stages the first counts as before the run's first state."""
-    check(data, tmp_path, method, kills=12, of_each_kind=1)
+    check(data, tmp_path, method, kills=4)
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("method", METHODS)
 def test_run_killed_at_any_time_ends_with_the_same_record_long(data: Path, tmp_path: Path, method: str) -> None:
-    check(data, tmp_path, method, kills=100, of_each_kind=10)
+    check(data, tmp_path, method, kills=33)
 
 
 # -- at chosen points ------------------------------------------------------------------------------------------------
