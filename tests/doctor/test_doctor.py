@@ -144,9 +144,8 @@ def test_another_python_can_be_looked_at(bare, tmp_path):
 def test_wrong_options_are_refused_on_one_line(capsys):
     assert main(["doctor", "--timeout", "0"]) == 2
     assert main(["doctor", "--nonsense"]) == 2
-    assert main(["doctor", "word"]) == 2
     error = capsys.readouterr().err
-    assert error.count("\n") == 3
+    assert error.count("\n") == 2
     assert "--help" in error
 
 
