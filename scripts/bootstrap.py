@@ -49,9 +49,17 @@ def say(text: str) -> None:
     try:
         print(shown, file=sys.stderr, flush=True)
     except BrokenPipeError:
+        leave_unsaid()
         raise SystemExit(141) from None
     except OSError:  # a full disk, or a shell that put a file of its own in the place of what was closed
-        return
+        leave_unsaid()
+
+
+def leave_unsaid() -> None:
+    """What could not be written is still kept for the end of the process, whose status it would change: drop it."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stderr.fileno())
+    os.close(nowhere)
 
 
 def answer(path: Path) -> None:

@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from cpt_plugin.data.manifest import UNFINISHED
 from cpt_plugin.data.progress import Progress, readable
@@ -84,6 +84,10 @@ def unpack(archive: Path, folder: Path, holds: Sequence[str] = ()) -> None:
         raise DataError(what) from error
 
 
+_AS_DATA: dict[str, Any] = {"filter": "data"} if hasattr(tarfile, "data_filter") else {"set_attrs": False}
+"""How a member is extracted whose name and kind were found harmless; Python before 3.11.4 has no filters."""
+
+
 def _extract(archive: Path, folder: Path) -> None:
     size = archive.stat().st_size
     if archive.name.lower().endswith(".zip"):
@@ -127,7 +131,7 @@ def _extract_member(
         _safe(member.linkname, archive)
     budget.take(member.size if member.isreg() else 0)
     if _wanted(path):
-        opened.extract(member, folder, filter="data")
+        opened.extract(member, folder, **_AS_DATA)
 
 
 def _extract_zip(opened: zipfile.ZipFile, archive: Path, folder: Path, budget: _Budget) -> None:

@@ -113,6 +113,6 @@ def test_settings_of_a_loss_are_read_by_its_methods_only(root, tmp_path):
     assert not plain.reads("LA.TAU")
     assert not own.reads("CB.BETA")
     wrong = tiny_experiment(root, tmp_path, "coop_cb", "CB.BETA", "1.0")
-    with pytest.raises(ConfigError, match=r"CB\.BETA must be in"):
+    with pytest.raises(ConfigError, match=r"CB\.BETA must be a finite number >= 0 and < 1"):
         wrong.check()
     assert own.config().LA.TAU == 1.0

@@ -51,7 +51,8 @@ def test_the_guide_of_the_docstring_works_without_any_other_edit(folder: Path) -
 
 @pytest.fixture
 def searches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """One entry for every time that folders were searched for files."""
+    """One entry for every time that folders were searched for files; none of them gets a ``__pycache__`` meanwhile."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
     found: list[str] = []
 
     def searched(path: list[str]) -> Iterator[ModuleInfo]:

@@ -283,11 +283,14 @@ def test_what_is_said_is_harmless_and_never_taken_for_the_interpreter(monkeypatc
     assert capsys.readouterr().out == ""
 
 
-def test_a_reader_that_has_gone_ends_the_set_up_quietly():
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_gone_ends_the_set_up_quietly(unbuffered):
     read, write = os.pipe()
     os.close(read)
+    environment = os.environ | {"PYTHONUNBUFFERED": unbuffered}
+    command = [sys.executable, SCRIPT, "nonsense"]
     try:
-        done = subprocess.run([sys.executable, SCRIPT, "nonsense"], stderr=write, stdout=subprocess.PIPE, check=False)
+        done = subprocess.run(command, env=environment, stderr=write, stdout=subprocess.PIPE, check=False)
     finally:
         os.close(write)
     assert (done.returncode, done.stdout) == (141, b"")
