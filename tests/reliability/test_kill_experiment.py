@@ -121,7 +121,7 @@ def check(data: Path, output: Path, method: str, kills: int) -> None:
 @pytest.mark.parametrize("method", ["coop_cpt", "coop_dpc"])
 def test_run_killed_at_any_time_ends_with_the_same_record(data: Path, tmp_path: Path, method: str) -> None:
     """Of two stages the first counts as before the run's first state."""
-    check(data, tmp_path, method, kills=4)
+    check(data, tmp_path, method, kills=2)
 
 
 @pytest.mark.long
