@@ -46,9 +46,14 @@ class LongTail:
         )
 
 
+def is_natural(tau: float, shots: int) -> bool:
+    """Whether neither ``tau`` nor ``shots`` leaves an image out."""
+    return tau == 1 and shots < 1
+
+
 def tail_in_words(tau: float, shots: int) -> str:
-    """``tau 0.25``, or ``natural`` where neither ``tau`` nor ``shots`` leaves an image out."""
-    return NATURAL if tau == 1 and shots < 1 else f"tau {tau:g}"
+    """``tau 0.25``, or ``natural`` for all images."""
+    return NATURAL if is_natural(tau, shots) else f"tau {tau:g}"
 
 
 def shots_in_words(shots: int) -> str:

@@ -28,7 +28,7 @@ from cpt_plugin.cli.words import (
 from cpt_plugin.data.custom import YAML_SUFFIXES, check_own_files, found_names, own_data, own_name, own_root
 from cpt_plugin.data.protocol import check_base_to_new
 from cpt_plugin.errors import ConfigError, CPTError
-from cpt_plugin.long_tail import ALL_IMAGES, NATURAL
+from cpt_plugin.long_tail import ALL_IMAGES, NATURAL, tail_in_words
 from cpt_plugin.methods import (
     DPC,
     Method,
@@ -111,6 +111,16 @@ class RunArguments:
     def only_tries_out(self) -> bool:
         """Whether the micro model, which knows drawn shapes only, is to see real images: a rehearsal."""
         return self.backbone == MICRO and not is_embedded(self.dataset)
+
+    @property
+    def tail(self) -> str:
+        """The tail in words."""
+        return tail_in_words(self.tau, self.shots)
+
+    @property
+    def tail_name(self) -> str:
+        """The tail in names of folders and files: ``tau0.25``, or ``natural``."""
+        return self.tail.replace(" ", "")
 
     @property
     def folder(self) -> Path:

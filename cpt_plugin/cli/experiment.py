@@ -20,7 +20,6 @@ from cpt_plugin.cli.settings import assemble, check_class_names, check_settings,
 from cpt_plugin.config_identity import NAMED_KEYS, NEUTRAL_KEYS, variant_name
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
 from cpt_plugin.locking import only_process
-from cpt_plugin.long_tail import tail_in_words
 from cpt_plugin.methods import ZEROSHOT, Method
 from cpt_plugin.protocols import BASE_TO_NEW, CROSS_DATASET, FEW_SHOT_ALL, TRANSFER, Task, tasks
 from cpt_plugin.results import record as records
@@ -56,7 +55,7 @@ class Experiment:
         Cross-dataset and domain generalization share ``-transfer``.
         """
         a = self.arguments
-        training = tail_in_words(a.tau, a.shots).replace(" ", "") + TRAININGS[a.protocol]
+        training = f"{a.tail_name}{TRAININGS[a.protocol]}"
         return a.folder / self.method.name / training / self.variant / f"seed{self.seed}"
 
     @property

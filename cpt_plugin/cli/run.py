@@ -12,7 +12,7 @@ from cpt_plugin.cli.words import report
 from cpt_plugin.cli.writing import write_beside
 from cpt_plugin.config_identity import variant_name
 from cpt_plugin.errors import ConfigError, CPTError, DataError
-from cpt_plugin.long_tail import NATURAL, tail_in_words
+from cpt_plugin.long_tail import NATURAL
 from cpt_plugin.methods import ZEROSHOT, Method, parse_method
 from cpt_plugin.protocols import BASE_TO_NEW
 
@@ -59,7 +59,7 @@ def run(args: RunArguments, make_run: MakeRun | None = None, supply: Callable[[]
         check_data(plan, args, make_run)
     except CPTError as error:
         return report(error)
-    if tail_in_words(args.tau, args.shots) == NATURAL:
+    if args.tail == NATURAL:
         _say(f"{NATURAL}: every training image is used, with the tail that the data have ({args.protocol})")
     records, status = _execute(plan, args, make_run)
     if records and status != 2:
@@ -153,8 +153,7 @@ def _execute(
         try:
             one = make_run(method, seed, args)
             going_on = " (going on with the unfinished run)" if one.is_begun else ""
-            tail = tail_in_words(args.tau, args.shots)
-            _say(f"{place} {method.name} {args.dataset} {tail} seed {seed} ...{going_on}")
+            _say(f"{place} {method.name} {args.dataset} {args.tail} seed {seed} ...{going_on}")
             outcome = one.execute()
         except (ConfigError, DataError) as error:
             return records, report(error)
@@ -186,8 +185,7 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
     printed = table.render_terminal(records, methods, args.seeds)
     suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
     suffix += f"-{variant_name(dict(zip(args.opts[::2], args.opts[1::2], strict=True)))}" if args.variant else ""
-    tail = tail_in_words(args.tau, args.shots).replace(" ", "")
-    stem = args.folder / "tables" / f"{args.method.name}-{tail}{suffix}"
+    stem = args.folder / "tables" / f"{args.method.name}-{args.tail_name}{suffix}"
     forms = ((".md", table.render_markdown), (".csv", table.render_csv))
     unwritten = write_beside(
         {stem.parent / (stem.name + suffix): render(records, methods, args.seeds) for suffix, render in forms}

@@ -17,6 +17,7 @@ from cpt_plugin.results.runs import (
     BY_SEED_KEYS,
     EVERYWHERE,
     Runs,
+    by_schedule,
     check_shared,
     collect,
     name_of,
@@ -84,9 +85,8 @@ def compare(records: Iterable[RunRecord], question: Question) -> Comparison:
     notes: dict[str, None] = dict.fromkeys(left_out)
     if is_imported(selected[0].toolkit):
         notes[NOTE] = None
-    assumed = sorted({f"{r.dataset}, tau {r.tau:g}" for r in selected if r.by_schedule})
-    if assumed and {*question.metrics} & {*GROUPS}:
-        notes[f"groups BY SCHEDULE, not read from the data (older records): {'; '.join(assumed)}"] = None
+    if {*question.metrics} & {*GROUPS}:
+        notes |= dict.fromkeys(by_schedule(selected))
     contrasts: list[Contrast] = []
     for tau in question.taus or sorted({record.tau for record in selected}, reverse=True):
         at_tau = _AtTau([record for record in selected if record.tau == tau], tau, question, notes)

@@ -19,6 +19,7 @@ from cpt_plugin.results.runs import (
     REHEARSAL,
     Key,
     Runs,
+    by_schedule,
     check_shared,
     collect,
     key_of,
@@ -145,8 +146,7 @@ class _Builder:
             self.notes[self.rehearsed] = None
         for name in self.otherwise_divided:
             self.notes[f"left out: records of '{name}', which is not the division of the data that tables show"] = None
-        if assumed := sorted({f"{r.dataset}, tau {r.tau:g}" for r in self.records if r.by_schedule}):
-            self.notes[f"groups BY SCHEDULE, not read from the data (older records): {'; '.join(assumed)}"] = None
+        self.notes |= dict.fromkeys(by_schedule(self.records))
         self._note_settings(baselines)
         for block in filled:
             self._note_outliers(block)

@@ -10,7 +10,7 @@ from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.long_tail import class_ranks, shot_counts
 from cpt_plugin.methods import is_embedded
-from cpt_plugin.protocols import BASE_TO_NEW, DATASETS_11, FEW_SHOT_ALL, SOURCE
+from cpt_plugin.protocols import BASE_TO_NEW, DATASETS_11, in_order
 from cpt_plugin.results.groups import FEW_SHOT_BANDS
 
 SCHEMA = 4
@@ -73,7 +73,7 @@ def _from_v3(plain: dict[str, Any]) -> dict[str, Any]:
 
 def _scheduled(plain: dict[str, Any]) -> list[int]:
     """Training images by label that the schedule asks for."""
-    num_classes, shots = len(plain["evaluations"][_trained(plain["protocol"])]["per_class"]), plain["shots"]
+    num_classes, shots = len(_trained(plain)["per_class"]), plain["shots"]
     if plain["tau"] == 1:
         return [shots] * num_classes
     by_rank = shot_counts(num_classes, plain["tau"], plain["config"].get("DATASET.MAX_PER_CLASS", 16))
@@ -82,9 +82,9 @@ def _scheduled(plain: dict[str, Any]) -> list[int]:
 
 def _is_certain(plain: dict[str, Any], counts: list[int]) -> bool:
     """Whether the data cannot have been otherwise than scheduled; an incomplete data set lacks test images as well."""
-    name, evaluations = plain["dataset"], plain["evaluations"]
+    name = plain["dataset"]
     if not is_embedded(name):
-        own = evaluations.values() if plain["protocol"] == BASE_TO_NEW else [evaluations[_trained(plain["protocol"])]]
+        own = plain["evaluations"].values() if plain["protocol"] == BASE_TO_NEW else [_trained(plain)]
         tested = sum(total for evaluation in own for _, _, total in evaluation["per_class"])
         if name not in DATASETS_11 or tested != manifest_of(name).counts.test:
             return False
@@ -92,6 +92,7 @@ def _is_certain(plain: dict[str, Any], counts: list[int]) -> bool:
     return asked and math.isclose(min(counts) / max(counts), plain["realized_tau"])
 
 
-def _trained(protocol: str) -> str:
-    """Name of the evaluation of the classes trained on."""
-    return {BASE_TO_NEW: "base", FEW_SHOT_ALL: "all"}.get(protocol, SOURCE)
+def _trained(plain: dict[str, Any]) -> dict[str, Any]:
+    """The evaluation of the classes trained on."""
+    evaluations: dict[str, dict[str, Any]] = plain["evaluations"]
+    return evaluations[in_order(plain["protocol"], plain["dataset"], evaluations)[0]]

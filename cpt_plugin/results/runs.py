@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from cpt_plugin.backbones import MICRO
 from cpt_plugin.config_identity import NEUTRAL_KEYS, differences
 from cpt_plugin.errors import RecordError
-from cpt_plugin.long_tail import NATURAL, shots_in_words, tail_in_words
+from cpt_plugin.long_tail import NATURAL, is_natural, shots_in_words
 from cpt_plugin.methods import ZEROSHOT, is_embedded
 from cpt_plugin.protocols import plain_dataset
 from cpt_plugin.results.record import RunRecord
@@ -60,8 +60,13 @@ def key_of(run: RunRecord | Failure) -> Key:
 
 def tail_key(run: RunRecord | Failure) -> float | str:
     """tau, or `natural` for a run on all images: it is not one of tau 1, which draws as many images of each class."""
-    is_natural = isinstance(run, RunRecord) and tail_in_words(run.tau, run.shots) == NATURAL
-    return NATURAL if is_natural else run.tau
+    return NATURAL if isinstance(run, RunRecord) and is_natural(run.tau, run.shots) else run.tau
+
+
+def by_schedule(records: Iterable[RunRecord]) -> list[str]:
+    """What to say of records whose groups rest on the schedule, not on the data: one note, or none."""
+    places = sorted({f"{record.dataset}, tau {record.tau:g}" for record in records if record.by_schedule})
+    return [f"groups BY SCHEDULE, not read from the data (older records): {'; '.join(places)}"] if places else []
 
 
 def run_of(run: RunRecord | Failure) -> tuple[Key, int]:

@@ -23,19 +23,10 @@ from cpt_plugin.toolkit.embedded.image_files import opened
 from cpt_plugin.toolkit.embedded.loader import read_image
 from datasets import _custom
 from datasets._custom import Row, split_of
-from tests.helpers.fixtures.custom import COUNTS, image_folder, image_list, write_list
+from tests.helpers.fixtures.custom import COUNTS, configured, image_folder, image_list, write_list
 
 NAMES = sorted(COUNTS)  # capitals come first
 PARTS = ("train", "val", "test")
-
-
-def configured(root, kind="ImageFolder", **dataset):
-    cfg = default_cfg()
-    cfg.SEED, cfg.DATASET.ROOT, cfg.DATASET.NAME = 3, str(root), kind
-    where = {"FOLDER": "mine"} if kind == "ImageFolder" else {"LIST": "mine/labels.csv"}
-    for key, value in {**where, **dataset}.items():
-        cfg.DATASET[key] = value
-    return cfg
 
 
 def loaded(root, kind="ImageFolder", **dataset):

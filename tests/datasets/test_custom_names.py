@@ -9,23 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cpt_plugin import toolkit
-from cpt_plugin.cli.repository import default_cfg
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.data.imagenet import imagenet_classes
 from cpt_plugin.errors import DataError
 from datasets._class_names import check_names, names_of, read_names
-from tests.helpers.fixtures.custom import image_folder, image_list, write_list
+from tests.helpers.fixtures.custom import configured, image_folder, image_list, write_list
 
 PLAIN = {"Cat": "house cat", "dog": "hound", "green goat": "goat, green", "red_barn": "barn"}
-
-
-def configured(root, kind="ImageFolder", **dataset):
-    cfg = default_cfg()
-    cfg.SEED, cfg.DATASET.ROOT, cfg.DATASET.NAME = 3, str(root), kind
-    where = {"FOLDER": "mine"} if kind == "ImageFolder" else {"LIST": "mine/labels.csv"}
-    for key, value in {**where, **dataset}.items():
-        cfg.DATASET[key] = value
-    return cfg
 
 
 def named(root, rows, kind="ImageFolder", columns=("label", "name"), **dataset):
