@@ -163,9 +163,8 @@ def run(args: argparse.Namespace, cfg: Any) -> None:
         LOG.info(f"** Config **\n{cfg}\n** System info **\n{toolkit.collect_env_info()}\n")
         trainer = toolkit.build_trainer(cfg)
         trained = not (args.eval_only or args.no_train) and getattr(trainer, "trainable", True)
-        part = "val" if cfg.TEST.SPLIT == "val" else "test"
         tested = not (cfg.TEST.NO_TEST or args.no_train)
-        contents = Contents.of_dataset(trainer.dm.dataset, part)
+        contents = Contents.of_dataset(trainer.dm.dataset, cfg)
         contents.check(cfg.DATASET.NAME, cfg.DATASET.SUBSAMPLE_CLASSES, trained=trained, tested=tested)
         if args.eval_only:
             trainer.load_model(args.model_dir, epoch=args.load_epoch)

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 
 _UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_SHORT = {"\t": r"\t", "\n": r"\n", "\r": r"\r"}
 _TAG = re.compile(r"<(?=[A-Za-z/!?])")
 _ENTITY = re.compile(r"&(?=#?\w+;)")
 _BACKSLASH = re.compile(r"\\(?=[!-/:-@\[-`{-~]|$)")
@@ -85,4 +84,4 @@ def _escape(sign: str) -> str:
     code = ord(sign)
     if 0xDC80 <= code <= 0xDCFF:  # how Python holds a byte that is no UTF-8
         return rf"\x{code - 0xDC00:02x}"
-    return _SHORT.get(sign) or (rf"\x{code:02x}" if code < 0x100 else rf"\u{code:04x}")
+    return sign.encode("unicode_escape").decode("ascii")

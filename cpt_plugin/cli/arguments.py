@@ -113,6 +113,11 @@ class RunArguments:
         return self.backbone == MICRO and not is_embedded(self.dataset)
 
     @property
+    def pairs(self) -> dict[str, str]:
+        """``opts`` by key; of a key that is given twice, the last value."""
+        return dict(zip(self.opts[::2], self.opts[1::2], strict=True))
+
+    @property
     def tail(self) -> str:
         """The tail in words."""
         return tail_in_words(self.tau, self.shots)
@@ -275,7 +280,7 @@ def _sampling(given: argparse.Namespace, is_own: bool) -> tuple[float, int, str,
     """
     tau, opts = given.tau, given.opts
     if is_own and (tau is None or _KEY.fullmatch(tau) or tau == "opts") and (tau or "").lower() != NATURAL:
-        tau, opts = NATURAL, [*([] if tau is None else [tau]), *opts]
+        tau, opts = NATURAL, [*([] if tau in (None, "opts") else [tau]), *opts]
     natural = tau.lower() == NATURAL
     ratio = 1.0 if natural else parse_tau(tau)
     if natural and given.shots not in (None, "all"):

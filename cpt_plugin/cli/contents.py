@@ -40,11 +40,12 @@ class Contents:
         """
         from cpt_plugin.toolkit import build_dataset
 
-        return cls.of_dataset(build_dataset(cfg), "val" if cfg.TEST.SPLIT == "val" else "test")
+        return cls.of_dataset(build_dataset(cfg), cfg)
 
     @classmethod
-    def of_dataset(cls, dataset: Any, tested_part: str = "test") -> Contents:
-        """A data set that is there, evaluated on one of its parts."""
+    def of_dataset(cls, dataset: Any, cfg: Any) -> Contents:
+        """A data set that is there, evaluated as a configuration says."""
+        tested_part = "val" if cfg.TEST.SPLIT == "val" else "test"
         parts = dataset.train_x, getattr(dataset, tested_part)
         train, test = (Counter(item.label for item in part or ()) for part in parts)
         spared: frozenset[str] = getattr(dataset, "unvalidated" if tested_part == "val" else "untested", frozenset())

@@ -63,8 +63,8 @@ class Experiment:
         """``KEY=VALUE`` of the command's pairs that can change this run, when the command wants them in the name."""
         if not self.arguments.variant:
             return ""
-        pairs = zip(self.arguments.opts[::2], self.arguments.opts[1::2], strict=True)
         unnamed = NEUTRAL_KEYS - NAMED_KEYS
+        pairs = self.arguments.pairs.items()
         return variant_name({k: value for k, value in pairs if self.reads(k) and k not in unnamed})
 
     @property
@@ -148,14 +148,19 @@ class Experiment:
         """
         if not self.is_claimed:
             return
+        first = self.first_stage
+        unknown = set() if first is None or first.record_file.is_file() else {"TRAINER.DPC.STAGE_ONE_HASH"}
+        identity = self._identity(config or identity_of(self.method, self.config()))
+        check_identity(self._identity_file, identity, self._nameable, {*NEUTRAL_KEYS, *unknown, *by_seed})
+
+    def _identity(self, config: dict[str, Any]) -> dict[str, Any]:
+        """What ``run.json`` says of the engine and the settings, and of the prompts evaluated, once they are there."""
         from cpt_plugin import toolkit
 
-        first, trained = self.first_stage, self.trained
-        unknown = set() if first is None or first.record_file.is_file() else {"TRAINER.DPC.STAGE_ONE_HASH"}
-        identity = {"toolkit": toolkit.NAME, "config": config or identity_of(self.method, self.config())}
-        if trained is not None and trained.record_file.is_file():
-            identity["prompts_hash"] = records.load(trained.record_file).prompts_hash
-        check_identity(self._identity_file, identity, self._nameable, {*NEUTRAL_KEYS, *unknown, *by_seed})
+        identity: dict[str, Any] = {"toolkit": toolkit.NAME, "config": config}
+        if self.trained is not None and self.trained.record_file.is_file():
+            identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
+        return identity
 
     def execute(self) -> Outcome:
         """Run, resume or skip; returns the record that lies in ``folder`` afterwards.
@@ -213,16 +218,12 @@ class Experiment:
             yield
 
     def _execute(self) -> tuple[str, records.RunRecord]:
-        from cpt_plugin import toolkit
-
         with run_log():
             if not self.record_file.is_file():
                 self._set_damaged_models_aside()
             cfg = self.config()
             data = RunData.of(cfg)
-        identity = {"toolkit": toolkit.NAME, "config": identity_of(self.method, cfg)}
-        if self.trained is not None:
-            identity["prompts_hash"] = records.load(self.trained.record_file).prompts_hash
+        identity = self._identity(identity_of(self.method, cfg))
         check_identity(self._identity_file, identity, self._nameable, data=data)
         if self.record_file.is_file():
             return "finished before", self._finished()

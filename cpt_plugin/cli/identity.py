@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from cpt_plugin._names import some
 from cpt_plugin.config_identity import NAMED_KEYS, NEUTRAL_KEYS, differences
 from cpt_plugin.data.custom import OWN_KINDS
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, CPTError
 
 _CHANGED = {"prompts_hash": "the prompts that it evaluates changed since"}
 """What is said instead of two hashes that differ."""
@@ -124,6 +124,22 @@ def check_identity(
         keys = {line.split(":")[0] for line in settings} | (NAMED_KEYS if renamed else set())
         apart = not changed and (renamed or not other_data) and all(key in named for key in keys)
         raise OtherRun(path.parent, [*changed, *filter(None, [other_data]), *settings], apart)
+
+
+def refusals(checks: Iterable[Callable[[], object]]) -> ConfigError | None:
+    """Look into folders, each by its check; one error that says what they refuse, None for nothing.
+
+    A damaged record is left for its own run to tell of.
+    """
+    found: list[ConfigError] = []
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            found.append(error)
+        except CPTError:
+            continue
+    return all_of(found) if found else None
 
 
 def all_of(errors: Sequence[ConfigError]) -> ConfigError:

@@ -32,6 +32,7 @@ def make_record(
     tested = evaluations[run.tasks[0].name]
     bands = getattr(dm.dataset, "bands", FEW_SHOT_BANDS)
     trained = None if run.trained is None else records.load(run.trained.record_file)
+    told_by: Any = trained or trainer
     present = [n for n in dm.class_counts if n]
     config = identity_of(run.method, cfg)
     return records.RunRecord(
@@ -55,11 +56,9 @@ def make_record(
         groups=group_accuracies(tested.tested, dm.class_counts, bands),
         worst_class=worst_class([c.name for c in tested.per_class], tested.tested),
         losses=last_epoch_means(trainer) if trained is None else trained.losses,
-        history=tuple(getattr(trainer, "history", ())) if trained is None else trained.history,
-        selection=getattr(trainer, "selection", "") if trained is None else trained.selection,
-        parts_without_gradient=(
-            tuple(getattr(trainer, "parts_without_gradient", ())) if trained is None else trained.parts_without_gradient
-        ),
+        history=tuple(getattr(told_by, "history", ())),
+        selection=getattr(told_by, "selection", ""),
+        parts_without_gradient=tuple(getattr(told_by, "parts_without_gradient", ())),
         prompts_hash=getattr(trainer, "prompts_hash", ""),
         timings=timings,
         config=config,

@@ -6,13 +6,14 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from cpt_plugin.cli.arguments import parse_arguments
 from cpt_plugin.cli.experiment import Experiment
-from cpt_plugin.cli.identity import all_of
+from cpt_plugin.cli.identity import refusals
 from cpt_plugin.cli.pool import Pool, Task
 from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.reproduce_arguments import ReproduceArguments
@@ -188,15 +189,12 @@ def _in_the_way(experiment: Experiment, configs: _Configurations) -> str:
 
     A damaged record there is left for the run itself to tell of.
     """
-    found: list[ConfigError] = []
-    for one in filter(lambda run: run.is_claimed, experiment.with_earlier):
-        try:
-            one.check_folder(BY_SEED_KEYS, configs.of(one))
-        except ConfigError as error:
-            found.append(error)
-        except CPTError:
-            continue
-    return str(all_of(found)) if found else ""
+
+    def look_into(one: Experiment) -> None:
+        one.check_folder(BY_SEED_KEYS, configs.of(one))
+
+    claimed = (one for one in experiment.with_earlier if one.is_claimed)
+    return str(refusals(partial(look_into, one) for one in claimed) or "")
 
 
 def _words(row: RowSpec, place: _Place, seed: int, args: ReproduceArguments) -> tuple[str, ...]:

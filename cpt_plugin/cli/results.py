@@ -14,7 +14,6 @@ from cpt_plugin.cli.writing import write_file
 from cpt_plugin.errors import ConfigError, RecordError
 from cpt_plugin.methods import find_repository, parse_dataset
 from cpt_plugin.results.grid import Grid, build_grid
-from cpt_plugin.results.imported_records import apart
 from cpt_plugin.results.record import RunRecord
 from cpt_plugin.results.runs import run_of
 from cpt_plugin.results.spec import WORLDS, TableSpec, load_spec, table_names
@@ -125,15 +124,13 @@ def _render(given: argparse.Namespace) -> int:
 def _single_tables(records: Sequence[RunRecord], form: str) -> str:
     """A table for each data set, imbalance ratio and protocol, of imported logs for each number of shots as well."""
     from cpt_plugin.results import table
-    from cpt_plugin.results.figures.group import place_of
+    from cpt_plugin.results.figures.group import by_table
     from cpt_plugin.results.summary import build_table
 
     renderers = {"terminal": table.render_terminal, "markdown": table.render_markdown}
     if form not in (*renderers, "csv"):
         raise ConfigError(f"tables of a folder come as {', '.join(renderers)} or csv, not as {form}")
-    groups: dict[tuple[object, ...], list[RunRecord]] = {}
-    for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
-        groups.setdefault((*place_of(record), *apart(record)), []).append(record)
+    groups = by_table(records)
     if not groups:
         raise RecordError("no records there: nothing to make a table of")
     if form == "csv":

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from cpt_plugin.cli.arguments import RunArguments
-from cpt_plugin.cli.identity import all_of
+from cpt_plugin.cli.identity import refusals
 from cpt_plugin.cli.words import report
 from cpt_plugin.cli.writing import write_beside
 from cpt_plugin.config_identity import variant_name
@@ -89,8 +89,7 @@ def plan_runs(args: RunArguments) -> list[tuple[Method, int]]:
     trained = list(dict.fromkeys(method for pair in stages for method in pair if method is not None))
     plan = [(method, seed) for seed in args.seeds for method in trained if method.name != ZEROSHOT]
     if args.baseline or args.method.name == ZEROSHOT:
-        options = dict(zip(args.opts[::2], args.opts[1::2], strict=True))
-        by_seed = options.get("DATASET.CLASS_ORDER", "label") != "label"
+        by_seed = args.pairs.get("DATASET.CLASS_ORDER", "label") != "label"
         seeds = args.seeds if by_seed else args.seeds[:1]
         plan = [(parse_method(ZEROSHOT), seed) for seed in seeds] + plan
     return plan
@@ -124,16 +123,8 @@ def check_folders(plan: Sequence[tuple[Method, int]], args: RunArguments, make_r
 
     Raises ConfigError, naming them all, for those that hold runs of other settings.
     """
-    found: list[ConfigError] = []
-    for method, seed in plan:
-        try:
-            make_run(method, seed, args).check_folder()
-        except ConfigError as error:
-            found.append(error)
-        except CPTError:  # a damaged record: that run tells of it, the others go on
-            continue
-    if found:
-        raise all_of(found)
+    if refused := refusals(make_run(method, seed, args).check_folder for method, seed in plan):
+        raise refused
 
 
 def _experiment() -> MakeRun:
@@ -184,7 +175,7 @@ def _show_table(args: RunArguments, methods: Sequence[str], records: Sequence[Ru
 
     printed = table.render_terminal(records, methods, args.seeds)
     suffix = "" if args.protocol == BASE_TO_NEW else f"-{args.protocol}"
-    suffix += f"-{variant_name(dict(zip(args.opts[::2], args.opts[1::2], strict=True)))}" if args.variant else ""
+    suffix += f"-{variant_name(args.pairs)}" if args.variant else ""
     stem = args.folder / "tables" / f"{args.method.name}-{args.tail_name}{suffix}"
     forms = ((".md", table.render_markdown), (".csv", table.render_csv))
     unwritten = write_beside(

@@ -64,6 +64,7 @@ def test_all_images_with_their_own_tail(folder, tail):
     micro = ("--backbone", "micro")
     assert asked("coop", folder, *tail, *micro) == (1.0, -1, "few_shot_all", ())
     assert asked("coop", folder, *tail, *micro, "OPTIM.LR", "0.1")[3] == ("OPTIM.LR", "0.1")
+    assert asked("coop", folder, *tail, *micro, "opts", "OPTIM.LR", "0.1")[3] == ("OPTIM.LR", "0.1")
     assert asked("coop", folder, *tail, *micro, "--protocol", "base_to_new")[:3] == (1.0, -1, "base_to_new")
 
 

@@ -60,6 +60,14 @@ class Group:
         return [seeds, *doubt, *(f"missing: {row.method}, seeds {listed(row.missing)}" for row in shown if row.missing)]
 
 
+def by_table(records: Iterable[RunRecord]) -> dict[tuple[Place, tuple[object, ...]], list[RunRecord]]:
+    """The records of each table, in order."""
+    found: dict[tuple[Place, tuple[object, ...]], list[RunRecord]] = {}
+    for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
+        found.setdefault((place_of(record), apart(record)), []).append(record)
+    return found
+
+
 def group_records(
     records: Iterable[RunRecord], seeds: Sequence[int] = ()
 ) -> tuple[list[Group], dict[Place, str]]:
@@ -67,11 +75,8 @@ def group_records(
 
     seeds: those expected of every run; by default all that occur in a group.
     """
-    by_place: dict[tuple[Place, tuple[object, ...]], list[RunRecord]] = {}
-    for record in sorted(records, key=lambda one: (one.dataset, -one.tau, one.protocol)):
-        by_place.setdefault((place_of(record), apart(record)), []).append(record)
     groups, refused = [], {}
-    for (place, _), members in by_place.items():
+    for (place, _), members in by_table(records).items():
         try:
             table = build_table(members, seeds=seeds)
         except RecordError as error:
