@@ -1,4 +1,4 @@
-"""SHA-256 of files; standard library only."""
+"""SHA-256 and, where that is what somebody published, MD5 of files; standard library only."""
 
 from __future__ import annotations
 
@@ -14,3 +14,13 @@ def sha256_of(path: Path) -> str:
     """
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def md5_of(path: Path) -> str:
+    """MD5 (hex) of a file, read in pieces.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from operator import attrgetter, index
 from typing import Any, TypeVar
@@ -140,8 +140,13 @@ def long_tail_subset(
             counts[item_label] += 1
             kept.append(item)
     per_class = tuple(counts[number] for number in range(num_classes))
-    present = [count for count in per_class if count]
-    return kept, LongTail(tau, min(present) / max(present), per_class, tuple(ranks), order)
+    return kept, LongTail(tau, realized_tau(per_class), per_class, tuple(ranks), order)
+
+
+def realized_tau(counts: Iterable[int]) -> float:
+    """Fewest over most images of the classes that have any."""
+    present = [count for count in counts if count]
+    return min(present) / max(present)
 
 
 def _check_tau(tau: float) -> None:

@@ -37,11 +37,11 @@ def published_label(
     Raises:
         DataError: a part or class has no images, or a verified figure or name does not hold.
     """
-    pairs = [[(item.label, item.classname) for item in part] for part in parts]
+    pairs = [{(item.label, item.classname) for item in part} for part in parts]
     refuse_empty(pairs, manifest.registered, ("test",) if manifest.test_only else NEEDED)
     if cfg.DATASET.CHECK_COUNTS:
         check_published(manifest, parts, sizes=by_part)
-    classes = len({pair for part in pairs for pair in part})
+    classes = len(set().union(*pairs))
     lacking = shortfall(manifest, classes, [len(part) for part in parts], by_part)
     if not lacking:
         return label

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import logging
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from cpt_plugin._hashing import md5_of
 from cpt_plugin.atomic import atomic_write_json, temporary_sibling
 from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.errors import DataError
@@ -115,7 +115,7 @@ def check_images(target: Path, part: str, found: int) -> None:
 
 def _write_part(source: Path, target: Path, classes: int) -> int:
     official = manifest_of("cifar100_lt").md5[source.name]
-    if source.is_file() and hashlib.md5(source.read_bytes(), usedforsecurity=False).hexdigest() != official:
+    if source.is_file() and md5_of(source) != official:
         _LOG.warning(f"{source} is not the official file of CIFAR-100 (its MD5 differs)")
     content = read_pickle(source)
     pixels, labels = content.get("data"), content.get("fine_labels")

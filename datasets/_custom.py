@@ -24,11 +24,9 @@ from cpt_plugin.toolkit.embedded.data import UprightDatum
 from cpt_plugin.toolkit.embedded.image_files import UNREADABLE, opened, orientation, reads_heic, refuse_deep
 from datasets._class_names import names_of
 from datasets._few_shot import few_shot
-from datasets._own_split import divide, number
+from datasets._own_split import Named, divide, number
 
 _LOG = logging.getLogger("cpt_plugin")
-Named = tuple[str, str]
-"""Path below the folder, and label."""
 HEIC_REMEDY = "to read it, pip install pillow-heif, or save it as JPEG"
 _NO_IMAGES = {
     b"": "it is empty",
@@ -94,8 +92,9 @@ class CustomDataset(DatasetBase):
             check_parts(parts, source)
         else:
             parts = split_of(rows, cfg.DATASET.SHARES, cfg.DATASET.SPLIT_SEED, source)
-        untested = {label for _, label in parts[0]} - {label for _, label in parts[2]}
-        unvalidated = untested if rows[0].part else {label for _, label in parts[0]} - {label for _, label in parts[1]}
+        trained, validated, tested = ({label for _, label in part} for part in parts)
+        untested = trained - tested
+        unvalidated = untested if rows[0].part else trained - validated
         self.untested = frozenset(names[label] for label in untested)
         self.unvalidated = frozenset(names[label] for label in unvalidated)
         if untested:

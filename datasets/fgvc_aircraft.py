@@ -17,7 +17,7 @@ class FGVCAircraft(SplitDataset):
         label = {name: position for position, name in enumerate(lines_of(self.needed("variants.txt")))}
         parts = []
         for part in ("train", "val", "test"):
-            file = self.needed(f"images_variant_{part}.txt")
+            file = self.needed(self.manifest.lists[part])
             pairs = [line.partition(" ")[::2] for line in lines_of(file)]
             unknown = [name for _, name in pairs if name not in label]
             if unknown:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from cpt_plugin.data.manifest import manifest_of
 from cpt_plugin.data.split_file import PARTS
 from cpt_plugin.toolkit import DATASET_REGISTRY
 from cpt_plugin.toolkit.embedded.data import Datum
@@ -20,5 +21,5 @@ class ImageNetLT(LongTailed):
     def read(self, root: Path) -> list[list[Datum]]:
         table = class_table(root, IMAGENET)
         folder = root / IMAGENET
-        lists = [folder / "ImageNet_LT" / f"ImageNet_LT_{part}.txt" for part in PARTS]
+        lists = [folder / manifest_of(self.manifest_name).lists[part] for part in PARTS]
         return read_lists(lists, folder / "images", numbered(table, table).get)

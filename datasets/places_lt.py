@@ -31,4 +31,4 @@ class PlacesLT(LongTailed):
             return (labels[name], name) if name in labels else None
 
         folder = root / manifest.folder
-        return read_lists([folder / "Places_LT" / f"Places_LT_{part}.txt" for part in PARTS], folder, class_of)
+        return read_lists([folder / manifest.lists[part] for part in PARTS], folder, class_of)

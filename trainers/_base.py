@@ -21,7 +21,7 @@ from cpt_plugin.hook import HookHandle
 from cpt_plugin.toolkit import NAME as TOOLKIT
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY
-from cpt_plugin.toolkit.embedded.selection import require_validation
+from cpt_plugin.toolkit.embedded.selection import BEST, chooses_epoch, require_validation
 from cpt_plugin.trained import counts_by_name
 from trainers._degrees import EpochFeatures
 from trainers._feature_cache import CachedImages
@@ -31,7 +31,7 @@ from trainers._parts import available_parts, parts_of
 from trainers._profiled import Profiled
 from trainers._prompted import Prediction, PromptedCLIP, PromptLearner
 from trainers._prompts import prompts_digest
-from trainers._trained import BEST, Trained
+from trainers._trained import Trained
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -97,8 +97,8 @@ class CLIPTrainer(FrozenFeatures, CachedImages, TrainerX):
             ConfigError: also on Dassl, the epoch is to be chosen on validation images, and there are none, where Dassl
                 would take test images, or they are test images.
         """
-        data, test = self.dm.dataset, self.cfg.TEST
-        if TOOLKIT == "dassl" and test.FINAL_MODEL == BEST and not test.NO_TEST:
+        data = self.dm.dataset
+        if TOOLKIT == "dassl" and chooses_epoch(self.cfg):
             require_validation(data.val or (), data.test, self.cfg.DATASET.NAME, f"TEST.FINAL_MODEL {BEST}")
         super().before_train()
 

@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cpt_plugin.config_identity import differences
-
-BEST = "best_val"
+from cpt_plugin.toolkit.embedded.selection import chooses_epoch
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Trained:
 
 def selection_of(cfg: Any, validation: Any) -> str:
     """In words, the epoch that a training run uses in the end."""
-    if cfg.TEST.NO_TEST or cfg.TEST.FINAL_MODEL != BEST:
+    if not chooses_epoch(cfg):
         return "last epoch"
     return f"best of {cfg.OPTIM.MAX_EPOCH} epochs on {len(validation or ())} validation images"
 

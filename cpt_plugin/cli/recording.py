@@ -9,6 +9,7 @@ from cpt_plugin.cli.repository import ROOT
 from cpt_plugin.cli.settings import identity_of
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.long_tail import realized_tau
 from cpt_plugin.protocols import FEW_SHOT_ALL, Task, plain_dataset
 from cpt_plugin.results import record as records
 from cpt_plugin.results.groups import FEW_SHOT_BANDS, group_accuracies, worst_class
@@ -33,7 +34,6 @@ def make_record(
     bands = getattr(dm.dataset, "bands", FEW_SHOT_BANDS)
     trained = None if run.trained is None else records.load(run.trained.record_file)
     told_by: Any = trained or trainer
-    present = [n for n in dm.class_counts if n]
     config = identity_of(run.method, cfg)
     return records.RunRecord(
         method=run.method.name,
@@ -42,7 +42,7 @@ def make_record(
         variant=run.variant,
         dataset=_labelled(a.dataset, trainer, evaluations),
         tau=a.tau,
-        realized_tau=min(present) / max(present),
+        realized_tau=realized_tau(dm.class_counts),
         class_counts=tuple(dm.class_counts),
         counts_from=FROM_DATA,
         bands=bands,

@@ -60,17 +60,16 @@ def _fetch_all(ready: list[tuple[Piece, ...]], keep_archives: bool, patience: Pa
     """Get these pieces, each from the first of its sources that has it; returns what failed, which was said."""
     troubles = []
     for ways in ready:
-        for left, piece in zip(reversed(range(len(ways))), ways, strict=True):
+        for piece in ways:
             try:
                 fetch(piece, keep_archives, patience)
                 break
             except DataError as error:
                 say(f"  {error}")
-                if left and not piece.here:
-                    say(f"  trying the next source of {piece.file.name}")
-                else:
+                if piece is ways[-1] or piece.here:
                     troubles.append(f"{piece.file.name}: see above")
                     break
+                say(f"  trying the next source of {piece.file.name}")
     return troubles
 
 

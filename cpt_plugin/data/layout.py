@@ -182,13 +182,15 @@ def _by_content(
     manifest: Manifest, root: Path, tree: _Tree, missing: Iterable[str], found: Mapping[str, Path]
 ) -> dict[str, Path]:
     """Missing image folders found by images that the split file names, or by folders that are called as classes."""
+    images = {f"{manifest.folder}/{images}" for images in manifest.images}
+    missing = [path for path in missing if path in images]
+    if not missing:
+        return {}
     split = f"{manifest.folder}/{manifest.split}"
     named = _named_images(found.get(split, root / split)) if manifest.split else []
     classes = {plain_name(name) for name in manifest.class_names.names}
     moves: dict[str, Path] = {}
     for path in missing:
-        if path not in {f"{manifest.folder}/{images}" for images in manifest.images}:
-            continue
         below = (root / path).relative_to(root / manifest.base)
         samples = [name.relative_to(below) for name in named if name.is_relative_to(below)][:_SAMPLES]
         for folder, (folders, _) in tree.items():

@@ -8,7 +8,9 @@ from cpt_plugin.errors import DataError
 
 
 def read_listed(path: Path) -> list[tuple[str, str]]:
-    """Path and label of each line; a path without an ending, as in FGVC-Aircraft's lists, is that of a ``.jpg``.
+    """Path and label of each line; lines that begin with ``#`` are comments.
+
+    A path without an ending, as in FGVC-Aircraft's lists, is that of a ``.jpg``.
 
     Raises:
         DataError: the file cannot be read, a line has no path or label, or a path leaves the folder.
@@ -19,7 +21,7 @@ def read_listed(path: Path) -> list[tuple[str, str]]:
         raise DataError(f"the list {path} cannot be read ({error}): get it again") from error
     rows = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         image, _, label = line.strip().partition(" ")
         pure = PurePosixPath(image)

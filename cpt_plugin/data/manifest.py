@@ -130,7 +130,7 @@ class Manifest:
     def base(self) -> str:
         """Folder below the data root to which the paths in the split file or the lists are relative."""
         below = PurePosixPath(self.folder, *self.images[:1])
-        return str(below if len(self.images) == 1 else below.parent if self.images else below)
+        return str(below.parent if len(self.images) > 1 else below)
 
     def source_of(self, path: str) -> Source | None:
         """Where a file or folder below the data root comes from; None where no source gives it."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from cpt_plugin.data.manifest import Manifest
+from cpt_plugin.data.manifest import Counts, Manifest
 from cpt_plugin.data.split_file import PARTS
 
 
@@ -28,15 +28,7 @@ def differences(manifest: Manifest, names: Sequence[str], sizes: Sequence[int] =
     found = Differences([], [])
     kind = found.wrong if manifest.class_names.verified else found.doubtful
     kind += _name_differences(names, manifest.class_names.names)
-    figures = [("classes", len(names), counts.classes)]
-    if sizes:
-        published = (counts.train, counts.val, counts.test)
-        figures += [
-            (f"{part} images", size, number)
-            for part, size, number in zip(PARTS, sizes, published, strict=True)
-            if number is not None
-        ]
-    for what, is_there, should in figures:
+    for what, is_there, should in _figures(counts, len(names), sizes):
         if is_there != should:
             more = "more" if is_there > should else "fewer"
             line = f"{is_there} {what}, {abs(is_there - should)} {more} than {should}"
@@ -54,13 +46,19 @@ def shortfall(manifest: Manifest, classes: int, sizes: Sequence[int], by_part: b
         by_part: False where the images were divided otherwise, so that only their total can be compared.
     """
     counts = manifest.counts
-    published = [counts.train, counts.val, counts.test]
-    figures = [("classes", classes, counts.classes)]
-    if by_part:
-        figures += [(f"{p} images", n, m) for p, n, m in zip(PARTS, sizes, published, strict=True) if m is not None]
-    else:
+    figures = _figures(counts, classes, sizes if by_part else ())
+    if not by_part:
+        published = (counts.train, counts.val, counts.test)
         figures.append(("images", sum(sizes), sum(number or 0 for number in published)))
     return [f"{there:,} of {should:,} {what}" for what, there, should in figures if there < should]
+
+
+def _figures(counts: Counts, classes: int, sizes: Sequence[int]) -> list[tuple[str, int, int]]:
+    """Of the classes and, where sizes are given, of each part: what it is, number here, number published."""
+    published = (counts.train, counts.val, counts.test)
+    parts = zip(PARTS, sizes, published, strict=True) if sizes else ()
+    images = [(f"{part} images", here, number) for part, here, number in parts if number is not None]
+    return [("classes", classes, counts.classes), *images]
 
 
 def _name_differences(found: Sequence[str], published: Sequence[str]) -> list[str]:

@@ -8,7 +8,6 @@ images and classes.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from cpt_plugin._hashing import md5_of
 from cpt_plugin._names import some
 from cpt_plugin.data import IMAGE_SUFFIXES
 from cpt_plugin.data._examine import Content, examine
@@ -205,8 +205,7 @@ def _published_pins(manifest: Manifest, folder: Path, split: str) -> dict[str, _
         if not (folder / path).is_file():
             continue
         if path in manifest.md5:
-            found = hashlib.md5((folder / path).read_bytes(), usedforsecurity=False).hexdigest()
-            pins[path] = _Pin(found == manifest.md5[path], f"MD5 is {manifest.md5[path]}")
+            pins[path] = _Pin(md5_of(folder / path) == manifest.md5[path], f"MD5 is {manifest.md5[path]}")
         elif source and source.sha256 and not source.into.endswith("/"):
             pins[path] = _Pin(is_published(folder / path, source.sha256), f"SHA-256 is {source.sha256}")
     return pins

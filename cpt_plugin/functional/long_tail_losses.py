@@ -86,7 +86,7 @@ def balanced_softmax(logits: Tensor, labels: Labels, counts: Numbers) -> Tensor:
     z, n = _logits(logits), _counts(counts, logits)
     y, valid = class_indices(labels, z, "logits", z.shape[1])
     with full_precision(logits):
-        return F.cross_entropy(z + _images(n).log().to(z), y) * valid
+        return F.cross_entropy(z + n.clamp_min(1).log().to(z), y) * valid
 
 
 def focal(logits: Tensor, labels: Labels, gamma: float = 2.0) -> Tensor:
@@ -126,7 +126,7 @@ def effective_number_weights(counts: Numbers, beta: float = 0.9999) -> Tensor:
     """
     beta = number("beta", beta, least=0, below=1)
     numbers = class_numbers(counts, "counts")
-    images = _images(numbers)
+    images = numbers.clamp_min(1)
     weights = (1 - beta) / -torch.expm1(images * math.log(beta)) if beta > 0 else torch.ones_like(images)
     present = weights[numbers > 0] if bool((numbers > 0).any()) else weights
     return weights / present.mean()

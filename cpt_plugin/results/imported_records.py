@@ -6,7 +6,7 @@ that they stand in tables of their own and in no mean with records.
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL
 from cpt_plugin.results.groups import FEW_SHOT_BANDS, GROUPS, GroupAccuracy
 from cpt_plugin.results.imported import MARK, ImportedRun, from_plain
 from cpt_plugin.results.record import Backbone, Evaluation, GitState, RunRecord, plain_json
+from cpt_plugin.results.store import lines_of
 from cpt_plugin.results.text import DASH, UNKNOWN_TAU, listed
 
 NOTE = "imported from logs: accuracies as printed there, to 0.1; a dash for what a log does not tell"
@@ -38,18 +39,12 @@ def read_imported(path: Path) -> list[ImportedRun]:
     Raises:
         RecordError: it cannot be read, a line is damaged, or records are among them.
     """
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecordError(f"{path}: cannot be read: {error}: import the logs again") from error
     runs = []
-    for number, line in enumerate(lines, 1):
-        if line:
-            origin = f"{path}, line {number}"
-            plain = plain_json(line, origin)
-            if not isinstance(plain, dict) or MARK not in plain:
-                raise RecordError(f"{origin}: is not imported from a log: keep the two in files of their own")
-            runs.append(from_plain(plain, origin))
+    for line, origin in lines_of(path, "import the logs again"):
+        plain = plain_json(line, origin)
+        if not isinstance(plain, dict) or MARK not in plain:
+            raise RecordError(f"{origin}: is not imported from a log: keep the two in files of their own")
+        runs.append(from_plain(plain, origin))
     return runs
 
 
@@ -74,14 +69,13 @@ def as_records(runs: Iterable[ImportedRun]) -> tuple[list[RunRecord], list[str]]
     pairs = []
     for parts in by_place.values():
         first = next(iter(parts.values()))[0]
+        names = [_name(one) for same in parts.values() for one in same]
         if any(len({one.accuracy for one in same}) > 1 for same in parts.values()):
-            left["several results for the same prompts"] += [_name(one) for same in parts.values() for one in same]
+            left["several results for the same prompts"] += names
         elif set(parts) in ({"base", "new"}, {"all"}):
             pairs.append({name: parts[name][0] for name in sorted(parts)})
         else:
-            left[f"{first.classes or 'no classes'} without the other half"] += [
-                _name(one) for same in parts.values() for one in same
-            ]
+            left[f"{first.classes or 'no classes'} without the other half"] += names
     variants = _variants(pairs)
     found = [_record(pair, variant) for pair, variant in zip(pairs, variants, strict=True)]
     return found, [f"in no table ({reason}): {listed(names)}" for reason, names in left.items()]
@@ -95,10 +89,9 @@ def _variants(pairs: Sequence[dict[str, ImportedRun]]) -> list[str]:
     """What sets the runs of one trainer apart: its configuration, and its folder where that is not enough; or ""."""
     first = [next(iter(pair.values())) for pair in pairs]
     configs: dict[str, set[str]] = defaultdict(set)
-    same: dict[tuple[object, ...], int] = defaultdict(int)
+    same = Counter(map(_slot, first))
     for run in first:
         configs[run.trainer].add(run.config)
-        same[_slot(run)] += 1
     crowded = {(run.trainer, run.config) for run in first if same[_slot(run)] > 1}
     return [
         ", ".join([

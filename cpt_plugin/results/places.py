@@ -91,8 +91,9 @@ def read_folder(
     own = {run_of(one.record) for one in found}
     for path in sorted(path for path in folder.rglob("*.jsonl*") if is_lines(path) and path.is_file()):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        wanted = imported is not None and is_of_logs(path)
-        if hidden or path.name == JOURNAL or (is_of_others(path) and not wanted):
+        if hidden or path.name == JOURNAL:
+            continue
+        if is_of_others(path) and not (imported is not None and is_of_logs(path)):
             continue
         try:
             add([record for record in _read_file(path, imported) if run_of(record) not in own], path)

@@ -12,6 +12,7 @@ import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ from cpt_plugin._schema import SchemaError, decode
 from cpt_plugin.atomic import atomic_write_text
 from cpt_plugin.config_identity import config_hash
 from cpt_plugin.errors import RecordError
+from cpt_plugin.long_tail import realized_tau
 from cpt_plugin.protocols import BASE_TO_NEW, FEW_SHOT_ALL, PROTOCOLS, SOURCE, in_order
 from cpt_plugin.results.groups import GROUPS, Bands, GroupAccuracy, WorstClass, group_accuracies, ranks_of, worst_class
 from cpt_plugin.results.older import BY_SCHEDULE, COUNTS_FROM, DERIVED, FROM_DATA, SCHEMA, converted
@@ -101,7 +103,7 @@ class Evaluation:
         """(correct, total) of each class, in label order."""
         return [(result.correct, result.total) for result in self.per_class]
 
-    @property
+    @cached_property
     def by_class(self) -> dict[str, float | None]:
         """The metrics :data:`BY_CLASS`; None for those that the record does not know."""
         return {
@@ -324,10 +326,9 @@ def _check_counts(record: RunRecord) -> None:
         raise SchemaError("counts_from", f"expected one of {', '.join(COUNTS_FROM)}, found {record.counts_from!r}")
     if len(counts) != len(tested):
         raise SchemaError("class_counts", f"has {len(counts)} classes, but {len(tested)} are tested")
-    present = [count for count in counts if count]
-    if not present or min(counts) < 0:
+    if not any(counts) or min(counts) < 0:
         raise SchemaError("class_counts", f"{min(counts)} to {max(counts)} training images cannot be")
-    ratio = min(present) / max(present)
+    ratio = realized_tau(counts)
     if record.counts_from == FROM_DATA and not math.isclose(ratio, record.realized_tau, abs_tol=_TOLERANCE):
         raise SchemaError("realized_tau", f"is {record.realized_tau}, but class_counts give {ratio}")
     if record.bands.few_up_to >= record.bands.many_from:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -92,11 +92,10 @@ def means_nothing(backbone: str, dataset: str) -> bool:
 def split_rehearsals(records: Iterable[RunRecord]) -> tuple[list[RunRecord], str]:
     """The records without those whose accuracies mean nothing, and what to say of these; "" where there are none."""
     kept: list[RunRecord] = []
-    left_out: dict[str, dict[str, int]] = {}
+    left_out: dict[str, Counter[str]] = defaultdict(Counter)
     for record in records:
         if means_nothing(record.backbone.name, record.dataset):
-            names = left_out.setdefault(record.dataset, {})
-            names[name_of(record)] = names.get(name_of(record), 0) + 1
+            left_out[record.dataset][name_of(record)] += 1
         else:
             kept.append(record)
     places = "; ".join(
@@ -150,7 +149,7 @@ def other_images(records: Iterable[RunRecord]) -> dict[tuple[str, float | str, s
     seen: dict[tuple[str, float | str, str, int], RunRecord] = {}
     found: dict[tuple[str, float | str, str, int], str] = {}
     for record in records:
-        key = (record.dataset, tail_key(record), record.protocol, record.seed)
+        key = (*key_of(record)[2:], record.seed)
         other = seen.setdefault(key, record)
         for name in sorted(other.evaluations.keys() & record.evaluations.keys()):
             one, two = other.evaluations[name], record.evaluations[name]

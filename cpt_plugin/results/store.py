@@ -44,14 +44,23 @@ def read_lines(path: Path) -> list[RunRecord]:
     Raises:
         RecordError: it is missing, a record damaged (line named), or a line not a record but figures from a log.
     """
+    return [_from_line(line, origin) for line, origin in lines_of(path, _REMEDY)]
+
+
+def lines_of(path: Path, remedy: str) -> list[tuple[str, str]]:
+    """The lines of a file of JSON lines, compressed if it is called so, each with what names it in messages.
+
+    Raises:
+        RecordError: it cannot be read; ``remedy`` says what to do.
+    """
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix == COMPRESSED else data
         lines = data.decode().splitlines()
     except (OSError, ValueError, EOFError, zlib.error) as error:
         reason = getattr(error, "strerror", None) or error
-        raise RecordError(f"{path}: cannot be read: {reason}: {_REMEDY}") from error
-    return [_from_line(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
+        raise RecordError(f"{path}: cannot be read: {reason}: {remedy}") from error
+    return [(line, f"{path}, line {number}") for number, line in enumerate(lines, 1) if line]
 
 
 def to_lines(records: Iterable[RunRecord]) -> str:

@@ -22,6 +22,7 @@ from cpt_plugin.results.text import (
     markdown,
     outlier_line,
     shown_tau,
+    span,
     spread,
     wrapped,
 )
@@ -80,7 +81,7 @@ def csv_of(tables: Sequence[Table]) -> str:
 
 def title_of(table: Table) -> list[str]:
     """Two lines: what was measured, and with what; a third one where it is no measurement."""
-    realized = _span([shown_tau(tau, ".4g") for tau in table.realized_taus], " to ")
+    realized = span([shown_tau(tau, ".4g") for tau in table.realized_taus], " to ")
     tail = f"tau {DASH}" if table.tau == UNKNOWN_TAU else tail_in_words(table.tau, table.shots)
     ranked = "" if tail == NATURAL else f"classes ranked by {table.class_order}, "
     return [
@@ -134,11 +135,7 @@ def header_of(table: Table, column: str) -> str:
 
 def _sizes(table: Table, group: str) -> str:
     """Numbers of classes of a group; "" where logs do not tell them."""
-    return "" if is_imported(table.toolkit) else _span(table.group_sizes[group], "-")
-
-
-def _span(values: Sequence[object], joint: str) -> str:
-    return joint.join(dict.fromkeys((str(values[0]), str(values[-1]))))
+    return "" if is_imported(table.toolkit) else span(table.group_sizes[group], "-")
 
 
 def _cells(row: Row, columns: Sequence[str], padded: bool = False) -> list[str]:

@@ -39,6 +39,11 @@ def listed(values: Sequence[object]) -> str:
     return ", ".join(map(str, values))
 
 
+def span(values: Sequence[object], joint: str) -> str:
+    """The first and the last value; one where they read alike."""
+    return joint.join(dict.fromkeys((str(values[0]), str(values[-1]))))
+
+
 def wrapped(line: str) -> str:
     """A line cut at the terminal's width, what follows indented."""
     text = one_line(" ".join(line.splitlines()))

@@ -14,6 +14,7 @@ from cpt_plugin.results.imported import read_logs, to_lines
 from cpt_plugin.results.imported_records import as_records, read_imported
 from cpt_plugin.results.places import load_all
 from cpt_plugin.results.record import save
+from cpt_plugin.results.store import compressed
 from cpt_plugin.results.store import to_lines as record_lines
 from cpt_plugin.results.summary import build_table
 from tests.helpers.dassl_logs import STEP, base_to_new, head, result, write
@@ -63,6 +64,8 @@ def test_lines_give_the_same_runs_and_older_lines_tell_by_their_folders(logs, tm
     found = read_logs(logs)[0]
     (tmp_path / "a.jsonl").write_text(to_lines(found))
     assert read_imported(tmp_path / "a.jsonl") == found
+    (tmp_path / "a.jsonl.gz").write_bytes(compressed(to_lines(found)))
+    assert read_imported(tmp_path / "a.jsonl.gz") == found
     older = '{"accuracy": %s, "experiment": "base2new/%s/dtd/shots_16/MaPLe/vit", "imported": true, "run": "seed1"}\n'
     (tmp_path / "b.jsonl").write_text(older % (80.0, "train_base") + older % (60.0, "test_new"))
     (record,), _ = as_records(read_imported(tmp_path / "b.jsonl"))

@@ -11,6 +11,7 @@ from cpt_plugin.results.figures.group import Group
 from cpt_plugin.results.figures.style import BLACK, COLORS, Drawing, finish, label, new_figure, stem_of
 from cpt_plugin.results.groups import THIRDS, third_of
 from cpt_plugin.results.record import RunRecord
+from cpt_plugin.results.text import span
 
 _HATCHES = ("", "///", "...")
 _MOST_NAMES = 40
@@ -79,14 +80,9 @@ def by_rank(runs: Sequence[RunRecord]) -> list[list[float]]:
 
 def _labels(runs: Sequence[RunRecord]) -> list[str]:
     """Name and training images of the class of each rank; the images alone where the seeds rank differently."""
-    counts = [_span(one) for one in zip(*(sorted(r.class_counts, reverse=True) for r in runs), strict=True)]
+    counts = [span(sorted(one), "-") for one in zip(*(sorted(r.class_counts, reverse=True) for r in runs), strict=True)]
     orders = {tuple(record.ranks) for record in runs}
     if len(orders) > 1:
         return [f"n = {count}" for count in counts]
     names = dict(zip(next(iter(orders)), (result.name for result in runs[0].trained.per_class), strict=True))
     return [f"{label(names[rank].replace('_', ' '))} ({count})" for rank, count in enumerate(counts)]
-
-
-def _span(counts: Sequence[int]) -> str:
-    """Training images of one rank: the same number in every seed, or from the smallest to the largest."""
-    return "-".join(dict.fromkeys((str(min(counts)), str(max(counts)))))

@@ -9,7 +9,7 @@ from cpt_plugin.errors import RecordError
 from cpt_plugin.long_tail import shots_in_words
 from cpt_plugin.results.imported_records import apart, is_imported
 from cpt_plugin.results.record import RunRecord
-from cpt_plugin.results.runs import REHEARSAL, means_nothing, name_of, tail_key
+from cpt_plugin.results.runs import REHEARSAL, key_of, means_nothing, name_of
 from cpt_plugin.results.summary import Table, build_table
 from cpt_plugin.results.text import listed, shown_tau
 
@@ -92,7 +92,7 @@ def group_records(
 
 def place_of(record: RunRecord) -> Place:
     """The table that a run belongs to."""
-    return record.dataset, tail_key(record), record.protocol
+    return key_of(record)[2:]
 
 
 def title_of(place: Place) -> str:

@@ -99,7 +99,8 @@ def _register_heic() -> None:
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
     refuse_deep(image)
-    return _rgb(ImageOps.exif_transpose(image))
+    upright = ImageOps.exif_transpose(image)  # always an image of its own
+    return upright if upright.mode == "RGB" else _rgb(upright)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

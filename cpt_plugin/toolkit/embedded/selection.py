@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from cpt_plugin._hashing import sha256_of
 from cpt_plugin._names import some
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit.embedded.logs import LOGGER
+
+BEST = "best_val"
+"""``TEST.FINAL_MODEL`` of a training that ends with the epoch that is best on validation images."""
+
+
+def chooses_epoch(cfg: Any) -> bool:
+    """Whether training evaluates its epochs on validation images, and ends with the best one."""
+    return not cfg.TEST.NO_TEST and cfg.TEST.FINAL_MODEL == BEST
 
 
 def require_validation(val: Sequence[Any], test: Sequence[Any], name: str, reason: str) -> None:
@@ -46,17 +55,13 @@ def require_validation(val: Sequence[Any], test: Sequence[Any], name: str, reaso
 
 def _copies(val: Sequence[str], test: Sequence[str]) -> list[str]:
     """Validation images whose bytes are those of a test image; only files of equal size are read."""
-    sizes = {size for _, size in _sized(test)}
+    tested = list(_sized(test))
+    sizes = {size for _, size in tested}
     suspects = [(path, size) for path, size in _sized(val) if size in sizes]
     wanted = {size for _, size in suspects}
-    known = {_digest(path) for path, size in _sized(test) if size in wanted}
-    return [path for path, _ in suspects if _digest(path) in known]
+    known = {sha256_of(Path(path)) for path, size in tested if size in wanted}
+    return [path for path, _ in suspects if sha256_of(Path(path)) in known]
 
 
 def _sized(paths: Iterable[str]) -> Iterator[tuple[str, int]]:
     return ((path, os.stat(path).st_size) for path in paths if os.path.isfile(path))
-
-
-def _digest(path: str) -> bytes:
-    with open(path, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").digest()

@@ -30,7 +30,7 @@ from cpt_plugin.toolkit.embedded.resume import (
     run_identity,
 )
 from cpt_plugin.toolkit.embedded.rng import derive_seed, set_random_seed
-from cpt_plugin.toolkit.embedded.selection import require_validation
+from cpt_plugin.toolkit.embedded.selection import chooses_epoch, require_validation
 
 
 class SimpleTrainer(TrainerBase):
@@ -114,7 +114,7 @@ class SimpleTrainer(TrainerBase):
             raise DataError(
                 f"{self.cfg.DATASET.NAME} has no training images; it can only be evaluated (--eval-only)"
             )
-        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+        if chooses_epoch(self.cfg):
             self._require_validation("TEST.FINAL_MODEL best_val")
         if not self.cfg.TEST.NO_TEST and self.cfg.TEST.SPLIT == "val":
             self._require_validation("TEST.SPLIT val")
@@ -166,7 +166,7 @@ class SimpleTrainer(TrainerBase):
         self.history.append(self.epoch_values())
         is_last = self.epoch + 1 == self.max_epoch
         frequency = self.cfg.TRAIN.CHECKPOINT_FREQ
-        if not self.cfg.TEST.NO_TEST and self.cfg.TEST.FINAL_MODEL == "best_val":
+        if chooses_epoch(self.cfg):
             result = self.test(split="val")
             if result > self.best_result:
                 self.best_result = result
