@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from cpt_plugin.long_tail_losses.base import REGISTRY, LogitBatch, LongTailLoss, register
 
-__all__ = ["REGISTRY", "LogitBatch", "LongTailLoss", "available", "build", "register"]
+__all__ = ["REGISTRY", "LogitBatch", "LongTailLoss", "available", "build", "names", "register"]
 
 available = REGISTRY.available
 build = REGISTRY.build
+names = REGISTRY.names
 
 available()

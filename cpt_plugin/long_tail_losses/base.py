@@ -44,5 +44,5 @@ class LongTailLoss(Part):
         """Return the mean loss of a batch, a scalar."""
 
 
-REGISTRY: Registry[LongTailLoss] = Registry("long-tail loss", __package__)
+REGISTRY: Registry[LongTailLoss] = Registry("long-tail loss", __package__, LongTailLoss)
 register = REGISTRY.register

@@ -35,13 +35,26 @@ from cpt_plugin.regularizers.base import (
     FeatureBatch,
     Parts,
     Regularizer,
+    checked_parts,
     register,
     total,
 )
 
-__all__ = ["REGISTRY", "FeatureBatch", "Parts", "Regularizer", "available", "build", "register", "total"]
+__all__ = [
+    "REGISTRY",
+    "FeatureBatch",
+    "Parts",
+    "Regularizer",
+    "available",
+    "build",
+    "checked_parts",
+    "names",
+    "register",
+    "total",
+]
 
 available = REGISTRY.available
 build = REGISTRY.build
+names = REGISTRY.names
 
 available()
