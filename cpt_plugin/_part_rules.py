@@ -27,6 +27,18 @@ def place(cls: Any) -> str:
     return f"{name} ({file or module})"
 
 
+def is_scalar(value: Any) -> bool:
+    """Whether a value is a tensor of one number of floating point, without dimensions."""
+    return getattr(value, "shape", None) == () and hasattr(value, "is_floating_point") and value.is_floating_point()
+
+
+def shown(value: Any) -> str:
+    """What a value is, for messages."""
+    if hasattr(value, "is_floating_point"):
+        return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
+    return "None" if value is None else f"a {type(value).__name__}"
+
+
 def _breaches(cls: Any, kind: str, base: type) -> Iterator[str]:
     parent = f"{base.__module__.removesuffix('.base')}.{base.__name__}"
     if not (isinstance(cls, type) and issubclass(cls, base)):

@@ -378,5 +378,6 @@ def _unknown_method(text: str, name: str, learners: list[str], known: Mapping[st
     reordered = [other for other in names if sorted(other.split("_")) == sorted(name.split("_"))]
     return (
         f"{stated}; nearest: '{nearest(name, reordered or names)}'; "
-        f"a method is LEARNER{second}[_PART...] with learners {', '.join(learners) or '(none)'}, {', '.join(listed)}"
+        f"a method is LEARNER{second}[_PART...] with learners {', '.join(learners) or '(none)'}, {', '.join(listed)} "
+        "(more from other packages: docs/extending.md)"
     )

@@ -13,7 +13,7 @@ from pkgutil import iter_modules
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from cpt_plugin._names import hint
-from cpt_plugin._other_packages import parts_of_others, refusal
+from cpt_plugin._other_packages import GROUPS, parts_of_others, refusal
 from cpt_plugin._part_rules import check_class, place
 from cpt_plugin.errors import ConfigError, CPTError
 
@@ -162,26 +162,26 @@ class Registry(dict[str, type[P]], Generic[P]):
         self._seen = None if any(age is None for _, age in ages) else (ages, tuple(self.items()))
 
     def _join(self, name: str) -> None:
-        """Import what another package has under a name, if there is anything; keep nothing of what is refused."""
+        """Import what another package has under a name, if there is anything; it is refused as often as asked for."""
         entries = parts_of_others(self._package).get(name, ())
         if name in self._joined or not entries:
             return
         if name not in self._refused:
-            before = dict(self)
             try:
                 self._import(name, entries)
             except ConfigError as error:
-                self.clear()
-                self.update(before)
                 self._refused[name] = str(error)
         if name in self._refused:
             raise ConfigError(self._refused[name])
         self._joined.add(name)
 
     def _import(self, name: str, entries: tuple[EntryPoint, ...]) -> None:
-        before = set(self) - {name}
-        if name in self._files:
-            raise refusal(self._kind, name, entries, f"{self._package} has one of that name itself")
+        before = set(self)
+        for package in GROUPS.values():
+            import_module(package)
+        for registry in _REGISTRIES:
+            if name in registry._files:
+                raise refusal(self._kind, name, entries, f"{registry._package} has one of that name itself")
         if len(entries) > 1:
             raise refusal(self._kind, name, entries, "several packages claim that name")
         try:

@@ -8,9 +8,9 @@ there the long-tail loss trains the first stage. PromptSRC's further terms are a
 
 from __future__ import annotations
 
-from cpt_plugin.long_tail_losses.base import REGISTRY, LogitBatch, LongTailLoss, register
+from cpt_plugin.long_tail_losses.base import REGISTRY, LogitBatch, LongTailLoss, checked_loss, register
 
-__all__ = ["REGISTRY", "LogitBatch", "LongTailLoss", "available", "build", "names", "register"]
+__all__ = ["REGISTRY", "LogitBatch", "LongTailLoss", "available", "build", "checked_loss", "names", "register"]
 
 available = REGISTRY.available
 build = REGISTRY.build

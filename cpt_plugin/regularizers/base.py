@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from torch import Tensor
 
-from cpt_plugin._part_rules import place
+from cpt_plugin._part_rules import is_scalar, place, shown
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.functional._checks import integers
 from cpt_plugin.parts import Part, Registry
@@ -110,24 +110,18 @@ def checked_parts(regularizer: Regularizer, value: object) -> Parts:
     Raises:
         ConfigError: anything else, with the name and file of the regularizer.
     """
-    wrong = "" if isinstance(value, dict) else f"{_shown(value)}, not a dict"
+    wrong = "" if isinstance(value, dict) else f"{shown(value)}, not a dict"
     for name, part in value.items() if isinstance(value, dict) else ():
         if not isinstance(name, str):
             wrong = f"a part under {name!r}, not under a name"
-        elif not isinstance(part, Tensor) or part.shape != () or not part.is_floating_point():
-            wrong = f"{_shown(part)} as part {name!r}, not a scalar tensor of floating point"
+        elif not is_scalar(part):
+            wrong = f"{shown(part)} as part {name!r}, not a scalar tensor of floating point"
     if wrong:
         raise ConfigError(
             f"compute() of the regularizer {regularizer.name!r}, {place(type(regularizer))}, returned {wrong}: "
             'return a dict of named scalar tensors, such as {"spread": weight * loss}'
         )
     return value  # type: ignore[return-value]
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}, {str(value.dtype).removeprefix('torch.')}"
-    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def total(parts: Parts, like: Tensor) -> Tensor:

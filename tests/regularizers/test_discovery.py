@@ -133,6 +133,13 @@ def test_a_file_that_cannot_be_imported_is_named(folder: Path, text: str, messag
         available()
 
 
+def test_a_file_that_defines_two_is_named_with_both(folder: Path) -> None:
+    other = GUIDE[GUIDE.index("@register") :].replace('"spread", "SPREAD"', '"wider", "WIDER"')
+    (folder / "spread.py").write_text(f"{GUIDE}\n{other}")
+    with pytest.raises(ConfigError, match=r"spread\.py must register one regularizer, 'spread'; found .*'wider'"):
+        available()
+
+
 def test_private_files_are_not_discovered(folder: Path) -> None:
     (folder / "_draft.py").write_text("raise AssertionError")
     assert "_draft" not in available()
