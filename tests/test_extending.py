@@ -1,4 +1,4 @@
-"""The files of docs/extending.md, written where they say and left as they are, make a method and a data set."""
+"""What docs/extending.md says works as it stands: files in this repository, and a package of one's own."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
+from cpt_plugin.cli.pool import Pool, Task
+from tests.helpers.other_packages import install
+
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", (ROOT / "docs" / "extending.md").read_text(), re.DOTALL)
+PAGE = (ROOT / "docs" / "extending.md").read_text()
+BLOCKS = re.findall(r"```(?:python|yaml)\n# (\S+)\n(.*?)```", PAGE, re.DOTALL)
+PROJECT = tomllib.loads(re.search(r"```toml\n# pyproject.toml\n(.*?)```", PAGE, re.DOTALL)[1])["project"]
 KINDS = {"datasets/", "configs/", "trainers/", "cpt_plugin/"}
 
 
@@ -30,11 +36,11 @@ def extended(tmp_path):
     return clone
 
 
-def command(clone, *words):
+def command(clone, *words, **variables):
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHONPATH", "DATA_ROOT"))}
     done = subprocess.run(
         [sys.executable, "-m", "cpt_plugin", *map(str, words)],
-        cwd=clone, env=environment | {"CPT_TOOLKIT": "embedded"},
+        cwd=clone, env=environment | {"CPT_TOOLKIT": "embedded"} | {key: str(v) for key, v in variables.items()},
         capture_output=True, text=True, timeout=240, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -47,9 +53,11 @@ def test_the_page_has_a_file_of_every_kind():
 
 
 def test_the_files_work_as_they_stand(extended, tmp_path):
-    listed = command(extended, "list")
-    for name in ("words", "spread", "sqrt", "traffic"):
-        assert any(name in line.split() for line in listed.splitlines())
+    listed = [line.split(maxsplit=2) for line in command(extended, "list").splitlines()]
+    assert ["prompt", "learner", "words          Learned words before the class name."] in listed
+    assert ["regularizer", "spread", "one simplex over all classes [paper: none]"] in listed
+    assert ["loss", "sqrt", "cross-entropy weighted by 1 / count^power [paper: none]"] in listed
+    assert ["traffic", "Images", "called CLASS-NUMBER.png in one folder."] in listed
     images = tmp_path / "pictures" / "traffic"
     images.mkdir(parents=True)
     for label, name in enumerate(("bus", "car", "tram", "van")):
@@ -62,3 +70,29 @@ def test_the_files_work_as_they_stand(extended, tmp_path):
     assert "loss_spread" in (log := next((tmp_path / "out").rglob("log.txt")).read_text()), log
     assert "words_sqrt_spread" in said
     assert list((tmp_path / "out" / "traffic" / "tables").iterdir())
+
+
+@pytest.fixture
+def package(tmp_path):
+    """The package of the page's last section, as an installer leaves it."""
+    folder = tmp_path / "site-packages"
+    files = {f"my_losses/{Path(path).name}": text for path, text in BLOCKS if path.startswith("cpt_plugin/")}
+    ((group, points),) = PROJECT["entry-points"].items()
+    install(folder, {"my_losses/__init__.py": "", **files}, points, name=PROJECT["name"], group=group)
+    return folder
+
+
+def test_the_package_works_as_it_stands_in_workers_too(package, tmp_path, monkeypatch):
+    (line,) = [line for line in command(ROOT, "list", PYTHONPATH=package).splitlines() if " spread " in line]
+    assert line.endswith("one simplex over all classes [paper: none] (my-losses 1.0)")
+    words = ["coop_spread", "shapes", "0.5", "--seeds", "1", "--epochs", "1", "--shots", "2", "--no-baseline"]
+    words += ["--output", str(tmp_path / "out"), "SPREAD.WEIGHT", "0.2"]
+    answers = []
+    monkeypatch.setenv("PYTHONPATH", f"{package}{os.pathsep}{ROOT}")
+    task = Task([["coop", *words[1:]], words])
+    Pool([task], 1, lambda task, answer, again: answers.append(answer), tmp_path / "log", folder=ROOT).run()
+    assert [outcome.get("status") for outcome in answers[-1]] == ["new", "new"], answers
+    out = tmp_path / "out" / "shapes"
+    plain, spread = (next((out / name).rglob("log.txt")).read_text() for name in ("coop", "coop_spread"))
+    assert "loss_spread" in spread
+    assert "loss_spread" not in plain
