@@ -24,13 +24,20 @@ KINDS = {"datasets/", "configs/", "trainers/", "cpt_plugin/"}
 
 
 @pytest.fixture
-def extended(tmp_path):
-    """A copy of the repository with the files of the page."""
-    clone = tmp_path / "clone"
+def clone(tmp_path):
+    """A copy of the repository without the files of the page, should somebody have put them there."""
+    copy = tmp_path / "clone"
     for name in ("cpt_plugin", "trainers", "datasets", "configs"):
-        shutil.copytree(ROOT / name, clone / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for path, _ in BLOCKS:
+        (copy / path).unlink(missing_ok=True)
+    return copy
+
+
+@pytest.fixture
+def extended(clone):
+    """A copy of the repository with the files of the page."""
     for path, text in BLOCKS:
-        assert not (clone / path).exists()
         (clone / path).parent.mkdir(exist_ok=True)
         (clone / path).write_text(text)
     return clone
@@ -82,15 +89,15 @@ def package(tmp_path):
     return folder
 
 
-def test_the_package_works_as_it_stands_in_workers_too(package, tmp_path, monkeypatch):
-    (line,) = [line for line in command(ROOT, "list", PYTHONPATH=package).splitlines() if " spread " in line]
+def test_the_package_works_as_it_stands_in_workers_too(clone, package, tmp_path, monkeypatch):
+    (line,) = [line for line in command(clone, "list", PYTHONPATH=package).splitlines() if " spread " in line]
     assert line.endswith("one simplex over all classes [paper: none] (my-losses 1.0)")
     words = ["coop_spread", "shapes", "0.5", "--seeds", "1", "--epochs", "1", "--shots", "2", "--no-baseline"]
     words += ["--output", str(tmp_path / "out"), "SPREAD.WEIGHT", "0.2"]
     answers = []
-    monkeypatch.setenv("PYTHONPATH", f"{package}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("PYTHONPATH", f"{package}{os.pathsep}{clone}")
     task = Task([["coop", *words[1:]], words])
-    Pool([task], 1, lambda task, answer, again: answers.append(answer), tmp_path / "log", folder=ROOT).run()
+    Pool([task], 1, lambda task, answer, again: answers.append(answer), tmp_path / "log", folder=clone).run()
     assert [outcome.get("status") for outcome in answers[-1]] == ["new", "new"], answers
     out = tmp_path / "out" / "shapes"
     plain, spread = (next((out / name).rglob("log.txt")).read_text() for name in ("coop", "coop_spread"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-SPREAD = '''\
+WIDE = '''\
 from cpt_plugin.functional import etf_separation
 from cpt_plugin.regularizers import Regularizer, register
 
 @register
-class Spread(Regularizer):
-    name, config_node, paper, description = "spread", "SPREAD", "none", "one simplex over all classes"
+class Wide(Regularizer):
+    name, config_node, paper, description = "wide", "WIDE", "none", "one simplex over all classes"
 
     def __init__(self, weight: float = 0.1) -> None:
         self.weight = weight
@@ -22,7 +22,7 @@ class Spread(Regularizer):
 
     def compute(self, batch):
         one_cluster = batch.labels.new_zeros(batch.text.shape[-2])
-        return {"spread": self.weight * etf_separation(batch.text, one_cluster, "pair_mean")}
+        return {"wide": self.weight * etf_separation(batch.text, one_cluster, "pair_mean")}
 '''
 
 

@@ -12,11 +12,11 @@ import torch
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.regularizers import checked_parts
 from cpt_plugin.regularizers.cpt import CPT
-from tests.helpers.other_packages import SPREAD
+from tests.helpers.other_packages import WIDE
 
 INIT = "def __init__(self, weight: float = 0.1) -> None:"
 ACTIVE = "    @property\n    def active(self):\n        return self.weight > 0\n"
-COMPUTE = SPREAD[SPREAD.index("    def compute") :]
+COMPUTE = WIDE[WIDE.index("    def compute") :]
 WRONG = {
     "lacks the property 'active': define it": (ACTIVE, ""),
     "has 'active' as a method, which is always true: write @property above it": ("    @property\n", ""),
@@ -24,8 +24,8 @@ WRONG = {
     "has a 'compute' that cannot be called: it must be a method compute(self, batch)": ("(self, batch)", "(self)"),
     "lacks the attribute 'paper': give it a text": ('"none"', '""'),
     "lacks the attribute 'name': give it a text": ("name, config_node, paper", "label, config_node, paper"),
-    "has a tuple as attribute 'name': make it a text": ('= "spread", "SPREAD"', '= ("spread",), "SPREAD"'),
-    "has the configuration node 'SPRAED': make it 'SPREAD', the name in capitals": ('"SPREAD"', '"SPRAED"'),
+    "has a tuple as attribute 'name': make it a text": ('= "wide", "WIDE"', '= ("wide",), "WIDE"'),
+    "has the configuration node 'WDIE': make it 'WIDE', the name in capitals": ('"WIDE"', '"WDIE"'),
     "give setting 'weight' a default value": ("weight: float = 0.1", "weight: float"),
     "has '**settings' in __init__: name every setting there": ("weight: float = 0.1", "weight=0.1, **settings"),
     "has None as default of setting 'weight': make it one of bool, int": ("float = 0.1", "object = None"),
@@ -55,21 +55,21 @@ def test_a_class_that_breaks_a_rule_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, message: str
 ) -> None:
     old, new = WRONG[message]
-    assert old in SPREAD
-    said = fault(tmp_path, monkeypatch, SPREAD.replace(old, new))
-    assert said.startswith(f"Spread ({tmp_path / 'my_losses.py'}) ")
+    assert old in WIDE
+    said = fault(tmp_path, monkeypatch, WIDE.replace(old, new))
+    assert said.startswith(f"Wide ({tmp_path / 'my_losses.py'}) ")
     assert message in said
 
 
 @pytest.mark.usefixtures("registry")
 def test_a_function_is_no_regularizer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = "from cpt_plugin.regularizers import register\n\n@register\ndef spread(batch):\n    return {}\n"
+    text = "from cpt_plugin.regularizers import register\n\n@register\ndef wide(batch):\n    return {}\n"
     assert "is no regularizer: @register stands above a class" in fault(tmp_path, monkeypatch, text)
 
 
 @pytest.mark.usefixtures("registry")
 def test_other_ways_to_define_the_same_are_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    text = SPREAD.replace(ACTIVE, "    active = True\n").replace("(self, batch)", "(self, batch, *, more=None)")
+    text = WIDE.replace(ACTIVE, "    active = True\n").replace("(self, batch)", "(self, batch, *, more=None)")
     (tmp_path / "my_losses.py").write_text(
         f"{text}\n    @staticmethod\n    def prepare(frozen, names):\n        pass\n"
         "\n    def prepare_counts(self, *counts):\n        pass\n"
@@ -77,7 +77,7 @@ def test_other_ways_to_define_the_same_are_accepted(tmp_path: Path, monkeypatch:
     monkeypatch.syspath_prepend(tmp_path)
     import my_losses  # type: ignore[import-not-found]
 
-    assert my_losses.Spread().active
+    assert my_losses.Wide().active
 
 
 ONE = torch.tensor(1.0)
@@ -89,10 +89,10 @@ ONE = torch.tensor(1.0)
         (ONE, "a tensor of shape (), float32, not a dict"),
         (None, "None, not a dict"),
         ([ONE], "a list, not a dict"),
-        ({"spread": 0.5}, "a float as part 'spread', not a scalar tensor"),
-        ({"etf": ONE, "spread": torch.ones(4)}, "a tensor of shape (4,), float32 as part 'spread', not a scalar"),
-        ({"spread": torch.ones(1)}, "a tensor of shape (1,), float32 as part 'spread', not a scalar"),
-        ({"spread": torch.tensor(1)}, "a tensor of shape (), int64 as part 'spread', not a scalar"),
+        ({"wide": 0.5}, "a float as part 'wide', not a scalar tensor"),
+        ({"etf": ONE, "wide": torch.ones(4)}, "a tensor of shape (4,), float32 as part 'wide', not a scalar"),
+        ({"wide": torch.ones(1)}, "a tensor of shape (1,), float32 as part 'wide', not a scalar"),
+        ({"wide": torch.tensor(1)}, "a tensor of shape (), int64 as part 'wide', not a scalar"),
         ({3: ONE}, "a part under 3, not under a name"),
     ],
 )
