@@ -9,10 +9,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint
+from numbers import Integral, Real
 from pkgutil import iter_modules
 from typing import Any, ClassVar, Generic, Self, TypeVar
 
 from cpt_plugin._names import hint
+from cpt_plugin._numbers import number
 from cpt_plugin._other_packages import GROUPS, parts_of_others, refusal
 from cpt_plugin._part_rules import check_class, place
 from cpt_plugin.errors import ConfigError, CPTError
@@ -47,7 +49,7 @@ class Part(ABC):
         """Build the part from a configuration node; a missing key keeps its default.
 
         Raises:
-            ConfigError: a key is unknown, or a value has another type than its default.
+            ConfigError: a key is unknown, or a value has another type than its default, or is no finite number.
         """
         settings = cls.defaults()
         for key in node:
@@ -222,9 +224,11 @@ def _age(folder: str) -> int | None:
 
 
 def _typed(key: str, value: Any, default: Any) -> Any:
-    """Return the value as the type of its default; an integer may stand for a float."""
-    if isinstance(default, float) and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+    """Return the value as the type of its default: finite numbers, also NumPy's, whole ones in place of any."""
+    if isinstance(default, float) and isinstance(value, Real) and not isinstance(value, bool):
+        return float(number(key, value))
+    if type(default) is int and isinstance(value, Integral) and not isinstance(value, bool):
+        return int(value)
     if type(value) is not type(default):
         raise ConfigError(f"{key} must be {type(default).__name__}, got {type(value).__name__} {value!r}")
     return value
