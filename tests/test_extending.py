@@ -89,6 +89,28 @@ def package(tmp_path):
     return folder
 
 
+GO_THROUGH_ALL = (
+    "tests/test_numbers.py",
+    "tests/test_methods.py::test_a_method_with_a_wrong_part_is_told_all_parts_by_kind",
+    "tests/test_methods.py::test_every_part_is_listed_with_its_paper",
+    "tests/regularizers/test_discovery.py",
+    "tests/long_tail_losses/test_long_tail_losses.py::test_every_loss_is_named_like_its_file_and_described",
+    "tests/trainers/test_registry.py",
+    "tests/cli/test_arguments.py::test_every_manifest_has_a_configuration",
+)
+"""Tests that go through all parts, learners or data sets there are: nothing that is added may break them."""
+
+
+def test_the_files_leave_the_suite_green(extended):
+    for name in ("tests", "docs"):
+        shutil.copytree(ROOT / name, extended / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "pyproject.toml", extended)
+    environment = {**os.environ, "PYTHONPATH": str(extended), "CPT_TOOLKIT": "embedded"}
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *GO_THROUGH_ALL]
+    done = subprocess.run(command, cwd=extended, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:]
+
+
 def test_the_package_works_as_it_stands_in_workers_too(clone, package, tmp_path, monkeypatch):
     (line,) = [line for line in command(clone, "list", PYTHONPATH=package).splitlines() if " spread " in line]
     assert line.endswith("one simplex over all classes [paper: none] (my-losses 1.0)")
