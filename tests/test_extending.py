@@ -96,6 +96,8 @@ GO_THROUGH_ALL = (
     "tests/regularizers/test_discovery.py",
     "tests/long_tail_losses/test_long_tail_losses.py::test_every_loss_is_named_like_its_file_and_described",
     "tests/trainers/test_registry.py",
+    "tests/trainers/test_class_names.py::test_the_limit_is_the_one_that_building_the_prompts_has",
+    "tests/trainers/test_dpc.py::test_every_learner_that_trains_has_a_second_stage",
     "tests/cli/test_arguments.py::test_every_manifest_has_a_configuration",
 )
 """Tests that go through all parts, learners or data sets there are: nothing that is added may break them."""
