@@ -13,6 +13,9 @@ from yacs.config import CfgNode
 
 from cpt_plugin import regularizers
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.hook import CPTHook
+from cpt_plugin.runner import session
+from cpt_plugin.runner.options import OPTIONS, FromTrainer
 from cpt_plugin.runner.session import LONG_TAIL_KEYS, Session, own_defaults
 from tests.hook.toy_trainers import CLASSES, WIDTH, CoOpTrainer
 
@@ -56,7 +59,34 @@ class Outer(Plain):
         return super().forward_backward(batch)
 
 
-TRAINERS = {cls.__name__: cls for cls in (Plain, Override, Outer)}
+class Tolerant(Outer):
+    """Goes on where the trainer inside it fails."""
+
+    failed = 0
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        try:
+            self.direct.train()
+        except ZeroDivisionError:
+            self.failed += 1
+        return CoOpTrainer.forward_backward(self, batch)
+
+
+class Replacing(Plain):
+    """Has its own ``train`` on the instance."""
+
+    called = 0
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.train = self._train  # type: ignore[method-assign]
+
+    def _train(self) -> None:
+        self.called += 1
+        super().train()
+
+
+TRAINERS = {cls.__name__: cls for cls in (Plain, Override, Outer, Tolerant, Replacing)}
 
 
 @pytest.fixture
@@ -171,13 +201,66 @@ def test_without_weight_nothing_is_changed_and_the_log_says_so(dassl, names, opt
     assert ("all weights of cpt are 0" if names else "--regularizers none") in caplog.text
 
 
-def test_a_failure_while_training_detaches(dassl, monkeypatch):
-    cfg = install(dassl, "cpt")
+def fail_once(trainer: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    step = trainer.optim.step
+
+    def failing() -> None:
+        monkeypatch.setattr(trainer.optim, "step", step)
+        raise error
+
+    monkeypatch.setattr(trainer.optim, "step", failing)
+
+
+def hooks_of(trainer: Any) -> int:
+    modules = trainer.model.modules()
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+@pytest.mark.parametrize("name", ["Plain", "Override", "Outer", "Replacing"])
+def test_a_failed_training_leaves_nothing_attached_and_the_next_one_works(dassl, monkeypatch, name, error):
+    cfg = install(dassl, "cpt", trainer=name)
     trainer = dassl.engine.build_trainer(cfg)
-    monkeypatch.setattr(trainer.optim, "step", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    fail_once(trainer, monkeypatch, error)
+    with pytest.raises(type(error)):
         trainer.train()
     assert "forward_backward" not in vars(trainer)
+    assert hooks_of(trainer) == 0
+    trainer.summaries.clear()
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+    assert hooks_of(trainer) == 0
+
+
+def test_a_training_that_fails_while_it_is_described_leaves_nothing_attached(dassl, monkeypatch):
+    trainer = dassl.engine.build_trainer(install(dassl, "cpt"))
+    cpt = regularizers.available()["cpt"]
+    describe = cpt.describe
+    monkeypatch.setattr(cpt, "describe", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    monkeypatch.setattr(cpt, "describe", describe)
+    assert "forward_backward" not in vars(trainer)
+    assert hooks_of(trainer) == 0
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+def test_an_inner_training_that_fails_takes_nothing_from_the_outer(dassl, monkeypatch):
+    """The inner trainer fails in the outer one's first step, which goes on without it."""
+    trainer = dassl.engine.build_trainer(install(dassl, "cpt", trainer="Tolerant"))
+    fail_once(trainer.direct, monkeypatch, ZeroDivisionError())
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+    assert trainer.failed == 1
+    assert all(found == {"loss"} for found in summaries(trainer.direct))
+
+
+def test_a_train_that_the_trainer_has_replaced_is_the_one_that_runs(dassl):
+    trainer = dassl.engine.build_trainer(install(dassl, "cpt", trainer="Replacing"))
+    trainer.train()
+    assert trainer.called == 1
+    assert summaries(trainer) == [REGULARIZED] * 4
 
 
 def test_a_failure_while_building_does_not_hide_the_next_trainer(dassl):
@@ -193,12 +276,51 @@ def test_a_failure_while_building_does_not_hide_the_next_trainer(dassl):
 
 def test_given_frozen_features_are_used(dassl):
     frozen = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    Session(["cpt"], frozen).install()
+    Session(["cpt"], {"frozen_text": frozen}).install()
     cfg = dassl.config.get_cfg_default()
     trainer = dassl.engine.build_trainer(cfg)
     trainer.frozen_text_features = None
     trainer.train()
     assert summaries(trainer) == [REGULARIZED] * 4
+
+
+@pytest.mark.parametrize("path", ["dm.dataset.classnames", "model.names", "trainer.model.names"])
+def test_class_names_are_read_from_the_trainer(dassl, monkeypatch, path):
+    (asked,) = [OPTIONS["--class-names"].read("--class-names", path)]
+    Session(["cpt"], {"class_names": asked}).install()
+    cfg = dassl.config.get_cfg_default()
+    cfg.CPT.CLUSTER_SIZE = 3
+    trainer = dassl.engine.build_trainer(cfg)
+    names = list(trainer.dm.dataset.classnames)
+    trainer.model.names = tuple(names)
+    if path != "dm.dataset.classnames":
+        del trainer.dm.dataset.classnames
+    given: list[Any] = []
+    monkeypatch.setattr(session, "CPTHook", lambda **more: given.append(more["class_names"]) or CPTHook(**more))
+    trainer.train()
+    assert given == [names]
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("model.image_encodr", r"--class-names model\.image_encodr: Plain\.model has no attribute 'image_encodr'; "
+         "did you mean 'image_encoder'"),
+        ("nothing.at_all", r"--class-names nothing\.at_all: Plain has no attribute 'nothing'"),
+        ("summaries", r"--class-names summaries is empty"),
+        ("cfg", r"--class-names cfg is a CfgNode: name a list of the K class names"),
+        ("numbers", r"--class-names numbers holds a int: name a list"),
+    ],
+)  # fmt: skip
+def test_class_names_that_are_none_are_refused_before_the_first_step(dassl, path, message):
+    Session(["cpt"], {"class_names": FromTrainer("--class-names", path)}).install()
+    trainer = dassl.engine.build_trainer(dassl.config.get_cfg_default())
+    trainer.numbers = [1, 2]
+    with pytest.raises(ConfigError, match=message):
+        trainer.train()
+    assert trainer.summaries == []
+    assert "forward_backward" not in vars(trainer)
 
 
 def test_wrong_settings_are_refused_before_anything_is_built(dassl, monkeypatch):
