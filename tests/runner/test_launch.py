@@ -65,7 +65,10 @@ def test_options_of_the_runner(words):
         (["--regularizers", "cpt,none", "train.py"], "'none' is unknown"),
         (["--regularizers", "", "train.py"], "'' is unknown"),
         (["--regularizers", "cpt,cpt", "train.py"], "names 'cpt' twice"),
-        (["trane.py", "--seed", "1"], r"there is no script trane\.py in /.*: run this in the folder.*; did you mean train\.py\?"),
+        (
+            ["trane.py", "--seed", "1"],
+            r"there is no script trane\.py in /.*: run this in the folder.*; did you mean train\.py\?",
+        ),
         (["--regularizers", "train.py", "--seed", "1"], r"'--seed' .* --regularizers took train\.py for its value"),
         (["--features", "--labels", "f.py:g", "train.py"], "--features needs a value"),
         (["--frozen-text", "missing.pt", "train.py"], r"--frozen-text missing\.pt cannot be read"),
@@ -186,9 +189,9 @@ def test_packages_without_init_are_found_before_those_of_any_checkout(tmp_path):
     (theirs / "train.py").write_text(
         "import importlib.util, sys, trainers.mine\n"
         "print(trainers.mine.NAME, importlib.util.find_spec('datasets') is None)\n"
-        "assert 'cpt_plugin.functional' not in sys.modules\n"
-        "import cpt_plugin.functional\n"
-        "print(cpt_plugin.functional.etf_separation.__name__)\n"
+        "assert 'cpt_plugin.doctor' not in sys.modules\n"
+        "import cpt_plugin.doctor\n"
+        "print(cpt_plugin.doctor.__name__)\n"
     )
     code = (
         "import sys; from cpt_plugin.runner import launch\n"
@@ -199,7 +202,7 @@ def test_packages_without_init_are_found_before_those_of_any_checkout(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=theirs, env=environment, capture_output=True, text=True, timeout=120
     )
-    assert (done.stdout, done.stderr) == ("theirs True\netf_separation\n", "")
+    assert (done.stdout, done.stderr) == ("theirs True\ncpt_plugin.doctor\n", "")
 
 
 @pytest.fixture

@@ -284,7 +284,7 @@ def test_given_frozen_features_are_used(dassl):
     assert summaries(trainer) == [REGULARIZED] * 4
 
 
-@pytest.mark.parametrize("path", ["dm.dataset.classnames", "model.names", "trainer.model.names"])
+@pytest.mark.parametrize("path", ["dm.dataset.classnames", "model.classnames", "trainer.model.classnames"])
 def test_class_names_are_read_from_the_trainer(dassl, monkeypatch, path):
     (asked,) = [OPTIONS["--class-names"].read("--class-names", path)]
     Session(["cpt"], {"class_names": asked}).install()
@@ -292,7 +292,7 @@ def test_class_names_are_read_from_the_trainer(dassl, monkeypatch, path):
     cfg.CPT.CLUSTER_SIZE = 3
     trainer = dassl.engine.build_trainer(cfg)
     names = list(trainer.dm.dataset.classnames)
-    trainer.model.names = tuple(names)
+    trainer.model.classnames = tuple(names)
     if path != "dm.dataset.classnames":
         del trainer.dm.dataset.classnames
     given: list[Any] = []
