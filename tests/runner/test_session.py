@@ -233,7 +233,8 @@ def test_a_failed_training_leaves_nothing_attached_and_the_next_one_works(dassl,
 
 
 def test_a_training_that_fails_while_it_is_described_leaves_nothing_attached(dassl, monkeypatch):
-    trainer = dassl.engine.build_trainer(install(dassl, "cpt"))
+    cfg = install(dassl, "cpt")
+    trainer = dassl.engine.build_trainer(cfg)
     cpt = regularizers.available()["cpt"]
     describe = cpt.describe
     monkeypatch.setattr(cpt, "describe", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
@@ -248,7 +249,8 @@ def test_a_training_that_fails_while_it_is_described_leaves_nothing_attached(das
 
 def test_an_inner_training_that_fails_takes_nothing_from_the_outer(dassl, monkeypatch):
     """The inner trainer fails in the outer one's first step, which goes on without it."""
-    trainer = dassl.engine.build_trainer(install(dassl, "cpt", trainer="Tolerant"))
+    cfg = install(dassl, "cpt", trainer="Tolerant")
+    trainer = dassl.engine.build_trainer(cfg)
     fail_once(trainer.direct, monkeypatch, ZeroDivisionError())
     trainer.train()
     assert summaries(trainer) == [REGULARIZED] * 4
@@ -257,7 +259,8 @@ def test_an_inner_training_that_fails_takes_nothing_from_the_outer(dassl, monkey
 
 
 def test_a_train_that_the_trainer_has_replaced_is_the_one_that_runs(dassl):
-    trainer = dassl.engine.build_trainer(install(dassl, "cpt", trainer="Replacing"))
+    cfg = install(dassl, "cpt", trainer="Replacing")
+    trainer = dassl.engine.build_trainer(cfg)
     trainer.train()
     assert trainer.called == 1
     assert summaries(trainer) == [REGULARIZED] * 4
