@@ -16,6 +16,7 @@ from typing import Any
 from cpt_plugin.cli.pairs import pairs_anywhere
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import DASSL_NEEDS, RunnerArguments, fit_own_keys, parse_words
+from cpt_plugin.runner.functions import StepFunction
 from cpt_plugin.runner.options import OPTIONS, given_behind
 
 
@@ -33,7 +34,7 @@ def launch(words: Sequence[str]) -> int:
     """
     arguments = parse_words(words)
     enter_folder_of(arguments.script)
-    _prepare(arguments)
+    given = _prepare(arguments)
     try:
         with pairs_anywhere():
             runpy.run_path(arguments.script, run_name="__main__")
@@ -44,13 +45,14 @@ def launch(words: Sequence[str]) -> int:
     except Exception as error:
         ours = own_error(error)
         if ours is not None:
-            raise type(ours)(in_words_of_the_runner(str(ours), arguments.options)) from None
+            raise type(ours)(in_words_of_the_runner(str(ours), given)) from None
         traceback.print_exception(error.with_traceback(_from_script(error.__traceback__, arguments.script)))
         return 1
     return 0
 
 
-def _prepare(arguments: RunnerArguments) -> None:
+def _prepare(arguments: RunnerArguments) -> dict[str, Any]:
+    """Get the process ready for the script; returns the arguments of CPTHook."""
     require_dassl()
     os.environ["CPT_TOOLKIT"] = "dassl"
     from cpt_plugin.runner.session import Session, own_defaults
@@ -60,7 +62,9 @@ def _prepare(arguments: RunnerArguments) -> None:
     sys.argv = [arguments.script, *fit_own_keys(arguments.words, own_defaults())]
     setup_logger()
     old_checkpoints.install()
-    Session(arguments.regularizers, arguments.hook_arguments()).install()
+    given = arguments.hook_arguments()
+    Session(arguments.regularizers, given).install()
+    return given
 
 
 def enter_folder_of(script: str) -> None:
@@ -105,13 +109,20 @@ def own_error(error: BaseException) -> CPTError | None:
 
 
 def in_words_of_the_runner(message: str, given: Mapping[str, Any]) -> str:
-    """A message of the hook with, for each argument of CPTHook that it speaks of, the runner's option for it.
+    """A message of the hook with what it says about arguments of CPTHook told in options of the runner.
 
-    given: the options of this call by name; those are named with what they were.
+    given: the arguments of this run. Of a function among them, file and line are named; of an argument that was not
+    given, the option, where the message does not do so itself.
     """
-    named = [option for option in OPTIONS.values() if re.search(rf"\b{option.argument or '-'}=", message)]
-    said = [f"{option.name} {given.get(option.name, option.metavar)}" for option in named]
-    return f"{message} (Before the script: {', '.join(said)}.)" if said else message
+    notes = []
+    for option in OPTIONS.values():
+        if not option.argument or not re.search(rf"\b{option.argument}=", message):
+            continue
+        if isinstance(given.get(option.argument), StepFunction):
+            notes.append(f"{given[option.argument]!r} was used")
+        elif option.argument not in given and option.name not in message:
+            notes.append(f"in the runner {option.name} {option.metavar}")
+    return f"{message} ({'; '.join(notes)})" if notes else message
 
 
 def _from_script(trace: TracebackType | None, script: str) -> TracebackType | None:

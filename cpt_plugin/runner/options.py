@@ -215,14 +215,14 @@ OPTIONS: Mapping[str, Option] = {
             "--forwards",
             "first",
             "regularize the first forward of a training step only (default: each)",
-            _choice("first", "each"),
+            _choice("each", "first"),
             argument="forwards",
         ),
         Option(
             "--backward",
-            "first",
-            "regularize with the first backward pass, where a trainer has several (default: once)",
-            _choice("first", "once"),
+            "first|second",
+            "regularize with the first backward pass, or the second, where a trainer has several (default: once)",
+            _choice("once", "first", "second"),
             argument="backward",
         ),
     )

@@ -195,7 +195,7 @@ def test_packages_without_init_are_found_before_those_of_any_checkout(tmp_path):
     )
     code = (
         "import sys; from cpt_plugin.runner import launch\n"
-        "launch._prepare = lambda arguments: None\n"
+        "launch._prepare = lambda arguments: {}\n"
         "sys.exit(launch.launch(['train.py']))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(other)])}
@@ -211,6 +211,7 @@ def without_dassl(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def prepare(arguments):
         sys.argv = [arguments.script, *arguments.words]
+        return arguments.hook_arguments()
 
     monkeypatch.setattr(launch, "_prepare", prepare)
 
@@ -262,14 +263,20 @@ def test_an_option_of_the_runner_behind_the_script_is_pointed_out(script, words,
 
 
 @pytest.mark.usefixtures("without_dassl")
-def test_remedies_of_the_hook_are_told_as_options_of_the_runner(script, capfd):
-    script.write_text(
-        "from cpt_plugin.errors import HookError\nraise HookError('Wrong: state CPTHook(accumulation=...).')"
-    )
-    assert main(["train.py"]) == 2
-    assert capfd.readouterr().err == (
-        "error: Wrong: state CPTHook(accumulation=...). (Before the script: --accumulation N.)\n"
-    )
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Give CPTHook(counts=[...]).", "Give CPTHook(counts=[...]). (in the runner --counts N,N,...)"),
+        ("Give CPTHook(labels=f), in the runner --labels F.", "Give CPTHook(labels=f), in the runner --labels F."),
+        ("features= returned (3, 4).", "features= returned (3, 4). (--features mine.py:f (line 2) was used)"),
+        ("The features are accumulation.", "The features are accumulation."),
+    ],
+)
+def test_remedies_of_the_hook_are_told_as_options_of_the_runner(script, message, told, capfd):
+    (script.parent / "mine.py").write_text("\ndef f(step): ...")
+    script.write_text(f"from cpt_plugin.errors import HookError\nraise HookError({message!r})")
+    assert main(["--features", "mine.py:f", "train.py"]) == 2
+    assert capfd.readouterr().err == f"error: {told}\n"
 
 
 @pytest.mark.usefixtures("without_dassl")
