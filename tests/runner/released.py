@@ -166,8 +166,9 @@ def prepare(folder: Path, **per_class: int) -> None:
 
 
 def write_weights(path: Path, **sizes: int) -> None:
-    """A tiny random CLIP with a ViT of 32 x 32 pixels, two blocks in either tower."""
-    state = random_state(text_layers=2, vision_layers=2, resolution=RESOLUTION, patch=16, seed=0, **sizes)
+    """A tiny random CLIP with a ViT of 32 x 32 pixels, two blocks in either tower unless ``sizes`` say otherwise."""
+    blocks = {"text_layers": 2, "vision_layers": 2}
+    state = random_state(**{**blocks, **sizes}, resolution=RESOLUTION, patch=16, seed=0)
     torch.save(state, path)
 
 
