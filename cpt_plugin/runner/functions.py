@@ -78,9 +78,11 @@ class StepFunction:
         except CPTError:
             raise
         except Exception as error:
+            from cpt_plugin.hook.features import described
+
             line = _last_line_in(error, self._place.path)
             raise HookError(
-                f"{self._place} failed in line {line}: {_one_line(error)} ({_what_it_was_given(step)})"
+                f"{self._place} failed in line {line}: {_one_line(error)}. What it was given: {described(step)}."
             ) from error
 
     def __repr__(self) -> str:
@@ -118,8 +120,3 @@ def _last_line_in(error: BaseException, path: Path) -> int | None:
 def _one_line(error: BaseException) -> str:
     text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())[:300]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _what_it_was_given(step: Any) -> str:
-    held = [f"step.{kind} holds {len(getattr(step, kind, ()))}" for kind in ("text", "image")]
-    return f"{' and '.join(held)} outputs"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ import torch
 from cpt_plugin.cli.main import main
 from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.hook import CPTHook
+from cpt_plugin.hook.features import StepView
 from cpt_plugin.runner.arguments import parse_words
 from cpt_plugin.runner.options import OPTIONS, FromTrainer, options_help
 
@@ -56,8 +56,8 @@ def arguments_of_the_hook(*words: str) -> dict[str, Any]:
     return parse_words([*words, "train.py"]).hook_arguments()
 
 
-def step(**more: Any) -> Any:
-    return SimpleNamespace(**{"text": [torch.ones(3, 2)], "image": [torch.ones(4, 2)], "inputs": (), **more})
+def step(inputs: tuple[Any, ...] = ()) -> StepView:
+    return StepView([torch.ones(3, 2)], [torch.ones(4, 2)], inputs, {}, torch.ones(4, 3))
 
 
 def test_nothing_given_is_nothing_passed():
@@ -197,8 +197,8 @@ def test_a_file_without_the_ending_of_python_is_refused(folder):
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("broken", r"--features mine\.py:broken failed in line 11: IndexError: list index out of range "
-         r"\(step\.text holds 1 and step\.image holds 1 outputs\)$"),
+        ("broken", r"--features mine\.py:broken failed in line 11: IndexError: list index out of range\. "
+         r"What it was given: step\.text = \[\(3, 2\)\], step\.image = \[\(4, 2\)\]"),
         ("divides", r"failed in line 14: ZeroDivisionError"),
     ],
 )  # fmt: skip
@@ -221,5 +221,13 @@ def test_the_help_shows_every_option_in_lines_that_fit():
     assert [line.split()[0] for line in text.splitlines() if line.startswith("  --")] == list(OPTIONS)
 
 
-def test_the_accumulation_reaches_the_hook():
-    CPTHook(**arguments_of_the_hook("--accumulation", "2"))
+@pytest.mark.parametrize(
+    "words",
+    [
+        "--accumulation 2", "--forwards first", "--backward second", "--text-module a.b", "--image-module c",
+        "--features mine.py:features --labels mine.py:labels", "--counts 3,2", "--frozen-text good.pt",
+        "--prototypes good.pt",
+    ],
+)  # fmt: skip
+def test_the_hook_knows_every_argument(words):
+    CPTHook(regularizers=[], **arguments_of_the_hook(*words.split()))
