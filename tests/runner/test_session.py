@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import logging
+import random
+import re
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from yacs.config import CfgNode
 
 from cpt_plugin import regularizers
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.hook import CPTHook
 from cpt_plugin.runner import session
+from cpt_plugin.runner.arguments import parse_words
+from cpt_plugin.runner.launch import in_words_of_the_runner
 from cpt_plugin.runner.options import OPTIONS, FromTrainer
 from cpt_plugin.runner.session import LONG_TAIL_KEYS, Session, own_defaults
-from tests.hook.toy_trainers import CLASSES, WIDTH, CoOpTrainer
+from tests.hook.toy_trainers import CLASSES, WIDTH, CoOpModel, CoOpTrainer
 
 OFF = {"WEIGHT_ETF": 0.0, "WEIGHT_CC": 0.0, "WEIGHT_RS": 0.0}
 REGULARIZED = {"loss", "loss_reg", "loss_etf", "loss_cc", "loss_rs"}
@@ -86,7 +92,26 @@ class Replacing(Plain):
         super().train()
 
 
-TRAINERS = {cls.__name__: cls for cls in (Plain, Override, Outer, Tolerant, Replacing)}
+class RenamedModel(CoOpModel):
+    """Its encoders stand elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleDict({"text": self.text_encoder, "image": self.image_encoder})
+        del self.text_encoder, self.image_encoder
+
+    def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.parts["text"](self.names + self.context), self.parts["image"](image)
+
+
+class Renamed(Plain):
+    model_class = RenamedModel
+
+    def frozen_text_features(self) -> torch.Tensor:
+        return self.model.parts["text"](self.model.names)
+
+
+TRAINERS = {cls.__name__: cls for cls in (Plain, Override, Outer, Tolerant, Replacing, Renamed)}
 
 
 @pytest.fixture
@@ -283,6 +308,102 @@ def test_given_frozen_features_are_used(dassl):
     cfg = dassl.config.get_cfg_default()
     trainer = dassl.engine.build_trainer(cfg)
     trainer.frozen_text_features = None
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+FUNCTIONS = """\
+def right(step):
+    return step.text[0], step.image[0]
+
+def swapped(step):
+    return step.image[0], step.text[0]
+
+def alone(step):
+    return step.text[0]
+
+def fails(step):
+    return step.text[0], step.image[1]
+
+CALLS = []
+def fails_once(step):
+    CALLS.append(step)
+    if len(CALLS) == 2:
+        raise ValueError("the second time")
+    return step.text[0], step.image[0]
+"""
+
+
+def trainer_with(dassl: Any, folder: Path, *words: str, name: str = "Plain") -> tuple[Any, dict[str, Any]]:
+    """A trainer of a session with the runner's options, and the arguments that its hook gets."""
+    (folder / "train.py").write_text("")
+    (folder / "mine.py").write_text(FUNCTIONS)
+    given = parse_words([*words, str(folder / "train.py")]).hook_arguments()
+    Session(["cpt"], given).install()
+    cfg = dassl.config.get_cfg_default()
+    cfg.CPT.CLUSTER_SIZE = 3
+    cfg.TRAINER.NAME = name
+    return dassl.engine.build_trainer(cfg), given
+
+
+def losses_of(trainer: Any) -> list[dict[str, float]]:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    trainer.train()
+    return trainer.summaries
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Plain", ["--features", "mine.py:right"]),
+        ("Renamed", ["--text-module", "parts.text", "--image-module=parts.image"]),
+        ("Renamed", ["--text-module", "parts.text", "--image-module", "parts.image", "--features", "mine.py:right"]),
+    ],
+)
+def test_stated_features_and_modules_train_as_the_found_ones(dassl, tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    plain = Plain(CfgNode())
+    handle = CPTHook(cluster_size=3).attach(plain)
+    expected = losses_of(plain)
+    handle.detach()
+    trainer, _ = trainer_with(dassl, tmp_path, *words, name=name)
+    assert losses_of(trainer) == expected
+    assert [set(summary) for summary in expected] == [REGULARIZED] * 4
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("alone", r"^features= returned \(6, 5\): return two .* \(--features .*mine\.py:alone \(line 7\) was used\)$"),
+        ("swapped", r"Text features have shape .* \(--features .*mine\.py:swapped \(line 4\) was used\)$"),
+        (
+            "fails",
+            r"^--features .*mine\.py:fails failed in line 11: IndexError: list index out of range\. What it was ",
+        ),
+    ],
+)
+def test_a_wrong_function_is_named_and_leaves_nothing_attached(dassl, tmp_path, function, message):
+    trainer, given = trainer_with(dassl, tmp_path, "--features", f"{tmp_path / 'mine.py'}:{function}")
+    before = trainer.model.context.detach().clone()
+    with pytest.raises(HookError) as error:
+        trainer.train()
+    told = in_words_of_the_runner(str(error.value), given)
+    assert re.search(message, told), told
+    assert "\n" not in told
+    assert torch.equal(trainer.model.context, before)
+    assert hooks_of(trainer) == 0
+    assert "forward_backward" not in vars(trainer)
+
+
+def test_training_again_after_a_function_has_failed(dassl, tmp_path):
+    trainer, _ = trainer_with(dassl, tmp_path, "--features", f"{tmp_path / 'mine.py'}:fails_once")
+    with pytest.raises(HookError, match=r"fails_once failed in line 17: ValueError: the second time"):
+        trainer.train()
+    assert len(trainer.summaries) == 1
+    assert hooks_of(trainer) == 0
+    trainer.summaries.clear()
     trainer.train()
     assert summaries(trainer) == [REGULARIZED] * 4
 
