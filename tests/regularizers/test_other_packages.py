@@ -138,3 +138,14 @@ def test_where_torch_is_missing_the_name_is_known_and_listed(installed: Installe
     done = subprocess.run([sys.executable, "-S", "-s", "-c", code], capture_output=True, text=True, check=True)
     assert "(of my-losses 1.0; described where torch is installed)" in done.stdout
     assert done.stdout.endswith("coop_wide\n")
+
+
+def test_the_runner_takes_the_name_and_its_keys(installed: Installer) -> None:
+    from cpt_plugin.runner.arguments import regularizer_names
+    from cpt_plugin.runner.session import own_defaults
+
+    installed(WIDE, {"wide": "my_losses"})
+    assert regularizer_names("wide,cpt") == ("wide", "cpt")
+    assert own_defaults()["WIDE.WEIGHT"] == 0.1
+    with pytest.raises(ConfigError, match="'wid' is unknown; did you mean 'wide'"):
+        regularizer_names("wid")
