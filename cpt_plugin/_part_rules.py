@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from types import FunctionType
@@ -50,6 +51,8 @@ def _breaches(cls: Any, kind: str, base: type) -> Iterator[str]:
             yield f"lacks the attribute {attribute!r}: give it a text"
         if not isinstance(value, str):
             yield f"has a {type(value).__name__} as attribute {attribute!r}: make it a text"
+    if not re.fullmatch("[a-z][a-z0-9_]*", str(getattr(cls, "name", ""))):
+        yield f"has the name {cls.name!r}: small letters, digits and _ make up names of methods"
     for name in sorted(getattr(cls, "__abstractmethods__", ())):
         is_property = isinstance(inspect.getattr_static(base, name, None), property)
         yield f"lacks the {'property' if is_property else 'method'} {name!r}: define it, as {parent} says"
