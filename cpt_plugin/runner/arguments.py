@@ -91,11 +91,12 @@ def regularizer_names(text: str) -> tuple[str, ...]:
         ConfigError: a name is unknown or given twice.
     """
     from cpt_plugin import long_tail_losses
-    from cpt_plugin.regularizers import available
+    from cpt_plugin.regularizers import REGISTRY, available
 
     if text == NONE:
         return ()
-    names, known = tuple(part.strip() for part in text.split(",")), available()
+    names = tuple(part.strip() for part in text.split(","))
+    known = available(names)
     for name in names:
         if name in long_tail_losses.available():
             raise ConfigError(
@@ -104,7 +105,7 @@ def regularizer_names(text: str) -> tuple[str, ...]:
                 "trainers"
             )
         if name not in known:
-            raise ConfigError(f"--regularizers {text!r}: {name!r} is unknown; {hint(name, [*known, NONE])}")
+            raise ConfigError(f"--regularizers {text!r}: {name!r} is unknown; {hint(name, [*REGISTRY.names(), NONE])}")
         if names.count(name) > 1:
             raise ConfigError(f"--regularizers {text!r} names {name!r} twice: once is enough")
     return names
