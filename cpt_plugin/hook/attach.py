@@ -21,73 +21,56 @@ from cpt_plugin.errors import HookError
 Outputs = tuple[Tensor, ...]
 Gradients = tuple[Tensor | None, ...]
 Observer = Callable[[Outputs, Outputs, Tensor], None]
-Scale = Callable[[Outputs, Gradients, Tensor], Tensor]
+Multiplier = Callable[[Outputs, Gradients, Tensor], Tensor]
 
 
 class Attachment:
     """One loss attached to one model's output; counts how often its gradient was asked for.
 
-    ``scale`` gives the multiplier of the main loss from the outputs, the gradients that arrived on them, and the loss;
-    None means that the output is itself the loss, whose incoming gradient is that multiplier. ``observe``, if given, is
-    called once, before the loss is back-propagated, with the outputs, the gradients that reached them, and that
-    multiplier. ``only``: the loss goes with the back-propagation of that number, counted from 1; 0 allows one (of a
-    scalar loss any number, each with its own multiplier). While ``muted``, gradients pass as if the loss were not
-    there.
+    ``multiplier`` gives that of the main loss from the outputs, the gradients that arrived on them (None where nothing
+    did), and the loss. ``observe``, if given, is called once, before the loss is back-propagated, with the outputs, the
+    gradients that reached them, and the multiplier. ``only``: the loss goes with the back-propagation of that number,
+    counted from 1; 0 allows one, and of a loss that the model returned itself any number, each with its multiplier.
+    While ``muted``, gradients pass as if the loss were not there.
 
     Attributes:
         fired: how often the gradient was asked for.
-        shares: what the loss was multiplied by in each of these back-propagations, without the part of it that
-            ``loss_scale(multiplier)`` gives.
+        done: whether the loss was back-propagated.
     """
 
     def __init__(
-        self,
-        scale: Scale | None,
-        outputs: Outputs,
-        observe: Observer | None = None,
-        loss_scale: Callable[[Tensor], Tensor] = torch.ones_like,
-        only: int = 0,
+        self, multiplier: Multiplier, outputs: Outputs, observe: Observer | None = None, only: int = 0
     ) -> None:
-        self.scale = scale
         self.fired = 0
+        self.done = False
         self.muted = False
-        self.shares: list[Tensor] = []
-        self._loss_scale = loss_scale
+        self._multiplier = multiplier
         self._only = only
         self._observe = observe
         self._outputs = outputs
-
-    @property
-    def done(self) -> bool:
-        """Whether the loss was back-propagated."""
-        return bool(self.shares)
 
     def loss_gradient(self, gradients: Gradients, loss: Tensor) -> Tensor | None:
         """The multiplier of the main loss, None for nothing; ``gradients`` are those that reached the outputs."""
         self.fired += 1
         if self._only and self.fired != self._only:
             return None
-        outputs, self._outputs = self._outputs, ()
-        observe, self._observe = self._observe, None
-        multiplier = self._multiplier(outputs, gradients, loss)
-        self.shares.append(multiplier.detach().double() / self._loss_scale(multiplier.double()))
-        if observe is not None:
-            arrived = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
-            observe(tuple(o for o, _ in arrived), tuple(g for _, g in arrived), multiplier)
-        return multiplier
-
-    def _multiplier(self, outputs: Outputs, gradients: Gradients, loss: Tensor) -> Tensor:
-        if self.scale is None:
-            (gradient,) = gradients
-            assert gradient is not None
-            return gradient.reshape(()).to(loss.dtype)
-        if self.fired > 1 and not self._only:
+        arrived = [(o, g) for o, g in zip(self._outputs, gradients, strict=True) if g is not None]
+        if self.done and not (len(arrived) == 1 and is_scalar_loss(arrived[0][0])):
             raise HookError(
                 "The model's output was back-propagated more than once in one step, so the regularizer would be "
                 'counted twice: CPTHook(backward="first") or "second" adds it to that of these passes whose gradient '
                 "trains (in the runner --backward first)."
             )
-        return self.scale(outputs, gradients, loss)
+        self.done = True
+        multiplier = self._multiplier(self._outputs, gradients, loss)
+        observe, self._observe = self._observe, None
+        if observe is not None:
+            observe(tuple(o for o, _ in arrived), tuple(g for _, g in arrived), multiplier)
+        return multiplier
+
+    def release(self) -> None:
+        """Let go of the model's outputs, once their step is over."""
+        self._outputs, self._observe = (), None
 
 
 class _Inject(torch.autograd.Function):
@@ -107,13 +90,12 @@ class _Inject(torch.autograd.Function):
         return ctx.attachment.loss_gradient(gradients, ctx.like_loss), None, *gradients
 
 
-def attach_loss(output: Any, loss: Tensor, scale: Scale, **options: Any) -> tuple[Any, Attachment]:
+def attach_loss(output: Any, loss: Tensor, multiplier: Multiplier, **options: Any) -> tuple[Any, Attachment]:
     """Attach a scalar ``loss`` to a model's output and return that output, unchanged in value.
 
     output: a scalar loss (shape () or (1,)), logits of any other shape, or tuples, lists and dictionaries of such, of
-    which all tensors that require a gradient are used. For all but the scalar loss alone ``scale(outputs, gradients,
-    loss)`` gives the multiplier of the main loss at the time of the backward pass.
-    options: further arguments of :class:`Attachment`.
+    which all tensors that require a gradient are used.
+    multiplier, options: see :class:`Attachment`.
 
     Raises HookError if nothing in the output can carry the gradient.
     """
@@ -126,7 +108,7 @@ def attach_loss(output: Any, loss: Tensor, scale: Scale, **options: Any) -> tupl
             "in a training loop of your own, CPTLoss needs none."
         )
     tensors = tuple(leaves[i] for i in places)
-    attachment = Attachment(None if is_scalar_loss(output) else scale, tensors, **options)
+    attachment = Attachment(multiplier, tensors, **options)
     for i, injected in zip(places, _Inject.apply(loss, attachment, *tensors), strict=True):
         leaves[i] = injected
     return tree_unflatten(leaves, structure), attachment

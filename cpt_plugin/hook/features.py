@@ -48,7 +48,7 @@ Stated = Callable[[StepView], Any]
 class Features:
     """Finds text features (K, d), or (B, K, d) where they depend on the image, and image features (B, d).
 
-    classes, width: K and d of the frozen text features.
+    frozen: (K, d) frozen text features, whose rows are in the order of the classes.
     stated: the ``features=`` function; None finds them: one call of either encoder that carries a gradient, or one call
         of the text encoder for each image, shown to depend on that image and on no other (CoCoOp).
     names: what the encoders are called, by kind.
@@ -57,13 +57,13 @@ class Features:
 
     def __init__(
         self,
-        classes: int,
-        width: int,
+        frozen: Tensor,
         stated: Stated | None,
         names: dict[str, str],
-        traced: Callable[[Forward], Forward],
+        traced: Callable[[Forward], Forward | None],
     ) -> None:
-        self._classes, self._width = classes, width
+        self._frozen = frozen
+        self._classes, self._width = frozen.shape
         self._stated = stated
         self._names = names
         self._traced = traced
@@ -142,10 +142,11 @@ class Features:
         """Whether text features depend on their own image's features and on no others', as the first rows show."""
         if not self._depends:
             again = self._traced(forward)
-            outputs, image = again.outputs("text"), again.marked
+            outputs, image = (again.outputs("text"), again.marked) if again else ([], None)
             each = list(outputs[0]) if len(outputs) == 1 else outputs
             self._depends = (
-                image is not None
+                again is not None
+                and image is not None
                 and len(again.calls["image"]) == 1
                 and len(each) == len(image) == batch_size
                 and _depend_on_own_rows(each[:ROWS], image)
@@ -187,33 +188,46 @@ class Features:
 
     def _suggestion(self, view: StepView) -> str:
         """An expression for (text, image) with the shapes that were seen."""
-        text = self._guess(view, "text", self._text_expression) or "step.text[0]"
-        image = self._guess(view, "image", self._image_expression) or "step.image[0]"
+        text = self._guess(view, "text", self._text_expressions) or "step.text[0]"
+        image = self._guess(view, "image", self._image_expressions) or "step.image[0]"
         return f"({text}, {image})"
 
-    def _guess(self, view: StepView, kind: str, expression: Callable[[str, Tensor], str]) -> str:
+    def _guess(self, view: StepView, kind: str, expressions: Callable[[str, Tensor], dict[str, Tensor]]) -> str:
+        """The expression whose value is most like the frozen text features, row by row; images: the first that fits."""
         for name in (kind, "output"):
+            found: dict[str, Tensor] = {}
             for place, tensor in _tensors(f"step.{name}", getattr(view, name)):
-                if found := expression(place, tensor):
-                    return found
+                found |= expressions(place, tensor.detach())
+            if kind == "text" and found:
+                return max(found, key=lambda place: self._likeness(found[place]))
+            if found:
+                return next(iter(found))
         return ""
 
-    def _text_expression(self, place: str, tensor: Tensor) -> str:
+    def _likeness(self, text: Tensor) -> float:
+        ours, theirs = (features.double().cpu() for features in (text, self._frozen))
+        return float(torch.nn.functional.cosine_similarity(ours, theirs).mean())
+
+    def _text_expressions(self, place: str, tensor: Tensor) -> dict[str, Tensor]:
         classes, width = self._classes, self._width
         if tensor.shape == (classes, width):
-            return place
+            return {place: tensor}
         if tensor.dim() == 3 and tensor.shape[1:] == (classes, width):
-            return f"{place}.mean(0)"
-        if tensor.dim() == 2 and tensor.shape[1] == width and len(tensor) % classes == 0 and len(tensor):
-            return f"{place}.view({len(tensor) // classes}, {classes}, {width}).mean(0)"
-        return ""
+            return {f"{place}.mean(0)": tensor.mean(0)}
+        if tensor.dim() == 2 and tensor.shape[1] == width and len(tensor) and len(tensor) % classes == 0:
+            prompts = len(tensor) // classes
+            return {
+                f"{place}.view({prompts}, {classes}, {width}).mean(0)": tensor.view(prompts, classes, width).mean(0),
+                f"{place}.view({classes}, {prompts}, {width}).mean(1)": tensor.view(classes, prompts, width).mean(1),
+            }
+        return {}
 
-    def _image_expression(self, place: str, tensor: Tensor) -> str:
+    def _image_expressions(self, place: str, tensor: Tensor) -> dict[str, Tensor]:
         if tensor.dim() == 2 and tensor.shape[1] == self._width:
-            return place
+            return {place: tensor}
         if tensor.dim() == 3 and tensor.shape[2] == self._width:
-            return f"{place}[:, 0]"
-        return ""
+            return {f"{place}[:, 0]": tensor}
+        return {}
 
 
 def described(view: StepView) -> str:

@@ -126,7 +126,7 @@ class CPTHook:
             counts = resolve_class_counts(trainer, self._counts, len(class_names))
             for regularizer in counting:
                 regularizer.prepare_counts(counts)
-        step = RegularizedStep(trainer, regularizers, frozen_text.shape, self._reading)
+        step = RegularizedStep(trainer, regularizers, frozen_text, self._reading)
         self._handle = HookHandle(step)
         return self._handle
 
@@ -168,7 +168,7 @@ class HookHandle:
     @property
     def parts_without_gradient(self) -> tuple[str, ...]:
         """Names of parts that reach nothing that is trained, as the first step tells; they regularize nothing."""
-        return self._step.parts_without_gradient if self._step else ()
+        return self._step.coverage.parts_without_gradient if self._step else ()
 
     def state_dict(self) -> dict[str, dict[str, Any]]:
         """What balanced weights rest on (``balance``), and each of the ``regularizers`` has learned, as plain numbers.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,9 +17,11 @@ from cpt_plugin.functional._checks import integers, shape_of
 from cpt_plugin.hook.features import Stated, StepView, described
 from cpt_plugin.hook.taps import Forward
 
+LOG = logging.getLogger("cpt_plugin")
 _LABEL_LIKE = re.compile(r"(^|_)(labels?|targets?|gts?|y|ys)(_|$)")
 _OTHER = re.compile(r"domain|cam|group|view|index|idx")
 _PIXELS = 64
+_FIRST_LABELED = "a pass that is not trained on labels belongs under torch.no_grad() or in another trainer"
 _STATE = (
     "state them, e.g. CPTHook(labels=lambda step: step.inputs[1]) for the model's second argument, in the runner "
     "--labels FILE.py:NAME"
@@ -28,6 +31,7 @@ _STATE = (
 class Labels:
     """Finds the (B,) labels of a forward.
 
+    classes: K; labels are 0 .. K-1.
     model: whose forward's parameter names tell labels from other whole numbers.
     stated: the ``labels=`` function; None finds them.
 
@@ -37,12 +41,14 @@ class Labels:
     reordered and changed cannot be recognized, and is not looked for.
     """
 
-    def __init__(self, model: nn.Module, stated: Stated | None) -> None:
+    def __init__(self, model: nn.Module, classes: int, stated: Stated | None) -> None:
         self._model = model
+        self._classes = classes
         self._stated = stated
+        self._told = False
 
     def __call__(self, forward: Forward, batches: Sequence[Any], size: int, again: bool) -> tuple[Tensor, bool]:
-        """(labels, whether they come from the batch rather than from what the model was given).
+        """(labels, whether that is sure: they are stated, or both given to the model and the batch's).
 
         batches: the arguments of ``forward_backward``.
         size: B.
@@ -51,16 +57,22 @@ class Labels:
         Raises HookError where there are none, or it cannot be told which of several they are.
         """
         if self._stated is not None:
-            return self._from_function(forward, size), False
+            return self._in_range(self._from_function(forward, size)), True
         arguments = self._whole_numbers(forward, size)
-        known, faults = _labels_of(batches, size)
+        known, faults = _labels_of(batches[:1], size)
         for value in arguments.values():
             if any(torch.equal(value.to(labels.device), labels) for _, labels in known):
-                return value, False
+                return self._in_range(value), True
+        order, labels = self._order(forward, known, batches, size)
         named = [name for name in arguments if _LABEL_LIKE.search(name) and not _OTHER.search(name)]
-        if len(named) == 1:
-            return arguments[named[0]], False
-        if again:
+        if len(named) == 1 and order != "same":
+            return self._in_range(arguments[named[0]]), False
+        if named and order == "same":
+            raise HookError(
+                f"The model was given the batch's images, and as {', '.join(named)} other whole numbers than "
+                f'batch["label"], so it cannot be told which are the labels: {_STATE}.'
+            )
+        if again and order != "same":
             raise HookError(
                 "The model ran a second time in one training step, without labels of its own, so the class of its "
                 "images is not known: CPTHook(forwards=\"first\") regularizes the first forward only (in the runner "
@@ -72,7 +84,19 @@ class Labels:
                 f"No labels for the {size} image features of this forward (batch[\"label\"] is {faults}; whole numbers "
                 f"among the model's arguments: {_names(arguments)}): {_STATE} ({described(StepView.of(forward))})."
             )
-        return self._of_batch(forward, known, arguments, size), True
+        if labels is None:
+            labels = self._of_batch(known, arguments, order, size)
+        return self._in_range(labels), False
+
+    def _in_range(self, labels: Tensor) -> Tensor:
+        """The labels, if each is that of a trained class."""
+        least, most = (int(labels.min()), int(labels.max())) if labels.numel() else (0, 0)
+        if least < 0 or most >= self._classes:
+            raise HookError(
+                f"Labels run from {least} to {most}, but {self._classes} class names have the labels 0 to "
+                f"{self._classes - 1}: give class_names of the classes that are trained, or {_STATE}."
+            )
+        return labels
 
     def _from_function(self, forward: Forward, size: int) -> Tensor:
         view = StepView.of(forward)
@@ -112,29 +136,49 @@ class Labels:
         rest = dict(list(places.items())[len(single) :])
         return {**named, **rest, **forward.keywords}
 
-    def _of_batch(
-        self, forward: Forward, known: list[tuple[Any, Tensor]], arguments: Mapping[str, Tensor], size: int
-    ) -> Tensor:
-        """``batch["label"]`` of the batch whose images the model was given, as far as that can be seen."""
+    def _order(
+        self, forward: Forward, known: list[tuple[Any, Tensor]], batches: Sequence[Any], size: int
+    ) -> tuple[str, Tensor | None]:
+        """How the model's images relate to the batch's (see :func:`_order`), and the batch's labels where as they are.
+
+        Images that are those of another argument of ``forward_backward`` (an unlabeled batch) are ``foreign``.
+        """
         given = [leaf for leaf in tree_leaves([*forward.inputs, forward.keywords]) if _is_images(leaf, size)]
+        found = "unknown"
         for batch, labels in known:
             orders = [_order(image, theirs) for image in given for theirs in _images(batch, size)]
             if "same" in orders:
-                return labels
-            if "other" in orders:
-                raise HookError(
-                    "The model was given the batch's images in another order than the batch's and no labels, so "
-                    f"batch[\"label\"] would be wrong: {_STATE}."
-                )
+                return "same", labels
+            found = "other" if "other" in orders else found
+        others = (theirs for batch in batches[len(known) :] for theirs in _images(batch, size))
+        if found == "unknown" and any(_order(image, theirs) != "unknown" for theirs in others for image in given):
+            return "foreign", None
+        return found, None
+
+    def _of_batch(
+        self, known: list[tuple[Any, Tensor]], arguments: Mapping[str, Tensor], order: str, size: int
+    ) -> Tensor:
+        """``batch["label"]``, unless something says that these are not the labels of the model's images."""
+        if order == "other":
+            raise HookError(
+                "The model was given the batch's images in another order than the batch's and no labels, so "
+                f'batch["label"] would be wrong: {_STATE}.'
+            )
+        if order == "foreign":
+            raise HookError(
+                'The model was given the images of another batch than the one with batch["label"] (an unlabeled one), '
+                f"and no labels: {_FIRST_LABELED}, or {_STATE}."
+            )
         if arguments:
             raise HookError(
                 f"It cannot be told whether {_names(arguments)} of the model's arguments are labels: they do not equal "
                 f"batch[\"label\"], and the model's images are not the batch's as they are: {_STATE}."
             )
-        if any(not torch.equal(labels, known[0][1]) for _, labels in known[1:]):
-            raise HookError(
-                f"forward_backward was given {len(known)} batches with {size} labels each, and the model's images are "
-                f"none of theirs as they are, so it cannot be told whose labels hold: {_STATE}."
+        if not self._told:
+            self._told = True
+            LOG.info(
+                'labels are batch["label"]; the model is given other images than the batch\'s (changed on the '
+                "device?), so that they are in its order is taken on trust"
             )
         return known[0][1]
 
@@ -143,7 +187,7 @@ def _labels_of(batches: Sequence[Any], size: int) -> tuple[list[tuple[Any, Tenso
     """(batch, its (B,) labels) of the batches that have such, and why the last of the others has not."""
     known, fault = [], "missing"
     for batch in batches:
-        labels = batch.get("label") if isinstance(batch, Mapping) else None
+        labels = batch.get("label") if isinstance(batch, Mapping) else _only_whole_numbers(batch, size)
         if labels is None:
             continue
         try:
@@ -151,11 +195,19 @@ def _labels_of(batches: Sequence[Any], size: int) -> tuple[list[tuple[Any, Tenso
         except FeatureError as error:
             fault = f"of no use: {error}"
             continue
+        numbers = numbers[:, 0] if numbers.shape == (size, 1) else numbers
         if numbers.shape == (size,):
             known.append((batch, numbers))
         else:
             fault = f"of shape {shape_of(numbers)}"
     return known, fault
+
+
+def _only_whole_numbers(batch: Any, size: int) -> Tensor | None:
+    """The only (B,) int64 tensor of a batch that is a tuple or list."""
+    elements = batch if isinstance(batch, (tuple, list)) else ()
+    found = [e for e in elements if isinstance(e, Tensor) and e.dtype == torch.long and e.shape == (size,)]
+    return found[0] if len(found) == 1 else None
 
 
 def _names(arguments: Mapping[str, Tensor]) -> str:
@@ -166,8 +218,9 @@ def _is_images(value: Any, size: int) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point() and value.dim() > 1 and len(value) == size
 
 
-def _images(batch: Mapping[str, Any], size: int) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(dict(batch)) if _is_images(leaf, size)]
+def _images(batch: Any, size: int) -> list[Tensor]:
+    values = batch.get("img", dict(batch)) if isinstance(batch, Mapping) else batch
+    return [leaf for leaf in tree_leaves(values) if _is_images(leaf, size)]
 
 
 def _order(given: Tensor, of_batch: Tensor) -> str:

@@ -1,33 +1,98 @@
-"""The multiplier of the main loss where a model returns logits or a tuple, found from the gradient that arrives.
+"""The multiplier of the main loss, found from the gradient that arrives.
 
 A regularizer R is to get what the trainer's loss L gets on its way to ``backward()``: the scale of a GradScaler, and
 1 / n where gradients are accumulated over n steps or averaged over n forwards. A factor that belongs to L itself
-(``0.5 * a + 0.5 * b``) is none of R's business. Where the two cannot be told apart, that is refused.
+(``0.7 * a + 0.3 * b``) is none of R's business. Where the two cannot be told apart, that is refused.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cpt_plugin.errors import HookError
 from cpt_plugin.hook.watch import BackwardWatch
 
-Arrived = list[tuple[Tensor, Tensor]]
-"""What the model returned, and the gradient that arrived on it."""
-_MOST_FORWARDS = 64
+_MOST_STEPS = 64
+_SURE = 3
 _STATE = (
     "state what the loss is divided by, CPTHook(accumulation=N) (in the runner --accumulation N), or accumulation=1 if "
     "it is not divided and all factors belong to the loss itself"
 )
+_FIRST = 'CPTHook(forwards="first") regularizes the first only (in the runner --forwards first)'
+
+
+@dataclass
+class CrossEntropy:
+    """A mean cross-entropy as its gradient on logits shows it.
+
+    weight: what it is multiplied by, the loss scale apart.
+    alike: whether all rows have the same weight; rows: how many rows tell.
+    tolerance: relative error to be expected of the weight.
+    """
+
+    weight: float
+    alike: bool
+    rows: int
+    tolerance: float
+
+    def is_one_over(self, steps: float) -> bool:
+        """Whether the weight is 1 / steps."""
+        return _same(self.weight * steps, 1, self.tolerance)
+
+
+@dataclass
+class Arrival:
+    """What is seen when a gradient arrives at the model's output.
+
+    weight: of the returned loss itself, where nothing else of the output is used, as a tensor over the loss scale.
+    probes: per logits, :func:`cross_entropy_probe` and the type of the logits.
+    factor: what stands in front of the loss, over the loss scale; None where it was not seen.
+    """
+
+    weight: Tensor | None
+    scale: Tensor
+    factor: Tensor | None
+    probes: list[tuple[Tensor, torch.dtype]] = field(default_factory=list)
+
+    def numbers(self) -> list[Tensor]:
+        """All of it in one list, for one transfer to the host."""
+        own = [value for value in (self.weight, self.factor) if value is not None]
+        return [self.scale.double().reshape(1), *(v.double().reshape(1) for v in own), *(p for p, _ in self.probes)]
+
+
+@dataclass
+class Seen:
+    """An :class:`Arrival` on the host."""
+
+    weight: float | None
+    factor: float | None
+    cross_entropies: list[CrossEntropy]
+    other_labels: bool
+
+    @classmethod
+    def of(cls, arrival: Arrival, numbers: Sequence[float]) -> Seen:
+        """What the numbers of an arrival say."""
+        rest = iter(numbers)
+        scale = next(rest)
+        weight = next(rest) if arrival.weight is not None else None
+        factor = next(rest) if arrival.factor is not None else None
+        found, other_labels = [], False
+        for _, dtype in arrival.probes:
+            value, alike, rows, other = (next(rest) for _ in range(4))
+            if math.isfinite(value):
+                found.append(CrossEntropy(value / scale, alike > 0, round(rows), _tolerance(dtype)))
+                other_labels |= other > 0
+        return cls(weight, factor, found, other_labels)
 
 
 class LossScale:
-    """Multiplier of the main loss for models that return logits or a tuple.
+    """Multiplier of the main loss.
 
     trainer: searched for settings that speak of accumulation.
     classes: K, the number of trained classes.
@@ -40,160 +105,229 @@ class LossScale:
         self._classes = classes
         self._accumulation = accumulation
         self._watch = watch
-        self._fraction: float | None = None
-        self._factor: float | None = None
+        self._share: float | None = None
+        self._weak = False
 
-    def __call__(
+    def arrival(
         self,
         outputs: tuple[Tensor, ...],
         gradients: tuple[Tensor | None, ...],
         like: Tensor,
-        forwards: int,
+        size: int,
         labels: Tensor | None,
-    ) -> Tensor:
-        """The multiplier, a scalar of the type of ``like``, in the backward pass of a step.
+    ) -> Arrival:
+        """What arrived on the model's outputs; nothing of it is on the host yet.
 
-        Args:
-            outputs: what the model returned, as far as it requires a gradient.
-            gradients: what arrived on them; None where nothing did.
-            forwards: regularized forwards of this step so far.
-            labels: what the images are taken for, to be compared with the cross-entropy's; None where that is sure.
-
-        Raises:
-            HookError: the multiplier cannot be told, or the cross-entropy was computed with other labels.
+        outputs: what the model returned, as far as it requires a gradient.
+        gradients: what arrived on them; None where nothing did.
+        like: the regularizers' sum.
+        size: B; an output of shape (1,) may be the loss, or what was computed of a single image.
+        labels: what the images are taken for, to be compared with the cross-entropy's; None where that is sure.
         """
         arrived = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
         scale = self._watch.loss_scale(like)
-        if self._accumulation is not None:
-            return scale / self._accumulation
-        if len(arrived) == 1 and _is_scalar(arrived[0][0]):
-            return arrived[0][1].reshape(()).to(like.dtype)
-        if forwards > 1:
-            return scale * self._of_one_of_several(arrived, scale)
-        if self._fraction is None:
-            self._fraction = self._of_the_only(arrived, scale, labels)
-        return scale * self._fraction
-
-    def check_factor(self, factor: float) -> None:
-        """Raise HookError if the factor in front of the loss, over the loss scale, is not the one of the first step."""
-        if self._fraction is None:
-            return
-        if self._factor is None:
-            self._factor = factor
-        if not _same(factor, self._factor, 1e-3):
-            raise HookError(
-                f"The factor in front of the loss has changed from {self._factor:.6g} to {factor:.6g}, so the scale of "
-                f"the regularizer is unknown: {_STATE}."
-            )
-
-    def _of_the_only(self, arrived: Arrived, scale: Tensor, labels: Tensor | None) -> float:
-        """Multiplier over the loss scale, in a step with one forward."""
-        of_loss = _number(scale)
-        factor = None if self._watch.factor is None else _number(self._watch.factor)
-        weights = self._cross_entropies(arrived, of_loss, labels)
-        parts = [weight for weight, _ in weights]
-        tolerance = max([1e-4, *(t for _, t in weights)])
-        if parts and any(_same(weight, 1, tolerance) for weight in (*parts, sum(parts))):
-            return 1.0
-        stated = dict(accumulation_settings(self._trainer))
-        whole = (sum(parts), tolerance) if parts else (factor, 1e-6)
-        for steps in stated.values():
-            if whole[0] is not None and _same(whole[0] * steps, 1, whole[1]):
-                return 1 / steps
-        divided = next((n for n in range(2, _MOST_FORWARDS + 1) for w in parts if _same(w * n, 1, tolerance)), None)
-        plain = factor is not None and _same(factor, 1, 1e-6)
-        if plain and divided is None and not stated and not self._watch.scaled_beside:
-            return 1.0
-        raise HookError(self._why(parts, factor, divided, stated))
-
-    def _of_one_of_several(self, arrived: Arrived, scale: Tensor) -> float:
-        """Multiplier over the loss scale of one of several forwards in a step: the weight of its cross-entropy."""
-        weights = self._cross_entropies(arrived, _number(scale), None)
-        total = sum(weight for weight, _ in weights)
-        if not weights or self._watch.scaled_beside:
-            raise HookError(
-                "The model ran several times in one training step and returned no loss, and its logits do not show the "
-                'gradient of a cross-entropy, so how its forwards are weighted is unknown: CPTHook(forwards="first") '
-                f"regularizes the first only (in the runner --forwards first), or {_STATE}."
-            )
-        tolerance = max(t for _, t in weights)
-        whole = next((n for n in range(1, _MOST_FORWARDS + 1) if _same(total * n, 1, tolerance)), None)
-        return total if whole is None else 1 / whole
-
-    def _cross_entropies(
-        self, arrived: Arrived, of_loss: float, labels: Tensor | None
-    ) -> list[tuple[float, float]]:
-        """(weight over the loss scale, relative tolerance) of each cross-entropy that is seen on logits."""
-        found = []
+        found = Arrival(None, scale, self._watch.factor)
+        lone = arrived[0][0] if len(arrived) == 1 else None
+        if lone is not None and (lone.dim() == 0 or (lone.shape == (1,) and size > 1)):
+            found.weight = arrived[0][1].reshape(()).double() / scale.double()
         for output, gradient in arrived:
-            tolerance = _tolerance(output)
-            weight = cross_entropy_weight(output, gradient, tolerance)
-            if weight is None:
-                continue
-            found.append((weight / of_loss, tolerance))
-            if labels is not None and output.shape == (len(labels), self._classes):
-                _compare_labels(gradient, labels)
+            if output.dim() == 2 and output.shape[1] >= 2 and len(output):
+                known = labels if labels is not None and output.shape == (len(labels), self._classes) else None
+                probe = cross_entropy_probe(output, gradient, _tolerance(output.dtype), known)
+                found.probes.append((probe, output.dtype))
         return found
 
-    def _why(self, parts: list[float], factor: float | None, divided: int | None, stated: Mapping[str, float]) -> str:
-        seen = []
+    def share(self, arrival: Arrival, forwards: int) -> Tensor:
+        """What the regularizers are multiplied by on top of the loss scale, a float64 scalar.
+
+        forwards: regularized forwards of this step that are back-propagated together.
+
+        Raises HookError where it cannot be told, or the cross-entropy was computed with other labels.
+        """
+        if self._accumulation is not None:
+            if self._share is None:
+                self._share = 1 / self._accumulation
+                self._refuse_contradiction(self.read(arrival))
+            return torch.full_like(arrival.scale, self._share, dtype=torch.float64)
+        if forwards > 1 or self._share is None:
+            seen = self.read(arrival)
+            self._refuse_other_labels(seen)
+            if forwards > 1:
+                decided = self._of_one_of_several(seen)
+            else:
+                decided = self._share = self._of_the_only(seen)
+            if arrival.weight is None:
+                return torch.full_like(arrival.scale, decided, dtype=torch.float64)
+        if arrival.weight is not None:
+            return arrival.weight
+        return torch.full_like(arrival.scale, self._share, dtype=torch.float64)  # type: ignore[arg-type]
+
+    @staticmethod
+    def read(arrival: Arrival) -> Seen:
+        """An arrival on the host, by one transfer."""
+        return Seen.of(arrival, torch.cat(arrival.numbers()).tolist())
+
+    def check(self, seen: Seen, forwards: int) -> None:
+        """Raise HookError if what was seen in a later step does not lead to the multiplier of the first."""
+        self._refuse_other_labels(seen)
+        if self._accumulation is not None:
+            self._refuse_contradiction(seen)
+            return
+        if forwards > 1 or self._share is None:
+            return
+        share = self._of_the_only(seen)
+        if seen.weight is None and not _same(share, self._share, 1e-6):
+            raise HookError(
+                f"The multiplier of the loss has changed from {self._share:.6g} to {share:.6g}, so the scale of the "
+                f"regularizer is unknown: {_STATE}."
+            )
+
+    def refuse_kept(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Raise HookError if gradients of earlier steps are kept where the multiplier holds only if they are not.
+
+        To be called when the first loss of a step is about to be back-propagated.
+        """
+        if not self._weak or self._accumulation is not None:
+            return
+        kept = [p.grad.abs().amax() for p in parameters if p.grad is not None and p.grad.numel()]
+        if kept and bool(torch.stack([k.float() for k in kept]).amax() > 0):
+            raise HookError(
+                "Gradients are accumulated over several steps, and the model's output does not show what the loss is "
+                f"divided by: {_STATE}."
+            )
+
+    def _refuse_contradiction(self, seen: Seen) -> None:
+        """Raise HookError where a stated divisor is contradicted by all that is seen."""
+        steps = self._accumulation or 1
+        factor_fits = seen.factor is None or _same(seen.factor * steps, 1, 1e-6)
+        weights = [ce.weight for ce in seen.cross_entropies]
+        fits = factor_fits or any(_same(weight * steps, 1, 1e-2) for weight in (*weights, sum(weights)))
+        if steps > 1 and weights and not fits:
+            raise HookError(
+                f"accumulation={steps} is stated, but the cross-entropy arrives with the weight "
+                f"{', '.join(f'{w:.6g}' for w in weights)} and the factor in front of the loss is {seen.factor:.6g}: "
+                f"{_STATE}."
+            )
+
+    def _refuse_other_labels(self, seen: Seen) -> None:
+        if seen.other_labels:
+            raise HookError(
+                "The trainer's cross-entropy was computed with other labels than the regularizer was given, batch"
+                '["label"] or what the model was passed (the trainer reorders or replaces them): state them, e.g. '
+                "CPTHook(labels=lambda step: step.inputs[1]) for the model's second argument, in the runner "
+                "--labels FILE.py:NAME."
+            )
+
+    def _of_the_only(self, seen: Seen) -> float:
+        """Multiplier over the loss scale, in a step with one forward."""
+        if seen.weight is not None:
+            return self._of_returned_loss(seen.weight, seen)
+        weights = seen.cross_entropies
+        single = any(ce.is_one_over(1) for ce in weights)
+        whole = bool(weights) and _same(sum(ce.weight for ce in weights), 1, max(ce.tolerance for ce in weights))
+        factor_is_one = seen.factor is not None and _same(seen.factor, 1, 1e-6)
+        stated = dict(accumulation_settings(self._trainer))
+        divisors = [n for n in stated.values() if seen.factor is not None and _same(seen.factor * n, 1, 1e-6)]
+        if not divisors and (whole or (single and (factor_is_one or seen.factor is None or len(weights) == 1))):
+            self._weak = not factor_is_one
+            return 1.0
+        if divisors and not (len(weights) > 1 and (whole or single)) and not (len(weights) == 1 and single):
+            return 1 / divisors[0]
+        averaged = any(ce.is_one_over(n) for ce in weights for n in range(2, _MOST_STEPS + 1))
+        if factor_is_one and not averaged and not stated and not self._watch.scaled_beside:
+            self._weak = True
+            return 1.0
+        raise HookError(self._why(seen, stated))
+
+    def _of_returned_loss(self, weight: float, seen: Seen) -> float:
+        """The multiplier of the model's own loss, if a constant in front of the trainer's explains it."""
+        explained = _same(weight, 1, 1e-6) or (seen.factor is not None and _same(weight, seen.factor, 1e-6))
+        if weight > 0 and explained:
+            return weight
+        raise HookError(
+            f"The loss that the model returned is back-propagated with the weight {weight:.6g}"
+            + (f", where the factor in front of the trainer's loss is {seen.factor:.6g}" if seen.factor else "")
+            + f", so the scale of the regularizer cannot be told: {_STATE}."
+        )
+
+    def _of_one_of_several(self, seen: Seen) -> float:
+        """Multiplier over the loss scale of one of several forwards in a step: the weight of its loss."""
+        if seen.weight is not None:
+            if seen.weight > 0:
+                return seen.weight
+            raise HookError(
+                f"One of several forwards of this step is back-propagated with the weight {seen.weight:.6g}, so the "
+                f"scale of its regularizer cannot be told: {_FIRST}, or {_STATE}."
+            )
+        weights = [ce for ce in seen.cross_entropies if ce.alike]
+        shares = {
+            next((n for n in range(1, _MOST_STEPS + 1) if _same(value * n, 1, ce.tolerance)), None)
+            for ce in weights
+            for value in (ce.weight, sum(other.weight for other in weights))
+        }
+        if len(shares) == 1 and not self._watch.scaled_beside:
+            steps = shares.pop()
+            if steps is not None:
+                return 1 / steps
+            if len(weights) == 1 and weights[0].rows >= _SURE and weights[0].weight < 1:
+                return weights[0].weight
+        raise HookError(
+            "The model ran several times in one training step and returned no loss, and its logits do not show one "
+            f"mean cross-entropy, so how its forwards are weighted is unknown: {_FIRST}, or {_STATE}."
+        )
+
+    def _why(self, seen: Seen, stated: Mapping[str, float]) -> str:
+        weights = [ce.weight for ce in seen.cross_entropies]
+        facts = []
         if stated:
-            seen.append(f"the trainer speaks of accumulation ({', '.join(f'{k} = {v}' for k, v in stated.items())})")
-        if parts:
-            seen.append(f"the cross-entropy on its logits has the weight {', '.join(f'{w:.6g}' for w in parts)}")
-        if factor is not None and not _same(factor, 1, 1e-6):
-            seen.append(f"the factor in front of the loss is {factor:.6g}")
-        if factor is None:
-            seen.append("the call of backward() was not seen")
+            facts.append(f"the trainer speaks of accumulation ({', '.join(f'{k} = {v}' for k, v in stated.items())})")
+        if weights:
+            facts.append(f"the cross-entropy on its logits has the weight {', '.join(f'{w:.6g}' for w in weights)}")
+        if seen.factor is not None and not _same(seen.factor, 1, 1e-6):
+            facts.append(f"the factor in front of the loss is {seen.factor:.6g}")
+        if seen.factor is None:
+            facts.append("what stands in front of the loss was not seen")
         if self._watch.scaled_beside:
-            seen.append("a GradScaler was used, but not on the very loss that was back-propagated")
+            facts.append("a GradScaler was used, but not on the very loss that was back-propagated")
+        divided = next((n for n in range(2, _MOST_STEPS + 1) for w in weights if _same(w * n, 1, 1e-4)), None)
         example = f" (here perhaps {divided})" if divided else ""
         return (
-            f"The model does not return its loss, and the scale of the regularizer cannot be told: {'; '.join(seen)}. "
+            f"The model does not return its loss, and the scale of the regularizer cannot be told: {'; '.join(facts)}. "
             f"If gradients are accumulated or averaged{example}, {_STATE}."
         )
 
 
-def cross_entropy_weight(logits: Tensor, gradient: Tensor, tolerance: float) -> float | None:
-    r"""Weight of a mean cross-entropy on (B, K) logits, from the gradient that arrived on them; None if it is another.
+def cross_entropy_probe(logits: Tensor, gradient: Tensor, tolerance: float, labels: Tensor | None = None) -> Tensor:
+    r"""Weight of a mean cross-entropy on (B, K) logits, from the gradient that arrived on them; nothing is transferred.
 
     With p the softmax of a row z_i and t_i its target, the gradient of :math:`s\,\frac1B\sum_i w_i \ell(z_i, t_i)` is
     :math:`\frac{s w_i}{B}(p_i - e_{t_i})`: negative at the target only, and in this direction. The weight is
     :math:`s\,\frac1B\sum_i w_i`. With two classes every row points that way, so three alike are asked for.
+
+    Returns:
+        (4,) float64: the weight, NaN where the gradient is that of another loss; 1 where all rows have the same weight,
+        else 0; the number of rows that tell; 1 where the targets of rows that tell are not ``labels``, else 0.
     """
-    if logits.dim() != 2 or logits.shape[1] < 2 or not len(logits):
-        return None
     z, g = logits.detach().double(), gradient.detach().double()
-    if not (z.isfinite().all() and g.isfinite().all()):
-        return None
     target = g.argmin(dim=1, keepdim=True)
     direction = torch.softmax(z, dim=1)
     direction.scatter_add_(1, target, -torch.ones_like(target, dtype=torch.float64))
-    length = direction.square().sum(1)
+    length, size = direction.square().sum(1), g.norm(dim=1)
     telling = length > 1e-6
-    if not telling.any() or not g.any():
-        return None
-    row = ((g * direction).sum(1) / length.clamp_min(1e-300))[telling]
-    residual = (g[telling] - row[:, None] * direction[telling]).norm(dim=1)
-    if (residual > tolerance * g.norm(dim=1).max()).any() or (row < 0).any():
-        return None
-    alike = bool(((row - row.mean()).abs() <= 10 * tolerance * row.mean()).all())
-    if logits.shape[1] == 2 and not (alike and len(row) >= 3):
-        return None
-    if alike:
-        return float(row.mean() * len(z))
-    return float(row.sum()) if telling.all() else None
-
-
-def _compare_labels(gradient: Tensor, labels: Tensor) -> None:
-    targets = gradient.argmin(dim=1).to(labels.device)
-    counted = gradient.abs().amax(dim=1).to(labels.device) > 0
-    if bool((targets != labels)[counted].any()):
-        raise HookError(
-            "The trainer's cross-entropy was computed with other labels than batch[\"label\"], which the regularizer "
-            "was given (the trainer reorders or replaces the batch): state them, e.g. CPTHook(labels=lambda step: "
-            "step.inputs[1]) for the model's second argument, in the runner --labels FILE.py:NAME."
-        )
+    rows = telling.sum()
+    row = torch.where(telling, (g * direction).sum(1) / length.clamp_min(1e-300), 0.0)
+    residual = (g - row[:, None] * direction).norm(dim=1) * telling
+    mean = row.sum() / rows.clamp_min(1)
+    alike = (((row - mean).abs() <= 10 * tolerance * mean) | ~telling).all()
+    valid = z.isfinite().all() & g.isfinite().all() & (rows > 0) & (size.amax() > 0)
+    valid &= (residual <= tolerance * size.amax()).all() & (row >= 0).all()
+    if logits.shape[1] == 2:
+        valid &= alike & (rows >= _SURE)
+    total = torch.where(alike, mean * len(z), torch.where(telling.all(), row.sum(), torch.nan))
+    other = torch.zeros_like(total)
+    if labels is not None:
+        other = ((target[:, 0] != labels.to(target.device)) & telling & (row > 0)).any().double()
+    return torch.stack([torch.where(valid, total, torch.nan), alike.double(), rows.double(), other])
 
 
 def accumulation_settings(trainer: Any) -> Iterator[tuple[str, float]]:
@@ -207,7 +341,7 @@ def accumulation_settings(trainer: Any) -> Iterator[tuple[str, float]]:
         if _counts(value):
             yield f"trainer.{name}", value
     for name, value in vars(trainer).items() if hasattr(trainer, "__dict__") else ():
-        if name.lower() in ("cfg", "config", "args", "opts", "options", "hparams") or _is_settings(value):
+        if _is_settings(value):
             yield from _settings(value, name if name == "cfg" else f"trainer.{name}", set())
 
 
@@ -235,17 +369,9 @@ def _counts(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 1
 
 
-def _is_scalar(output: Tensor) -> bool:
-    return output.dim() <= 1 and output.numel() == 1
-
-
-def _number(value: Tensor) -> float:
-    return float(value.detach().double().reshape(()))
-
-
-def _tolerance(logits: Tensor) -> float:
-    """Relative error to be expected of a gradient in the type of the logits."""
-    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(logits.dtype, 3e-2)
+def _tolerance(dtype: torch.dtype) -> float:
+    """Relative error to be expected of a gradient on logits of this type."""
+    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 3e-2)
 
 
 def _same(value: float, other: float, tolerance: float) -> bool:

@@ -7,6 +7,8 @@ import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from numbers import Real
 from typing import Any
 
@@ -16,13 +18,13 @@ from torch import Tensor, nn
 from cpt_plugin.errors import HookError, TrainingError
 from cpt_plugin.functional._normalize import working_dtype
 from cpt_plugin.hook.attach import Attachment, Gradients, Observer, Outputs, attach_loss
-from cpt_plugin.hook.balance import GradientBalance, Target, Weighted, gradient_norm, reaches, trained_parameters
+from cpt_plugin.hook.balance import GradientBalance, Target, Weighted, gradient_norm, trained_parameters
 from cpt_plugin.hook.checks import attached_models
-from cpt_plugin.hook.coverage import Coverage
+from cpt_plugin.hook.coverage import Coverage, remedy_of_constant
 from cpt_plugin.hook.features import Features
 from cpt_plugin.hook.labels import Labels
 from cpt_plugin.hook.reading import BACKWARD, Reading
-from cpt_plugin.hook.scale import LossScale
+from cpt_plugin.hook.scale import Arrival, LossScale, Seen
 from cpt_plugin.hook.taps import Forward, Taps
 from cpt_plugin.hook.watch import BackwardWatch
 from cpt_plugin.profiling import profile_of
@@ -32,18 +34,28 @@ from cpt_plugin.regularizers.base import checked_parts
 LOG = logging.getLogger("cpt_plugin")
 
 
+@dataclass
+class _Added:
+    """What one forward adds to the trainer's loss: its parts' values, and what they were multiplied by each time."""
+
+    values: dict[str, float]
+    times: list[tuple[Tensor, Arrival]] = field(default_factory=list)
+    attachment: Attachment = field(init=False)
+
+
 class RegularizedStep:
     """Stands in for ``trainer.forward_backward`` and adds the regularizers to what it does.
 
     Attributes:
         regularizers: the active ones.
         installed: whether it stands there now.
+        failed: whether the last step came to an error.
         parts, total: weighted parts and their sum, of the last step.
         balance: what sets balanced weights.
-        parts_without_gradient: names of parts that reached nothing trained, in the first step in which they occurred.
+        coverage: what the log says of the first step, and which parts reach nothing that is trained.
     """
 
-    def __init__(self, trainer: Any, regularizers: list[Regularizer], text_shape: torch.Size, reading: Reading) -> None:
+    def __init__(self, trainer: Any, regularizers: list[Regularizer], frozen_text: Tensor, reading: Reading) -> None:
         self.regularizers = regularizers
         self.installed = False
         self.parts: dict[str, float] = {}
@@ -54,22 +66,21 @@ class RegularizedStep:
         self._backward = reading.backward
         self._taps = Taps(self._model, encoders, self._timed, first_only=reading.forwards == "first")
         names = {"text": reading.text, "image": reading.image}
-        classes, width = text_shape
-        self._features = Features(classes, width, reading.features, names, self._taps.traced)
-        self._labels = Labels(self._model, reading.labels)
-        self._watch = BackwardWatch()
+        classes = len(frozen_text)
+        self._features = Features(frozen_text, reading.features, names, self._taps.traced)
+        self._labels = Labels(self._model, classes, reading.labels)
+        self._watch = BackwardWatch(self._before_backward)
         self._scale = LossScale(trainer, classes, reading.accumulation, self._watch)
         self.coverage = Coverage(trainer, encoders, names)
         self.failed = False
+        self._refusal: str | None = None
         self.balance = GradientBalance(trainer)
-        self.parts_without_gradient: tuple[str, ...] = ()
-        self._looked_at: set[str] = set()
-        self._reaching: dict[str, bool] = {}
         self._profile = profile_of(trainer)
         self._steps = 0
         self._batches: tuple[Any, ...] = ()
-        self._attachments: list[Attachment] = []
-        self._values: list[tuple[dict[str, float], Attachment]] = []
+        self._attached: list[_Added] = []
+        self._together = 1
+        self._trained: list[nn.Parameter] = []
         self._sources: dict[str, tuple[Regularizer, str]] = {}
         self._live: dict[str, tuple[Tensor, float]] = {}
         self._norms: tuple[dict[str, float], dict[str, float]] = {}, {}
@@ -92,6 +103,11 @@ class RegularizedStep:
         self.installed = False
         self.balance.close()
         self._taps.remove()
+        if self._taps.unseen and not self._steps:
+            LOG.warning(
+                f"{type(self._trainer).__name__}.model ran with gradients, but never inside forward_backward: nothing "
+                "was regularized"
+            )
         attached_models.pop(self._model, None)
         if vars(self._trainer).get("forward_backward") is not self:
             return
@@ -106,24 +122,30 @@ class RegularizedStep:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         if self._running or not self.installed:
             return self._original(*args, **kwargs)
+        if self._refusal is not None:
+            raise HookError(f"An earlier step was refused, so this training cannot go on: {self._refusal}")
         if self._trainer.model is not self._model:
             raise HookError("trainer.model was replaced after the hook was attached: detach(), attach again.")
         self._steps += 1
-        self._attachments.clear()
-        self._values.clear()
+        self._attached.clear()
         self._norms = {}, {}
-        self._batches = (*args, *kwargs.values())
-        self._running, self.failed = True, True
+        self._batches, self._trained = _batches((*args, *kwargs.values())), trained_parameters(self._trainer)
+        self._running = True
         try:
             with self._taps.armed(), self._watch.watching():
                 summary = self._original(*args, **kwargs)
+            self._check_back_propagated()
+            self.coverage.end_of_step(f"step {self._steps}{self._position()}")
+            self._report(summary)
+        except BaseException as error:
+            self.failed = True
+            self._refusal = str(error) if isinstance(error, HookError) else None
+            raise
         finally:
             self._running = False
-            self._live, self._batches = {}, ()
-        self._check_back_propagated()
-        self._warn_of_parts_without_gradient()
-        self.coverage.end_of_step()
-        self._report(summary)
+            self._live, self._batches, self._trained = {}, (), []
+            for added in self._attached:
+                added.attachment.release()
         self.failed = False
         return summary
 
@@ -135,18 +157,17 @@ class RegularizedStep:
         """Called at the end of the model's forward; returns its output with the regularizers attached."""
         text, image = self._features(forward)
         self._taps.without_gradient.update(k for k, f in (("text", text), ("image", image)) if not f.requires_grad)
-        labels, from_batch = self._labels(forward, self._batches, len(image), again=bool(self._attachments))
+        labels, labels_sure = self._labels(forward, self._batches, len(image), again=bool(self._attached))
         features = FeatureBatch(
             text=text.to(working_dtype(text)), image=image.to(working_dtype(image)), labels=labels.to(image.device)
         )
         features.progress = self._progress()
         with torch.autocast(device_type=features.image.device.type, enabled=False):
             parts = self._compute(features)
-            self._look_for_gradients(parts)
             strengths = {name: self._sources[name][0].strength(features) for name in parts}
             total = torch.stack([self._weighted(name, part, strengths[name]) for name, part in parts.items()]).sum()
         if not total.requires_grad:
-            constant = dict.fromkeys(filter(None, map(self._remedy_of_constant, parts)))
+            constant = dict.fromkeys(filter(None, (remedy_of_constant(*self._sources[name]) for name in parts)))
             advice = "".join(f" {remedy[0].upper()}{remedy[1:]}." for remedy in constant)
             raise HookError(
                 f"Nothing to regularize: no gradient flows back from the parts {', '.join(parts)} (text "
@@ -156,9 +177,10 @@ class RegularizedStep:
                 f"use_reentrant=True), or set the weights to 0.{advice}"
             )
         values = self._finite_values(parts, strengths, features)
-        self.coverage.of_forward(forward, text, image, total)
+        self.coverage.of_parts(parts, self._sources, self._trained)
+        self.coverage.of_forward(forward, text, image, total, self._trained)
         self._live = {name: (part, strengths[name]) for name, part in parts.items()}
-        return self._attach(forward.output, total, values, features, parts, from_batch)
+        return self._attach(forward.output, total, values, features, parts, labels_sure)
 
     def _attach(
         self,
@@ -167,71 +189,42 @@ class RegularizedStep:
         values: dict[str, float],
         features: FeatureBatch,
         parts: dict[str, Tensor],
-        from_batch: bool,
+        labels_sure: bool,
     ) -> Any:
         """The model's output with the regularizers' sum attached; ``values`` are those of their parts."""
-        unsure = features.labels if from_batch else None
+        added = _Added(values)
+        labels = None if labels_sure else features.labels
 
-        def scale(outputs: Outputs, gradients: Gradients, like: Tensor) -> Tensor:
-            return self._scale(outputs, gradients, like, len(self._attachments), unsure)
+        def multiplier(outputs: Outputs, gradients: Gradients, like: Tensor) -> Tensor:
+            arrival = self._scale.arrival(outputs, gradients, like, len(features.image), labels)
+            share = self._scale.share(arrival, self._together)
+            added.times.append((share, arrival))
+            return (share * arrival.scale.double()).to(like.dtype)
 
-        output, attachment = attach_loss(
-            output,
-            total,
-            scale,
-            observe=self._observer(parts, features),
-            loss_scale=self._watch.loss_scale,
-            only=BACKWARD[self._backward],
+        observer = self._observer(parts, features)
+        output, added.attachment = attach_loss(
+            output, total, multiplier, observe=observer, only=BACKWARD[self._backward]
         )
-        self._attachments.append(attachment)
-        self._values.append((values, attachment))
+        self._attached.append(added)
         return output
 
-    def _look_for_gradients(self, parts: dict[str, Tensor]) -> None:
-        """Note of each part, in the first step in which it occurs, whether its gradient reaches what is trained."""
-        new = [name for name in parts if name not in self._looked_at]
-        parameters = [p for p in trained_parameters(self._trainer) if p.numel()] if new else []
-        for name in new:
-            idle = self._remedy_of_constant(name) is not None
-            reaching = self._reaching.get(name) or (not idle and reaches(parts[name], parameters))
-            self._reaching[name] = reaching
-
-    def _remedy_of_constant(self, name: str) -> str | None:
-        """What the regularizer advises against a part that is the same for all features; None for other parts."""
-        regularizer, part = self._sources[name]
-        return regularizer.remedy_of_constant_part(part) if part in regularizer.constant_parts() else None
-
-    def _warn_of_parts_without_gradient(self) -> None:
-        """Say at the end of a step which of the parts that are new in it have no gradient."""
-        idle = [name for name, reaching in self._reaching.items() if not reaching]
-        self._looked_at |= self._reaching.keys()
-        self._reaching = {}
-        if not idle:
-            return
-        self.parts_without_gradient += tuple(idle)
-        advised: dict[str, list[str]] = {}
-        for name in idle:
-            remedy = self._remedy_of_constant(name)
-            advice = "train prompts of the encoder that it acts on, or " if remedy is None else f"{remedy}, or "
-            advised.setdefault(advice if remedy != "" else "", []).append(name)
-        for advice, names in advised.items():
-            named = ", ".join(f"{name} of {self._sources[name][0].name}" for name in names)
-            LOG.warning(
-                f"Without a gradient, step {self._steps}{self._position()}: {named}. Nothing that "
-                f"{type(self._trainer).__name__} trains changes it, so it is logged but regularizes nothing: {advice}"
-                "set its weight to 0."
-            )
+    def _before_backward(self) -> None:
+        """A loss is about to be back-propagated."""
+        waiting = [added for added in self._attached if not added.attachment.fired]
+        self._together = max(1, len(waiting))
+        if len(waiting) == len(self._attached):
+            self._scale.refuse_kept(self._trained)
 
     @contextmanager
     def muted(self) -> Iterator[None]:
         """Inside a step: gradients taken of the trainer's loss leave the regularizers out."""
-        for attachment in self._attachments:
-            attachment.muted = True
+        for added in self._attached:
+            added.attachment.muted = True
         try:
             yield
         finally:
-            for attachment in self._attachments:
-                attachment.muted = False
+            for added in self._attached:
+                added.attachment.muted = False
 
     def measure_gradients(self, parameters: Sequence[nn.Parameter], scale: Tensor, found: dict[str, float]) -> None:
         """Inside a step, before its backward pass: put the norm of each weighted part's gradient into ``found``.
@@ -316,13 +309,13 @@ class RegularizedStep:
         return "" if epoch is None or batch is None else f" (epoch {epoch + 1}, batch {batch + 1})"
 
     def _check_back_propagated(self) -> None:
-        if not self._attachments:
+        if not self._attached:
             raise HookError(
                 f"forward_backward did not run trainer.model ({type(self._model).__name__}) with gradients on, or ran "
                 "it past its hooks (self.model.forward(...), a copy, a compiled copy), so nothing was regularized: "
                 "detach() the hook for steps without a loss, or use CPTLoss in your own training loop."
             )
-        if not all(attachment.done for attachment in self._attachments):
+        if not all(added.attachment.done for added in self._attached):
             raise HookError(
                 "The regularizer was computed but never back-propagated: no loss that uses what the model returned was "
                 "back-propagated in this step. If only the first of several forwards in a step is trained, "
@@ -333,31 +326,41 @@ class RegularizedStep:
     def _report(self, summary: Any) -> None:
         """Parts of this step as they were added to the trainer's loss, also into the trainer's summary.
 
-        That is the sum over the model's forwards, each with what its loss was multiplied by apart from the loss scale:
-        1 for a loss that is back-propagated as it is, 1/2 where two forwards are averaged.
+        That is the sum over the model's forwards and their back-propagations, each with what its loss was multiplied by
+        apart from the loss scale: 1 for a loss that is back-propagated as it is, 1/2 where two forwards are averaged. A
+        name that the trainer's summary has already gets ``cpt_`` before it.
         """
-        shares = self._shares()
-        names = dict.fromkeys(name for values, _ in self._values for name in values)
-        added = {
-            name: sum(values.get(name, 0.0) * share for (values, _), share in zip(self._values, shares, strict=True))
-            for name in names
-        }
-        self.parts = {n: value * self._factor(n) for n, value in added.items()}
+        sums: dict[str, float] = {}
+        for added, share in zip(self._attached, self._shares(), strict=True):
+            for name, value in added.values.items():
+                sums[name] = sums.get(name, 0.0) + value * share
+        self.parts = {n: value * self._factor(n) for n, value in sums.items()}
         self.total = sum(self.parts.values())
         found, norms = self._norms
         found.update({n: norm * self._factor(n) for n, norm in norms.items() if math.isfinite(norm)})
         if isinstance(summary, dict):
-            summary["loss_reg"] = self.total
-            summary.update({f"loss_{name}": value for name, value in self.parts.items()})
+            logged = {"reg": self.total, **self.parts}
+            taken = {name for name in logged if f"loss_{name}" in summary}
+            summary.update({f"{'cpt_' * (n in taken)}loss_{n}": value for n, value in logged.items()})
 
     def _shares(self) -> list[float]:
-        """What each forward's regularizer was multiplied by in this step, the loss scale apart, by one transfer."""
-        shares = [torch.stack(attachment.shares).sum() for attachment in self._attachments]
-        factor = [] if self._watch.factor is None else [self._watch.factor.to(shares[0].device)]
-        numbers = torch.stack([*shares, *factor]).tolist()
-        if factor:
-            self._scale.check_factor(numbers.pop())
-        return numbers
+        """What each forward's regularizers were multiplied by in this step, the loss scale apart, by one transfer."""
+        shares: list[Tensor] = []
+        numbers: list[Tensor] = []
+        for added in self._attached:
+            shares.append(torch.stack([share for share, _ in added.times]).sum())
+            numbers += [number for _, arrival in added.times for number in arrival.numbers()]
+        values = torch.cat([torch.stack(shares), *(n.to(shares[0].device) for n in numbers)]).tolist()
+        rest = iter(values[len(shares) :])
+        for arrival in (arrival for added in self._attached for _, arrival in added.times):
+            count = sum(number.numel() for number in arrival.numbers())
+            self._scale.check(Seen.of(arrival, list(islice(rest, count))), self._together)
+        return values[: len(shares)]
 
     def _factor(self, name: str) -> float:
         return self.balance.factor(name) if name in self.balance else 1.0
+
+
+def _batches(arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Arguments of ``forward_backward``: batches, or the tensors of one."""
+    return (arguments,) if arguments and isinstance(arguments[0], Tensor) else arguments

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 _MULTIPLYING = tuple(
-    f"{name}Backward" for name in ("Mul", "Div", "Neg", "View", "Squeeze", "Unsqueeze", "ToCopy", "Clone", "Alias")
+    f"{name}Backward"
+    for name in ("Mul", "Div", "Neg", "Add", "Sub", "View", "Squeeze", "Unsqueeze", "ToCopy", "Clone", "Alias")
 )
+_MOST_TERMS = 64
 _LOCK = threading.RLock()
 _ACTIVE = threading.local()
 
@@ -22,15 +25,33 @@ class BackwardWatch:
     """What a step did to its loss, seen at calls of ``backward()``, ``torch.autograd.grad`` and ``GradScaler.scale``.
 
     Attributes:
-        factor: what stands in front of the last loss that was back-propagated, the scale of a GradScaler divided out:
-            1 / n for ``scaler.scale((a + b) / n).backward()``; None where no such call was seen.
+        before: called when a loss is about to be back-propagated, before any gradient of it is there.
     """
 
-    def __init__(self) -> None:
-        self.factor: Tensor | None = None
+    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+        self._before = before
+        self._start()
+
+    def _start(self) -> None:
+        self._trunk: list[Tensor] = []
+        self._branches: list[Tensor] = []
         self._scaled: list[tuple[Tensor, Any]] = []
         self._roots: tuple[Tensor, ...] = ()
         self._depth = 0
+
+    @property
+    def factor(self) -> Tensor | None:
+        """What stands in front of the loss that is back-propagated now, or was last; None where that was not seen.
+
+        The scale of a GradScaler is divided out. It is 1 / n for ``(a + b) / n`` and for ``a / n + b / n``, and 1 where
+        the terms of a sum have different factors.
+        """
+        if not self._trunk:
+            return None
+        arrived = torch.stack(self._branches or self._trunk)
+        alike = (arrived - arrived[0]).abs().amax() <= 1e-6 * arrived[0].abs()
+        factor = torch.where(alike, arrived[0], self._trunk[0])
+        return factor / self.loss_scale(factor)
 
     @property
     def scaled_beside(self) -> bool:
@@ -54,7 +75,7 @@ class BackwardWatch:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watch this thread's training step."""
-        self.__init__()  # type: ignore[misc]
+        self._start()
         before = getattr(_ACTIVE, "watch", None)
         with _patched():
             _ACTIVE.watch = self
@@ -75,41 +96,59 @@ class BackwardWatch:
     @contextmanager
     def back_propagating(self, roots: Any) -> Iterator[None]:
         """During a call that back-propagates ``roots``; calls inside it do not count."""
-        tensors = (roots,) if isinstance(roots, Tensor) else tuple(roots) if isinstance(roots, Sequence) else ()
-        handle = None
+        handles: list[Any] = []
         if not self._depth:
-            self._roots, self.factor = tensors, None
-            node = _below_factors(tensors[0]) if len(tensors) == 1 else None
-            if node is not None:
-                handle = node.register_prehook(self._arrived)
+            self._roots = tuple(leaf for leaf in tree_leaves(roots) if isinstance(leaf, Tensor))
+            self._trunk, self._branches = [], []
+            self._before()
+            trunks = [_below_factors(root.grad_fn) for root in self._roots if root.numel() == 1]
+            for trunk in filter(None, trunks):
+                handles.append(trunk.register_prehook(_noted(self._trunk)))
+                handles += [node.register_prehook(_noted(self._branches)) for node in _terms(trunk)]
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
-            if handle is not None:
+            for handle in handles:
                 handle.remove()
-
-    def _arrived(self, gradients: tuple[Tensor | None, ...]) -> None:
-        if self.factor is None and gradients[0] is not None and gradients[0].numel() == 1:
-            factor = gradients[0].detach().double().reshape(())
-            self.factor = factor / self.loss_scale(factor)
 
     def note_scaled(self, value: Any, scaler: Any) -> None:
         """A GradScaler made this of a loss."""
-        if isinstance(value, Tensor):
-            self._scaled.append((value, scaler))
+        self._scaled += [(leaf, scaler) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _below_factors(root: Any) -> Any:
-    """The first node of a scalar's graph that is neither a multiplication by a constant nor a change of shape."""
-    node = root.grad_fn if isinstance(root, Tensor) and root.numel() == 1 else None
-    while node is not None:
-        following = [function for function, _ in node.next_functions if function is not None]
-        if len(following) != 1 or not _multiplies(node):
-            break
+def _noted(arrived: list[Tensor]) -> Callable[[tuple[Tensor | None, ...]], None]:
+    def note(gradients: tuple[Tensor | None, ...]) -> None:
+        present = [gradient for gradient in gradients if gradient is not None]
+        if len(present) == 1 and present[0].numel() == 1:
+            arrived.append(present[0].detach().double().reshape(()))
+
+    return note
+
+
+def _below_factors(node: Any) -> Any:
+    """From a node of a scalar's graph, the first that neither multiplies by a constant nor only changes the shape."""
+    while node is not None and len(following := _following(node)) == 1 and _multiplies(node):
         node = following[0]
     return node
+
+
+def _terms(node: Any) -> list[Any]:
+    """The nodes of the terms of a sum, below the factors in front of each; the node itself where it is no sum."""
+    waiting: list[Any] = [node]
+    terms: list[Any] = []
+    while waiting and len(terms) < _MOST_TERMS:
+        at = waiting.pop()
+        if type(at).__name__.startswith(("AddBackward", "SubBackward")):
+            waiting += [_below_factors(following) for following in _following(at)]
+        else:
+            terms.append(at)
+    return terms
+
+
+def _following(node: Any) -> list[Any]:
+    return [function for function, _ in node.next_functions if function is not None]
 
 
 def _multiplies(node: Any) -> bool:

@@ -220,8 +220,8 @@ def test_class_means_take_any_integers() -> None:
 
 def of_batch(labels: Any) -> torch.Tensor:
     """What a hook takes for the labels of a model that is given the images alone."""
-    found, from_batch = Labels(torch.nn.Identity(), None)(Forward((IMAGE,), {}), [{"label": labels}], 6, again=False)
-    assert from_batch
+    found, sure = Labels(torch.nn.Identity(), 5, None)(Forward((IMAGE,), {}), [{"label": labels}], 6, again=False)
+    assert not sure
     return found
 
 

@@ -22,11 +22,15 @@ def parameter():
     return torch.tensor([1.0, -2.0, 3.0], dtype=torch.float64, requires_grad=True)
 
 
-def test_scalar_loss_scales_the_attached_loss_by_its_incoming_gradient(parameter):
-    output, attachment = attach_loss(parameter.square().sum(), (5 * parameter).sum(), constant_scale(99.0))
+def incoming(outputs, gradients, loss):
+    return gradients[0].reshape(())
+
+
+def test_what_the_multiplier_is_made_of(parameter):
+    output, attachment = attach_loss(parameter.square().sum(), (5 * parameter).sum(), incoming)
     (output * 7).backward()
     assert parameter.grad.tolist() == [7 * (2 * 1 + 5), 7 * (2 * -2 + 5), 7 * (2 * 3 + 5)]
-    assert attachment.fired == 1
+    assert (attachment.fired, attachment.done) == (1, True)
 
 
 def test_logits_use_the_output_scale_and_keep_their_own_gradient(parameter):
@@ -98,7 +102,7 @@ def test_logits_back_propagated_twice_are_refused(parameter):
 
 
 def test_scalar_losses_may_be_back_propagated_twice(parameter):
-    loss, attachment = attach_loss(parameter.sum(), (5 * parameter).sum(), constant_scale(99.0))
+    loss, attachment = attach_loss(parameter.sum(), (5 * parameter).sum(), incoming)
     loss.backward(retain_graph=True)
     (2 * loss).backward()
     assert parameter.grad.tolist() == [3 * 6] * 3
@@ -113,6 +117,6 @@ def test_what_counts_as_a_scalar_loss(shape, scalar):
 
 
 def test_a_loss_of_shape_one_gives_a_scalar_gradient(parameter):
-    loss, _ = attach_loss(parameter.sum().view(1), (5 * parameter).sum(), constant_scale(99.0))
+    loss, _ = attach_loss(parameter.sum().view(1), (5 * parameter).sum(), incoming)
     (3 * loss).backward()
     assert parameter.grad.tolist() == [3 * 6] * 3

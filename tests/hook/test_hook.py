@@ -96,8 +96,9 @@ def test_two_transfers_to_the_host_in_a_step_after_the_first(monkeypatch):
     trainer.forward_backward(make_batch())
     transfers.clear()
     trainer.forward_backward(make_batch())
-    # the trainer's own loss.item(), all parts at once, and after the step what they were multiplied by
-    assert sorted(transfers) == ["item", "tolist", "tolist"]
+    # the trainer's own loss.item(), all parts at once, and after the step what they were multiplied by; the labels'
+    # range is looked at where they are: "__int__", of a batch's on the CPU
+    assert sorted(transfers) == ["__int__", "__int__", "item", "tolist", "tolist"]
 
 
 def test_several_regularizers_add_up_under_distinct_names():

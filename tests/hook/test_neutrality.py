@@ -72,7 +72,7 @@ def test_a_weight_changes_the_bits_but_draws_nothing(trainer_class):
     plain, _ = trained(trainer_class)
     hooked, handle = trained(trainer_class, CPTHook(weight_etf=0.1, cluster_size=3))
     assert handle.active
-    assert hook_count(hooked) == 4 + 1  # the pre-hook takes an entry of its own for with_kwargs
+    assert hook_count(hooked) == 4 + 2  # with_kwargs and always_call take an entry each
     assert fingerprint(hooked)[0] != fingerprint(plain)[0]
     assert fingerprint(hooked)[1:] == fingerprint(plain)[1:]
 

@@ -312,7 +312,7 @@ class TestLabels:
     def test_a_reordered_and_changed_batch_is_seen_on_the_logits(self):
         trainer = self.Reordering()
         trainer.change = lambda image: 1.5 * image
-        with pytest.raises(HookError, match=r"computed with other labels than batch.*labels=lambda step: "):
+        with pytest.raises(HookError, match=r"computed with other labels than the regularizer.*labels=lambda step: "):
             hooked(trainer, batch_of(7))
 
     def test_a_reordered_batch_with_its_labels(self):
@@ -400,7 +400,7 @@ class TestScale:
         CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
         trainer.forward_backward(batch_of(7))
         trainer.divisor = 2
-        with pytest.raises(HookError, match=r"factor in front of the loss has changed from 1 to 0\.5"):
+        with pytest.raises(HookError, match=r"weight 0\.5; the factor in front of the loss is 0\.5"):
             trainer.forward_backward(batch_of(7))
 
 

@@ -202,7 +202,7 @@ def test_labels_passed_to_the_model_win_over_the_batch(regularizer, keyword):
     class OtherLabels(MaPLeTrainer):
         def forward_backward(self, batch):
             label = batch["label"].flip(0)
-            image = batch["img"]
+            image = batch["img"].flip(0)
             loss = self.model(image, label=label) if keyword else self.model(image, label)
             loss.backward()
 
