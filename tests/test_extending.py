@@ -113,6 +113,16 @@ def test_the_files_leave_the_suite_green(extended):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_train_py_knows_the_package_by_the_name_of_a_trainer(clone, package):
+    shutil.copy(ROOT / "train.py", clone)
+    command = [sys.executable, "train.py", "--trainer", "CoOpSPREAD", "--backbone", "micro", "SPREAD.WEIGHT"]
+    environment = {**os.environ, "PYTHONPATH": str(package), "CPT_TOOLKIT": "embedded"}
+    wrong = "SPREAD.WEIGHT in the options must be of type float"
+    for weight, said in (("much", wrong), ("0.2", "no data set is named")):
+        done = subprocess.run([*command, weight], cwd=clone, env=environment, capture_output=True, text=True)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
 def test_the_package_works_as_it_stands_in_workers_too(clone, package, tmp_path, monkeypatch):
     (line,) = [line for line in command(clone, "list", PYTHONPATH=package).splitlines() if " spread " in line]
     assert line.endswith("one simplex over all classes [paper: none] (my-losses 1.0)")
