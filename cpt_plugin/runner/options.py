@@ -84,10 +84,6 @@ def _file(name: str, text: str) -> Path:
     return path
 
 
-def _place(name: str, text: str) -> FunctionPlace:
-    return split_place(name, text)
-
-
 def _path(name: str, text: str) -> str:
     if not all((part.isidentifier() and not keyword.iskeyword(part)) or part.isdecimal() for part in text.split(".")):
         raise ConfigError(f"{name} {text!r}: give names with dots between them, e.g. model.prompt_learner")
@@ -192,7 +188,7 @@ OPTIONS: Mapping[str, Option] = {
             "FILE.py:function",
             "a function of a training step that returns its (text, image) features, where those modules give something "
             "else",
-            _place,
+            split_place,
             _function,
             "features",
         ),
@@ -200,7 +196,7 @@ OPTIONS: Mapping[str, Option] = {
             "--labels",
             "FILE.py:function",
             "a function of a training step that returns its (B,) labels, where they are not found",
-            _place,
+            split_place,
             _function,
             "labels",
         ),
