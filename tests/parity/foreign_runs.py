@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import random
@@ -17,7 +18,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin import CPTHook
-from tests.parity.foreign_cases import STEPS, Case
+from tests.parity.foreign_cases import STEPS, ByHand, Case
 from tests.parity.foreign_setup import configuration
 from tests.runner.released import events
 
@@ -35,13 +36,8 @@ def build(train: Any, case: Case, folder: Path, **more: Any) -> Any:
 
 
 def prerequisites(train: Any, case: Case, folder: Path) -> None:
-    """What a trainer needs from an earlier run of its repository: DAPT's prototypes, DPC's first stage."""
-    if case.trainer == "DAPT":
-        build(train, case, folder, **{"TRAINER.DAPT.PROTOTYPE_GEN": True})
-    if case.trainer == "StackSPLE_CoOp":
-        first = build(train, case, folder, **{"TRAINER.NAME": "CoOp"})
-        steps(first, 1)
-        first.save_model(0, str(folder / "stage-one"))
+    """What a trainer needs from an earlier run of its repository."""
+    case.before(functools.partial(build, train, case, folder), folder)
 
 
 def generators() -> str:
@@ -67,8 +63,14 @@ def steps(trainer: Any, count: int = STEPS) -> dict[str, Any]:
         if index == 0:
             gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
     state = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-    optimizer = trainer.optim.state_dict()["state"]
-    momenta = {f"{i}.{k}": v.clone() for i, s in optimizer.items() for k, v in s.items() if isinstance(v, Tensor)}
+    optimizers = [optimizer.state_dict()["state"] for optimizer in trainer._optims.values() if optimizer is not None]
+    momenta = {
+        f"{o}.{i}.{key}": value.clone()
+        for o, states in enumerate(optimizers)
+        for i, values in states.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
     return {"gradients": gradients, "state": state | momenta, "summaries": summaries, "generators": generators()}
 
 
@@ -87,51 +89,65 @@ def run(train: Any, case: Case, folder: Path, hook: CPTHook | None = None) -> di
 
 
 def run_by_hand(train: Any, case: Case, folder: Path, loss: Loss) -> dict[str, Any]:
-    """The same training with main loss + ``loss``, without the package's hook.
-
-    The two encoders' ``forward`` note what they return; ``Tensor.backward`` adds the loss of what was noted.
-    """
+    """The same training with main loss + ``loss``, without the package's hook, see :class:`ByHand`."""
     trainer = build(train, case, folder)
     seed()
-    noted: dict[str, Any] = {}
+    ExplicitSum(trainer, case.by_hand, loss)
+    return steps(trainer)
 
-    def noting(kind: str) -> None:
-        encoder = getattr(trainer.model, f"{kind}_encoder")
-        forward = encoder.forward
 
-        def forward_and_note(*args: Any, **kwargs: Any) -> Tensor:
+class ExplicitSum:
+    """Encoders whose ``forward`` notes what they return; ``Tensor.backward`` adds the loss of what was noted."""
+
+    def __init__(self, trainer: Any, by_hand: ByHand, loss: Loss) -> None:
+        self._by_hand, self._loss = by_hand, loss
+        self._texts: list[Any] = []
+        self._images: list[Any] = []
+        self._added = False
+        self._backward = Tensor.backward
+        self._step, self._parse = trainer.forward_backward, getattr(trainer, by_hand.parser)
+        trainer.forward_backward = self.step
+        setattr(trainer, by_hand.parser, self.parse)
+        self._note(trainer.model.get_submodule(by_hand.text), self._texts)
+        self._note(trainer.model.get_submodule(by_hand.image), self._images)
+
+    def step(self, batch: Any) -> Any:
+        self._clear()
+        self._added = False
+        Tensor.backward = lambda main, *args, **kwargs: self.backward(main, *args, **kwargs)  # type: ignore[method-assign]
+        try:
+            return self._step(batch)
+        finally:
+            Tensor.backward = self._backward  # type: ignore[method-assign]
+
+    def parse(self, batch: Any) -> Any:
+        parsed = self._parse(batch)
+        self._labels = self._by_hand.labels(parsed)
+        return parsed
+
+    def backward(self, main: Tensor, *args: Any, **kwargs: Any) -> None:
+        if self._texts and not (self._by_hand.once and self._added):
+            text, image = self._by_hand.features(self._texts, self._images)
+            main = main + self._by_hand.multiplier * self._loss(image, text, self._labels).to(main.dtype)
+            self._added = True
+        self._clear()
+        self._backward(main, *args, **kwargs)
+
+    def _clear(self) -> None:
+        self._texts.clear()
+        self._images.clear()
+
+    @staticmethod
+    def _note(module: Any, outputs: list[Any]) -> None:
+        forward = module.forward
+
+        def forward_and_note(*args: Any, **kwargs: Any) -> Any:
             output = forward(*args, **kwargs)
             if torch.is_grad_enabled():
-                noted[kind].append(output)
+                outputs.append(output)
             return output
 
-        encoder.forward = forward_and_note
-
-    noting("text")
-    noting("image")
-    parser = "parse_sple_batch_train" if hasattr(trainer, "parse_sple_batch_train") else "parse_batch_train"
-    parse, step, backward = getattr(trainer, parser), trainer.forward_backward, Tensor.backward
-
-    def parse_and_note(batch: Any) -> Any:
-        image, noted["labels"] = parse(batch)
-        return image, noted["labels"]
-
-    def backward_of_sum(main: Tensor, *args: Any, **kwargs: Any) -> None:
-        text = noted["text"][0] if len(noted["text"]) == 1 else torch.stack(noted["text"])
-        (image,) = noted["image"]
-        backward(main + loss(image, text, noted["labels"]).to(main.dtype), *args, **kwargs)
-
-    def step_by_hand(batch: Any) -> Any:
-        noted.update(text=[], image=[])
-        Tensor.backward = backward_of_sum  # type: ignore[method-assign]
-        try:
-            return step(batch)
-        finally:
-            Tensor.backward = backward  # type: ignore[method-assign]
-
-    setattr(trainer, parser, parse_and_note)
-    trainer.forward_backward = step_by_hand
-    return steps(trainer)
+        module.forward = forward_and_note
 
 
 def whole_training(train: Any, case: Case, folder: Path, hook: CPTHook) -> dict[str, Any]:

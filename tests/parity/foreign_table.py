@@ -14,7 +14,8 @@ from typing import Any
 
 import torch
 
-from tests.parity.foreign_cases import CASES, STEPS, Case
+from tests.parity.foreign import CASES
+from tests.parity.foreign_cases import STEPS, Case
 from tests.parity.foreign_launch import ROOT, run_repository, variables
 
 DOCUMENT = ROOT / "docs" / "hook-table.md"

@@ -1,6 +1,6 @@
 """Examines the hook on the released trainers of one repository, in a process of its own.
 
-Usage: python -m tests.parity.foreign_worker REPOSITORY FOLDER INDICES RESULT (INDICES of cases, "3,4")
+Usage: python -m tests.parity.foreign_worker FOLDER INDICES RESULT (INDICES of cases of one repository, "3,4")
 """
 
 from __future__ import annotations
@@ -18,26 +18,29 @@ from cpt_plugin import CPTHook, CPTLoss, SemanticClusters
 from cpt_plugin.encoders import freeze_clip
 from cpt_plugin.errors import CPTError
 from cpt_plugin.regularizers import build as build_regularizers
-from tests.parity.foreign_cases import CASES, CLUSTER_SIZE, WEIGHTS, Case
+from tests.parity.foreign import CASES
+from tests.parity.foreign_cases import CLUSTER_SIZE, WEIGHTS, Case
+from tests.parity.foreign_launch import code_of
 from tests.parity.foreign_runs import Loss, build, prerequisites, run, run_by_hand, steps, whole_training
-from tests.parity.foreign_setup import compute_in, import_released, serve_weights, write_files
+from tests.parity.foreign_setup import clip_modules, compute_in, import_released, serve_weights, write_files
 from tests.parity.problems import relative_error
 
 TEMPLATE = "a centered satellite photo of {}."
 
 
-def hook(weight: float = 1.0) -> CPTHook:
-    return CPTHook(**{key: weight * value for key, value in WEIGHTS.items()}, cluster_size=CLUSTER_SIZE)
+def hook(case: Case, frozen: Tensor, weight: float = 1.0) -> CPTHook:
+    """The case's line, with weights and a cluster size."""
+    weights = {key: weight * value for key, value in WEIGHTS.items()}
+    return CPTHook(**weights, cluster_size=CLUSTER_SIZE, **eval(f"dict({case.hook})", {"frozen_text": frozen}))
 
 
 def plain_clip(folder: Path, dtype: torch.dtype) -> Any:
     return freeze_clip(torch.load(folder / "weights.pt"), "tiny", "", dtype=dtype).model
 
 
-def frozen_text(folder: Path, names: list[str], dtype: torch.dtype) -> Tensor:
+def frozen_text(case: Case, folder: Path, names: list[str], dtype: torch.dtype) -> Tensor:
     """Features of the class names by plain CLIP and the repository's own tokenizer."""
-    from clip.clip import tokenize
-
+    tokenize = clip_modules(case.repository, "clip")[0].tokenize
     return plain_clip(folder, dtype).encode_text(torch.cat([tokenize(TEMPLATE.replace("{}", name)) for name in names]))
 
 
@@ -90,19 +93,22 @@ def identical(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
     """All that the table says about one trainer."""
-    compute_in(torch.float32)
+    repository = case.repository
+    compute_in(repository, torch.float32)
     write_files(folder, case)
-    serve_weights(folder / "weights.pt")
+    serve_weights(repository, folder / "weights.pt")
     prerequisites(train, case, folder)
-    if case.refused:
-        return examine_refusal(train, case, folder)
     names = build(train, case, folder).dm.dataset.classnames
-    plain, zero = run(train, case, folder), run(train, case, folder, hook(0.0))
+    frozen = frozen_text(case, folder, names, torch.float32)
+    if case.refused:
+        return examine_refusal(train, case, folder, frozen)
+    plain = run(train, case, folder)
+    zero = run(train, case, folder, hook(case, frozen, 0.0))
     result: dict[str, Any] = {"refused": "", "weight 0 identical": identical(zero, plain)}
     for dtype, loss in ((torch.float32, package_loss), (torch.float64, formula)):
-        compute_in(dtype)
-        frozen = frozen_text(folder, names, dtype)
-        hooked = run(train, case, folder, hook())
+        compute_in(repository, dtype)
+        frozen = frozen_text(case, folder, names, dtype)
+        hooked = run(train, case, folder, hook(case, frozen))
         by_hand = run_by_hand(train, case, folder, loss(frozen, names))
         result[str(dtype).removeprefix("torch.")] = {
             "tensors": len(by_hand["gradients"]),
@@ -117,15 +123,22 @@ def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
                 "same main loss": hooked["summaries"][0]["loss"] == plain["summaries"][0]["loss"]
                 if "loss" in plain["summaries"][0] else None,
                 "weight moves gradients by": largest_error(hooked["gradients"], plain["gradients"]),
+                "after the features": unmoved(hooked["gradients"], plain["gradients"]),
                 "weight changes training": not identical(hooked, plain),
                 "summary": hooked["summaries"][-1],
                 "parts": hooked["parts"],
             }  # fmt: skip
-    compute_in(torch.float32)
     if case.whole:
-        result["training"] = whole_training(train, case, folder, hook())
+        compute_in(repository, torch.float32)
+        frozen = frozen_text(case, folder, names, torch.float32)
+        result["training"] = whole_training(train, case, folder, hook(case, frozen))
         result["prototypes"] = examine_prototypes(train, case, folder)
     return result
+
+
+def unmoved(hooked: dict[str, Tensor], plain: dict[str, Tensor]) -> list[str]:
+    """Names of trained tensors whose gradient the regularizer leaves as it is: they act after the features."""
+    return [name for name, gradient in plain.items() if torch.equal(gradient, hooked[name])]
 
 
 def examine_prototypes(train: Any, case: Case, folder: Path) -> dict[str, Any]:
@@ -145,11 +158,11 @@ def examine_prototypes(train: Any, case: Case, folder: Path) -> dict[str, Any]:
     return {"error": relative_error(found, expected), "parts": handle.parts, "summary": summary}
 
 
-def examine_refusal(train: Any, case: Case, folder: Path) -> dict[str, Any]:
+def examine_refusal(train: Any, case: Case, folder: Path, frozen: Tensor) -> dict[str, Any]:
     """Where the hook refuses and what it says; a step after detaching shows that the trainer still works."""
     trainer = build(train, case, folder)
     try:
-        handle = hook().attach(trainer)
+        handle = hook(case, frozen).attach(trainer)
     except CPTError as error:
         return {"refused": "on attaching", "message": str(error)}
     try:
@@ -161,11 +174,12 @@ def examine_refusal(train: Any, case: Case, folder: Path) -> dict[str, Any]:
     return {"refused": ""}
 
 
-def main(repository: str, folder: str, indices: str, result: str) -> None:
+def main(folder: str, indices: str, result: str) -> None:
     os.chdir(folder)
-    train = import_released(Path(repository))
-    results = {CASES[i].name: examine(train, CASES[i], Path(folder)) for i in map(int, indices.split(","))}
-    torch.save(results, result)
+    cases = [CASES[i] for i in map(int, indices.split(","))]
+    (repository,) = {case.repository for case in cases}
+    train = import_released(repository, code_of(repository))
+    torch.save({case.name: examine(train, case, Path(folder)) for case in cases}, result)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tests.parity.conftest import released
-from tests.parity.foreign_cases import CASES, WEIGHTS, Case, Repository
+from tests.parity.foreign import CASES
+from tests.parity.foreign_cases import WEIGHTS, Case, Repository
 from tests.parity.foreign_launch import run_repository, variables
 from tests.parity.foreign_table import DOCUMENT
 
@@ -95,4 +96,8 @@ def test_prototypes_of_a_foreign_trainer(case: Case) -> None:
 
 def test_the_table_has_a_row_for_every_case() -> None:
     rows = [line.split("|") for line in DOCUMENT.read_text(encoding="utf-8").splitlines() if line.startswith("| ")]
-    assert [row[1].strip() for row in rows[1:]] == [case.trainer for case in CASES]
+    assert sorted(row[1].strip() for row in rows[1:]) == sorted(case.trainer for case in CASES)
+
+
+def test_no_two_cases_have_the_same_name() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)

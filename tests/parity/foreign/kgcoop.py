@@ -1,0 +1,14 @@
+"""KgCoOp, and ProGrad as its repository has it."""
+
+from __future__ import annotations
+
+from tests.parity.foreign_cases import COOP, SMALL, Case, Repository
+
+_OPTIONS = {**COOP, "TRAINER.COCOOP.PREC": "fp32", "TRAINER.COOP.W": 8.0}
+CASES = (
+    Case(Repository("CPT_RELEASED_KGCOOP", folder="KgCoOp"), "KgCoOp", "(logits, score)", _OPTIONS,
+         sizes={**SMALL, "embed_dim": 512}),
+    Case(Repository("CPT_RELEASED_KGCOOP", folder="KgCoOp", dassl="Dassl.ProGrad.pytorch",
+                    lacks="nothing; needs its own copy of Dassl"),
+         "ProGrad", "logits", {**COOP, "LOSS.NAME": "prograd"}, refused="back-propagated more than once"),
+)  # fmt: skip
