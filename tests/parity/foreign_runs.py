@@ -103,7 +103,7 @@ class ExplicitSum:
         self._by_hand, self._loss = by_hand, loss
         self._texts: list[Any] = []
         self._images: list[Any] = []
-        self._added = False
+        self._added, self._passes = False, 0
         self._backward = Tensor.backward
         self._step, self._parse = trainer.forward_backward, getattr(trainer, by_hand.parser)
         trainer.forward_backward = self.step
@@ -126,16 +126,18 @@ class ExplicitSum:
         return parsed
 
     def backward(self, main: Tensor, *args: Any, **kwargs: Any) -> None:
-        if self._texts and not (self._by_hand.once and self._added):
+        self._passes += 1
+        if self._texts and self._passes > self._by_hand.backward and not (self._by_hand.once and self._added):
             text, image = self._by_hand.features(self._texts, self._images)
             main = main + self._by_hand.multiplier * self._loss(image, text, self._labels).to(main.dtype)
             self._added = True
-        self._clear()
+            self._clear()
         self._backward(main, *args, **kwargs)
 
     def _clear(self) -> None:
         self._texts.clear()
         self._images.clear()
+        self._passes = 0
 
     @staticmethod
     def _note(module: Any, outputs: list[Any]) -> None:
