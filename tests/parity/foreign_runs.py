@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import io
 import random
 import re
@@ -53,13 +54,18 @@ def seed() -> None:
 
 
 def steps(trainer: Any, count: int = STEPS) -> dict[str, Any]:
-    """Training steps on the trainer's own loader: gradients of the first, all states, summaries, generators."""
+    """Training steps on the trainer's own loader: gradients of the first, all states, summaries, generators.
+
+    A trainer whose steps take a second batch gets one of its loader of validation images, as in its own epochs.
+    """
+    second = len(inspect.signature(type(trainer).forward_backward).parameters) > 2
     trainer.set_model_mode("train")
     trainer.num_batches, trainer.epoch, summaries = len(trainer.train_loader_x), 0, []
     gradients: dict[str, Tensor] = {}
     for index, batch in zip(range(count), trainer.train_loader_x, strict=False):
         trainer.batch_idx = index
-        summaries.append(trainer.forward_backward(batch))
+        batches = (batch, next(iter(trainer.val_loader))) if second else (batch,)
+        summaries.append(trainer.forward_backward(*batches))
         if index == 0:
             gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
     state = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
@@ -101,9 +107,10 @@ class ExplicitSum:
 
     def __init__(self, trainer: Any, by_hand: ByHand, loss: Loss) -> None:
         self._by_hand, self._loss = by_hand, loss
+        self._labels: list[Tensor] = []
         self._texts: list[Any] = []
         self._images: list[Any] = []
-        self._added, self._passes = False, 0
+        self._added, self._passes = 0, 0
         self._backward = Tensor.backward
         self._step, self._parse = trainer.forward_backward, getattr(trainer, by_hand.parser)
         trainer.forward_backward = self.step
@@ -111,26 +118,28 @@ class ExplicitSum:
         self._note(trainer.model.get_submodule(by_hand.text), self._texts)
         self._note(trainer.model.get_submodule(by_hand.image), self._images)
 
-    def step(self, batch: Any) -> Any:
+    def step(self, *batches: Any) -> Any:
         self._clear()
-        self._added = False
+        self._added = 0
+        self._labels.clear()
         Tensor.backward = lambda main, *args, **kwargs: self.backward(main, *args, **kwargs)  # type: ignore[method-assign]
         try:
-            return self._step(batch)
+            return self._step(*batches)
         finally:
             Tensor.backward = self._backward  # type: ignore[method-assign]
 
     def parse(self, batch: Any) -> Any:
         parsed = self._parse(batch)
-        self._labels = self._by_hand.labels(parsed)
+        self._labels.append(self._by_hand.labels(parsed))
         return parsed
 
     def backward(self, main: Tensor, *args: Any, **kwargs: Any) -> None:
         self._passes += 1
         if self._texts and self._passes > self._by_hand.backward and not (self._by_hand.once and self._added):
             text, image = self._by_hand.features(self._texts, self._images)
-            main = main + self._by_hand.multiplier * self._loss(image, text, self._labels).to(main.dtype)
-            self._added = True
+            labels = self._labels[min(self._added, len(self._labels) - 1)]
+            main = main + self._by_hand.multiplier * self._loss(image, text, labels).to(main.dtype)
+            self._added += 1
             self._clear()
         self._backward(main, *args, **kwargs)
 
