@@ -38,7 +38,7 @@ def plain_clip(folder: Path, dtype: torch.dtype) -> Any:
 
 def frozen_text(case: Case, folder: Path, names: list[str], dtype: torch.dtype) -> Tensor:
     """Features of the class names by plain CLIP and the repository's own tokenizer."""
-    tokenize = clip_modules(case.repository, "clip")[0].tokenize
+    tokenize = clip_modules(case.repository, "tokenize")[0].tokenize
     tokens = [tokenize(case.template.replace("{}", name)) for name in names]
     return plain_clip(folder, dtype).encode_text(torch.cat(tokens))
 
