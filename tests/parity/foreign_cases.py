@@ -69,18 +69,21 @@ class ByHand:
     """How the explicit sum is formed, without the hook.
 
     What the modules ``text`` and ``image`` below ``trainer.model`` return with gradients on is noted in the order of
-    the calls; ``features(texts, images)`` are the features of a forward. ``labels`` picks them from what the trainer's
-    method ``parser`` returns. The regularizer is added, times ``multiplier``, in the first backward pass after each
-    forward, or after the first one only (``once``).
+    the calls; ``features(texts, images)`` are the features of a forward, with the model as a third argument where
+    ``with_model``. ``labels`` picks them from what the trainer's method ``parser`` returns, from the batch where there
+    is none. The regularizer is added, times ``multiplier``, in the first backward pass after each forward, or after the
+    first one only (``once``). ``derivative`` (module or class, name) is the function that gets the sum.
     """
 
     text: str = "text_encoder"
     image: str = "image_encoder"
-    features: Callable[[list[Any], list[Any]], tuple[Tensor, Tensor]] = one_or_each_image
+    features: Callable[..., tuple[Tensor, Tensor]] = one_or_each_image
+    with_model: bool = False
     parser: str = "parse_batch_train"
     labels: Callable[[Any], Tensor] = lambda parsed: parsed[1]
     multiplier: float = 1.0
     once: bool = False
+    derivative: tuple[str, str] = ("torch.Tensor", "backward")
 
 
 @dataclass(frozen=True)

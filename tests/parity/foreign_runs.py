@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import io
+import pkgutil
 import random
 import re
 import shutil
@@ -100,38 +101,45 @@ class ExplicitSum:
     """Encoders whose ``forward`` notes what they return; ``Tensor.backward`` adds the loss of what was noted."""
 
     def __init__(self, trainer: Any, by_hand: ByHand, loss: Loss) -> None:
-        self._by_hand, self._loss = by_hand, loss
+        self._by_hand, self._loss, self._model = by_hand, loss, trainer.model
         self._texts: list[Any] = []
         self._images: list[Any] = []
         self._added = False
-        self._backward = Tensor.backward
-        self._step, self._parse = trainer.forward_backward, getattr(trainer, by_hand.parser)
+        owner, self._name = by_hand.derivative
+        self._owner = pkgutil.resolve_name(owner)
+        self._derivative = getattr(self._owner, self._name)
+        self._step = trainer.forward_backward
         trainer.forward_backward = self.step
-        setattr(trainer, by_hand.parser, self.parse)
+        if by_hand.parser:
+            self._parse = getattr(trainer, by_hand.parser)
+            setattr(trainer, by_hand.parser, self.parse)
         self._note(trainer.model.get_submodule(by_hand.text), self._texts)
         self._note(trainer.model.get_submodule(by_hand.image), self._images)
 
     def step(self, batch: Any) -> Any:
         self._clear()
         self._added = False
-        Tensor.backward = lambda main, *args, **kwargs: self.backward(main, *args, **kwargs)  # type: ignore[method-assign]
+        if not self._by_hand.parser:
+            self._labels = self._by_hand.labels(batch)
+        setattr(self._owner, self._name, lambda main, *args, **kwargs: self.derivative(main, *args, **kwargs))
         try:
             return self._step(batch)
         finally:
-            Tensor.backward = self._backward  # type: ignore[method-assign]
+            setattr(self._owner, self._name, self._derivative)
 
     def parse(self, batch: Any) -> Any:
         parsed = self._parse(batch)
         self._labels = self._by_hand.labels(parsed)
         return parsed
 
-    def backward(self, main: Tensor, *args: Any, **kwargs: Any) -> None:
+    def derivative(self, main: Tensor, *args: Any, **kwargs: Any) -> Any:
         if self._texts and not (self._by_hand.once and self._added):
-            text, image = self._by_hand.features(self._texts, self._images)
+            model = (self._model,) if self._by_hand.with_model else ()
+            text, image = self._by_hand.features(self._texts, self._images, *model)
             main = main + self._by_hand.multiplier * self._loss(image, text, self._labels).to(main.dtype)
             self._added = True
         self._clear()
-        self._backward(main, *args, **kwargs)
+        return self._derivative(main, *args, **kwargs)
 
     def _clear(self) -> None:
         self._texts.clear()

@@ -68,7 +68,8 @@ def compute_in(repository: Repository, dtype: torch.dtype) -> None:
             model.released_forward = model.LayerNorm.forward
         model.LayerNorm.forward = nn.LayerNorm.forward if wide else model.released_forward
     torch.set_default_dtype(dtype)
-    nn.Module.float = lambda self: self.to(dtype)  # type: ignore[method-assign]
+    for cls in (torch.Tensor, nn.Module):
+        cls.float = lambda self: self.to(dtype)  # type: ignore[method-assign]
 
 
 def serve_weights(repository: Repository, path: Path) -> None:

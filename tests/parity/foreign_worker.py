@@ -120,12 +120,11 @@ def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
             result |= {
                 "attaching drew": hooked["attaching drew"],
                 "same draws": hooked["generators"] == plain["generators"],
-                "same main loss": hooked["summaries"][0]["loss"] == plain["summaries"][0]["loss"]
-                if "loss" in plain["summaries"][0] else None,
+                "same main loss": same_losses(hooked["summaries"][0], plain["summaries"][0]),
                 "weight moves gradients by": largest_error(hooked["gradients"], plain["gradients"]),
                 "after the features": unmoved(hooked["gradients"], plain["gradients"]),
                 "weight changes training": not identical(hooked, plain),
-                "summary": hooked["summaries"][-1],
+                "added": {k: v for k, v in hooked["summaries"][-1].items() if k not in plain["summaries"][-1]},
                 "parts": hooked["parts"],
             }  # fmt: skip
     if case.whole:
@@ -134,6 +133,12 @@ def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
         result["training"] = whole_training(train, case, folder, hook(case, frozen))
         result["prototypes"] = examine_prototypes(train, case, folder)
     return result
+
+
+def same_losses(hooked: dict[str, Any], plain: dict[str, Any]) -> bool:
+    """Whether the losses that the trainer itself reports, at least one, are the same."""
+    losses = [name for name in plain if "loss" in name]
+    return bool(losses) and all(hooked[name] == plain[name] for name in losses)
 
 
 def unmoved(hooked: dict[str, Tensor], plain: dict[str, Tensor]) -> list[str]:

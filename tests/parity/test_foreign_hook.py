@@ -62,8 +62,8 @@ def test_frozen_text_is_found_and_parts_are_reported(case: Case) -> None:
     assert result["float32"]["frozen text"] <= 1e-5
     assert result["float64"]["frozen text"] <= 1e-12
     assert result["parts"].keys() == PARTS
-    logged = {name: value for name, value in result["summary"].items() if name.startswith("loss_")}
-    assert logged == {"loss_reg": sum(result["parts"].values())} | {f"loss_{n}": v for n, v in result["parts"].items()}
+    values = {f"loss_{name}": value for name, value in result["parts"].items()}
+    assert result["added"] == {"loss_reg": sum(result["parts"].values()), **values}
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.refused], ids=lambda case: case.name)
