@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpt_plugin.balance import trained_parameters
 from cpt_plugin.config_identity import hashed_part
 from cpt_plugin.encoders import FrozenCLIP, ModelSizes, check_prompts, load_clip, resolve_precision
 from cpt_plugin.errors import CheckpointError, ConfigError
 from cpt_plugin.hook import HookHandle
+from cpt_plugin.hook.balance import trained_parameters
 from cpt_plugin.toolkit import NAME as TOOLKIT
 from cpt_plugin.toolkit import TrainerX, build_lr_scheduler, build_optimizer, compute_accuracy
 from cpt_plugin.toolkit.embedded.logs import FILE_ONLY

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from cpt_plugin import regularizers
-from cpt_plugin._trainer_checks import shared_template
 from cpt_plugin.encoders import check_class_texts, dataset_template
 from cpt_plugin.hook import CPTHook, HookHandle
+from cpt_plugin.hook.checks import shared_template
 from trainers._mixed import mixed
 
 LOG = logging.getLogger("cpt_plugin")

@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cpt_plugin._trainer_checks import attached_models
 from cpt_plugin.encoders import FrozenCLIP, ImagePrompts, TextPrompts
 from cpt_plugin.errors import CheckpointError, ConfigError, DataError
+from cpt_plugin.hook.checks import attached_models
 from cpt_plugin.toolkit.embedded.base import find_model
 from cpt_plugin.toolkit.embedded.rng import derive_seed
 from cpt_plugin.toolkit.embedded.sampling import SampleKey

@@ -51,7 +51,7 @@ class Regularizer(Part):
         needs_progress: whether it needs `FeatureBatch.progress`; a trainer that does not say how far it is is refused.
         gradient_fractions: parts that `compute` gives without a weight, and what the norm of their gradient is to be
             as a fraction of the main loss's; :class:`~cpt_plugin.hook.CPTHook` weighs them
-            (:mod:`cpt_plugin.balance`).
+            (:mod:`cpt_plugin.hook.balance`).
         gradient_momentum: 1 takes these norms once, less a running average of them.
     """
 

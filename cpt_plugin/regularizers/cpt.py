@@ -45,7 +45,7 @@ class CPT(Regularizer):
         cluster_seed: seed of the k-means, independent of the training seed.
         template: sentence for the frozen text features; CPTHook hands it to the trainer that encodes them.
         weighting: "printed" (weight_...), or "balanced": in place of the weights, each term is scaled so that its
-            gradient on the prompts is rho_... times as long as the main loss's (:mod:`cpt_plugin.balance`).
+            gradient on the prompts is rho_... times as long as the main loss's (:mod:`cpt_plugin.hook.balance`).
         rho_etf, rho_cc, rho_rs: these fractions, finite and >= 0; a term of fraction 0 is not computed.
         rho_momentum: in 0 .. 1; 1 measures the gradients once, less keeps running averages of their lengths.
             "" is the data set's own.

@@ -29,9 +29,9 @@ from cpt_plugin.functional import (
     weighted_rotation,
 )
 from cpt_plugin.functional.long_tail_losses import effective_number_weights, ldam_margins, log_prior
+from cpt_plugin.hook.taps import _labels
 from cpt_plugin.long_tail_losses import LogitBatch
 from cpt_plugin.regularizers import FeatureBatch
-from cpt_plugin.taps import _labels
 
 LABELS, IDS, COUNTS = [4, 0, 4, 1, 2, 3], [1, 0, 1, 2, 0], [40, 0, 7, 1, 3]
 _generator = torch.Generator().manual_seed(0)

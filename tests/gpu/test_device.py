@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from cpt_plugin import CPTLoss, SemanticClusters
-from cpt_plugin.balance import GradientBalance, Target
+from cpt_plugin.hook.balance import GradientBalance, Target
 from cpt_plugin.profiling import CudaClock, Profile
 from tests.helpers.prompt_runs import prompt_cfg, train
 

@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from cpt_plugin.attach import OutputScale, attach_loss, is_scalar_loss
 from cpt_plugin.errors import HookError
+from cpt_plugin.hook.attach import OutputScale, attach_loss, is_scalar_loss
 
 Pair = namedtuple("Pair", "first second")
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from cpt_plugin.balance import FLOOR
 from cpt_plugin.errors import HookError
 from cpt_plugin.hook import CPTHook
+from cpt_plugin.hook.balance import FLOOR
 from cpt_plugin.regularizers import FeatureBatch, build
 from tests.hook.toy_regularizer import ToyRegularizer
 from tests.hook.toy_trainers import (

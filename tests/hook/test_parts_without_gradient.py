@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cpt_plugin.balance import reaches
 from cpt_plugin.errors import HookError
 from cpt_plugin.hook import CPTHook
+from cpt_plugin.hook.balance import reaches
 from cpt_plugin.regularizers import build
 from tests.hook.toy_trainers import TRAINERS, CoOpTrainer, MaPLeModel, MaPLeTrainer, make_batch
 
@@ -120,7 +120,7 @@ def test_an_inactive_hook_has_no_such_parts():
 def test_the_graph_is_read_not_run(monkeypatch):
     """No gradient is computed or left, and later steps do not look again."""
     looked = []
-    monkeypatch.setattr("cpt_plugin._regularized_step.reaches", lambda *args: looked.append(1) or reaches(*args))
+    monkeypatch.setattr("cpt_plugin.hook.step.reaches", lambda *args: looked.append(1) or reaches(*args))
     stepped(MaPLeTrainer(), "cpt")
     assert len(looked) == 3, "once for each of the three parts"
 

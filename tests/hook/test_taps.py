@@ -10,8 +10,7 @@ import pickle
 import pytest
 import torch
 
-from cpt_plugin import attach, taps
-from cpt_plugin.hook import CPTHook
+from cpt_plugin.hook import CPTHook, attach, taps
 from tests.hook.toy_regularizer import ToyRegularizer
 from tests.hook.toy_trainers import CoOpTrainer, MaPLeTrainer, flat_gradient, make_batch
 

@@ -43,6 +43,7 @@ class Repository:
     ``folder`` inside it holds the code, ``trainers`` in that its trainers, ``clips`` names its copies of CLIP;
     ``dassl`` is its own copy of Dassl if it must have that one. ``stand_ins(code)`` runs before its ``train.py`` is
     imported: modules that the code imports but does not have, or that are not needed; ``lacks`` says which.
+    ``arguments`` are words of its command line that its configuration needs, ``train`` is the module that reads them.
     """
 
     variable: str
@@ -52,6 +53,8 @@ class Repository:
     clips: tuple[str, ...] = ("clip",)
     stand_ins: Callable[[Path], None] = nothing
     lacks: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict, hash=False)
+    train: str = "train"
 
     @property
     def name(self) -> str:
@@ -71,8 +74,9 @@ class ByHand:
     What the modules ``text`` and ``image`` below ``trainer.model`` return with gradients on is noted in the order of
     the calls; ``features(texts, images)`` are the features of a forward, with the model as a third argument where
     ``with_model``. ``labels`` picks them from what the trainer's method ``parser`` returns, from the batch where there
-    is none. The regularizer is added, times ``multiplier``, in the first backward pass after each forward, or after the
-    first one only (``once``). ``derivative`` (module or class, name) is the function that gets the sum.
+    is none. The regularizer is added, times ``multiplier``, in the first call of ``derivative`` (module or class,
+    name) after a forward (``backward``: how many to let pass), of each forward or of a step's first one only
+    (``once``).
     """
 
     text: str = "text_encoder"
@@ -82,6 +86,7 @@ class ByHand:
     parser: str = "parse_batch_train"
     labels: Callable[[Any], Tensor] = lambda parsed: parsed[1]
     multiplier: float = 1.0
+    backward: int = 0
     once: bool = False
     derivative: tuple[str, str] = ("torch.Tensor", "backward")
 
@@ -95,6 +100,7 @@ class Case:
     must work. ``whole`` runs a whole training too, and prototypes for the regularizer ``dapt``.
     ``files(folder, case)`` writes what the trainer expects in fixed places; ``before(build, folder)`` does what it
     needs from an earlier run, where ``build(**options)`` gives a trainer. ``options`` may be a function of the folder.
+    ``template`` is the published sentence of its data set.
     """
 
     repository: Repository
@@ -111,6 +117,7 @@ class Case:
     files: Callable[[Path, Case], None] = nothing
     before: Callable[[Callable[..., Any], Path], None] = nothing
     variant: str = ""
+    template: str = "a centered satellite photo of {}."
 
     @property
     def name(self) -> str:

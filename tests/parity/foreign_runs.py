@@ -104,7 +104,7 @@ class ExplicitSum:
         self._by_hand, self._loss, self._model = by_hand, loss, trainer.model
         self._texts: list[Any] = []
         self._images: list[Any] = []
-        self._added = False
+        self._added, self._passes = False, 0
         owner, self._name = by_hand.derivative
         self._owner = pkgutil.resolve_name(owner)
         self._derivative = getattr(self._owner, self._name)
@@ -133,17 +133,19 @@ class ExplicitSum:
         return parsed
 
     def derivative(self, main: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self._texts and not (self._by_hand.once and self._added):
+        self._passes += 1
+        if self._texts and self._passes > self._by_hand.backward and not (self._by_hand.once and self._added):
             model = (self._model,) if self._by_hand.with_model else ()
             text, image = self._by_hand.features(self._texts, self._images, *model)
             main = main + self._by_hand.multiplier * self._loss(image, text, self._labels).to(main.dtype)
             self._added = True
-        self._clear()
+            self._clear()
         return self._derivative(main, *args, **kwargs)
 
     def _clear(self) -> None:
         self._texts.clear()
         self._images.clear()
+        self._passes = 0
 
     @staticmethod
     def _note(module: Any, outputs: list[Any]) -> None:

@@ -6,6 +6,7 @@ Half precision and ``.cuda()`` do nothing, its CLIP finds tiny weights, and modu
 from __future__ import annotations
 
 import sys
+import types
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def import_released(repository: Repository, code: Path) -> Any:
         stub("clip", __path__=[str(code / "clip")])
     repository.stand_ins(code)
     _without_cuda()
-    return import_module("train")
+    return import_module(repository.train)
 
 
 def _without_cuda() -> None:
@@ -41,7 +42,7 @@ def _without_cuda() -> None:
 
     def on_cpu(to: Any) -> Any:
         def moved(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return self if args[:1] == ("cuda",) else to(self, *args, **kwargs)
+            return self if str(args[:1]).startswith(("('cuda", "(device(type='cuda")) else to(self, *args, **kwargs)
 
         return moved
 
@@ -86,12 +87,23 @@ def write_files(folder: Path, case: Case) -> None:
     case.files(folder, case)
 
 
+class Arguments(types.SimpleNamespace):
+    """Words of a command line; all that were not given are empty."""
+
+    def __getattr__(self, name: str) -> str:
+        return ""
+
+
 def configuration(train: Any, case: Case, folder: Path, **more: Any) -> Any:
     """Their own configuration with their ``extend_cfg``, on the tiny images and weights."""
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
+    if case.repository.arguments:
+        train.args = Arguments(**case.repository.arguments)
     train.extend_cfg(cfg)
+    if case.repository.arguments:
+        train.reset_cfg(cfg, train.args)
     values = {
         "DATASET.ROOT": f"{folder / 'data'}/",
         "DATASET.NAME": "EuroSAT",

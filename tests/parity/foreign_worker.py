@@ -25,8 +25,6 @@ from tests.parity.foreign_runs import Loss, build, prerequisites, run, run_by_ha
 from tests.parity.foreign_setup import clip_modules, compute_in, import_released, serve_weights, write_files
 from tests.parity.problems import relative_error
 
-TEMPLATE = "a centered satellite photo of {}."
-
 
 def hook(case: Case, frozen: Tensor, weight: float = 1.0) -> CPTHook:
     """The case's line, with weights and a cluster size."""
@@ -41,7 +39,8 @@ def plain_clip(folder: Path, dtype: torch.dtype) -> Any:
 def frozen_text(case: Case, folder: Path, names: list[str], dtype: torch.dtype) -> Tensor:
     """Features of the class names by plain CLIP and the repository's own tokenizer."""
     tokenize = clip_modules(case.repository, "clip")[0].tokenize
-    return plain_clip(folder, dtype).encode_text(torch.cat([tokenize(TEMPLATE.replace("{}", name)) for name in names]))
+    tokens = [tokenize(case.template.replace("{}", name)) for name in names]
+    return plain_clip(folder, dtype).encode_text(torch.cat(tokens))
 
 
 def unit(features: Tensor) -> Tensor:

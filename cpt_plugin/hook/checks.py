@@ -13,7 +13,7 @@ from cpt_plugin.errors import ConfigError, FeatureError, HookError
 from cpt_plugin.functional._checks import class_numbers
 
 attached_models: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakref.WeakKeyDictionary()
-"""The step (:class:`~cpt_plugin._regularized_step.RegularizedStep`) that each regularized model is attached by."""
+"""The step (:class:`~cpt_plugin.hook.step.RegularizedStep`) that each regularized model is attached by."""
 
 
 def check_trainer(trainer: Any) -> None:

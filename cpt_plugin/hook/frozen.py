@@ -91,7 +91,7 @@ class FrozenSources:
 
     @cached_property
     def _clip(self) -> FrozenCLIP:
-        from cpt_plugin._foreign_clip import foreign_clip
+        from cpt_plugin.hook.foreign_clip import foreign_clip
 
         return foreign_clip(self._trainer)
 
@@ -102,8 +102,8 @@ class FrozenSources:
         return class_text_features(self._clip, self._class_names, template)
 
     def _means_of_images(self) -> Tensor:
-        from cpt_plugin._foreign_clip import check_same_weights
         from cpt_plugin.encoders import class_means
+        from cpt_plugin.hook.foreign_clip import check_same_weights
 
         loader = self._training_images()
         check_same_weights(self._clip, self._trainer, "image")

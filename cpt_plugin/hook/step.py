@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cpt_plugin._trainer_checks import attached_models
-from cpt_plugin.attach import Attachment, Observer, OutputScale, attach_loss
-from cpt_plugin.balance import GradientBalance, Target, Weighted, gradient_norm, reaches, trained_parameters
 from cpt_plugin.errors import HookError, TrainingError
+from cpt_plugin.hook.attach import Attachment, Observer, OutputScale, attach_loss
+from cpt_plugin.hook.balance import GradientBalance, Target, Weighted, gradient_norm, reaches, trained_parameters
+from cpt_plugin.hook.checks import attached_models
+from cpt_plugin.hook.taps import Taps
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer
-from cpt_plugin.taps import Taps
 
 LOG = logging.getLogger("cpt_plugin")
 

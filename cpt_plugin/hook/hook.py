@@ -9,17 +9,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from cpt_plugin._frozen_sources import FrozenSources
-from cpt_plugin._regularized_step import RegularizedStep
-from cpt_plugin._trainer_checks import (
+from cpt_plugin.errors import ConfigError, HookError
+from cpt_plugin.hook.balance import gradient_norm
+from cpt_plugin.hook.checks import (
     attached_models,
     check_trainer,
     resolve_class_counts,
     resolve_class_names,
     shared_template,
 )
-from cpt_plugin.balance import gradient_norm
-from cpt_plugin.errors import ConfigError, HookError
+from cpt_plugin.hook.frozen import FrozenSources
+from cpt_plugin.hook.step import RegularizedStep
 from cpt_plugin.long_tail_losses import LongTailLoss
 from cpt_plugin.regularizers import Regularizer, build
 
