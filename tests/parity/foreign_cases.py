@@ -32,7 +32,7 @@ def both_sides(node: str) -> dict[str, Any]:
     }
 
 
-def nothing(*_: Any) -> None:
+def nothing(*_: Any, **__: Any) -> None:
     """For repositories and cases that need no preparation."""
 
 

@@ -98,7 +98,7 @@ def run_by_hand(train: Any, case: Case, folder: Path, loss: Loss) -> dict[str, A
 
 
 class ExplicitSum:
-    """Encoders whose ``forward`` notes what they return; ``Tensor.backward`` adds the loss of what was noted."""
+    """What the encoders return is noted; ``Tensor.backward``, or another function, adds the loss of what was noted."""
 
     def __init__(self, trainer: Any, by_hand: ByHand, loss: Loss) -> None:
         self._by_hand, self._loss, self._model = by_hand, loss, trainer.model
@@ -149,15 +149,11 @@ class ExplicitSum:
 
     @staticmethod
     def _note(module: Any, outputs: list[Any]) -> None:
-        forward = module.forward
-
-        def forward_and_note(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
+        def note(_: Any, inputs: Any, output: Any) -> None:
             if torch.is_grad_enabled():
                 outputs.append(output)
-            return output
 
-        module.forward = forward_and_note
+        module.register_forward_hook(note)
 
 
 def whole_training(train: Any, case: Case, folder: Path, hook: CPTHook) -> dict[str, Any]:
