@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
+import inspect
 import io
 import pkgutil
 import random
@@ -54,13 +55,18 @@ def seed() -> None:
 
 
 def steps(trainer: Any, count: int = STEPS) -> dict[str, Any]:
-    """Training steps on the trainer's own loader: gradients of the first, all states, summaries, generators."""
+    """Training steps on the trainer's own loader: gradients of the first, all states, summaries, generators.
+
+    A trainer whose steps take a second batch gets one of its loader of validation images, as in its own epochs.
+    """
+    second = len(inspect.signature(type(trainer).forward_backward).parameters) > 2
     trainer.set_model_mode("train")
     trainer.num_batches, trainer.epoch, summaries = len(trainer.train_loader_x), 0, []
     gradients: dict[str, Tensor] = {}
     for index, batch in zip(range(count), trainer.train_loader_x, strict=False):
         trainer.batch_idx = index
-        summaries.append(trainer.forward_backward(batch))
+        batches = (batch, next(iter(trainer.val_loader))) if second else (batch,)
+        summaries.append(trainer.forward_backward(*batches))
         if index == 0:
             gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
     state = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
@@ -102,9 +108,10 @@ class ExplicitSum:
 
     def __init__(self, trainer: Any, by_hand: ByHand, loss: Loss) -> None:
         self._by_hand, self._loss, self._model = by_hand, loss, trainer.model
+        self._labels: list[Tensor] = []
         self._texts: list[Any] = []
         self._images: list[Any] = []
-        self._added, self._passes = False, 0
+        self._added, self._passes = 0, 0
         owner, self._name = by_hand.derivative
         self._owner = pkgutil.resolve_name(owner)
         self._derivative = getattr(self._owner, self._name)
@@ -116,20 +123,21 @@ class ExplicitSum:
         self._note(trainer.model.get_submodule(by_hand.text), self._texts)
         self._note(trainer.model.get_submodule(by_hand.image), self._images)
 
-    def step(self, batch: Any) -> Any:
+    def step(self, *batches: Any) -> Any:
         self._clear()
-        self._added = False
+        self._added = 0
+        self._labels.clear()
         if not self._by_hand.parser:
-            self._labels = self._by_hand.labels(batch)
+            self._labels += map(self._by_hand.labels, batches)
         setattr(self._owner, self._name, lambda main, *args, **kwargs: self.derivative(main, *args, **kwargs))
         try:
-            return self._step(batch)
+            return self._step(*batches)
         finally:
             setattr(self._owner, self._name, self._derivative)
 
     def parse(self, batch: Any) -> Any:
         parsed = self._parse(batch)
-        self._labels = self._by_hand.labels(parsed)
+        self._labels.append(self._by_hand.labels(parsed))
         return parsed
 
     def derivative(self, main: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -137,8 +145,9 @@ class ExplicitSum:
         if self._texts and self._passes > self._by_hand.backward and not (self._by_hand.once and self._added):
             model = (self._model,) if self._by_hand.with_model else ()
             text, image = self._by_hand.features(self._texts, self._images, *model)
-            main = main + self._by_hand.multiplier * self._loss(image, text, self._labels).to(main.dtype)
-            self._added = True
+            labels = self._labels[min(self._added, len(self._labels) - 1)]
+            main = main + self._by_hand.multiplier * self._loss(image, text, labels).to(main.dtype)
+            self._added += 1
             self._clear()
         return self._derivative(main, *args, **kwargs)
 

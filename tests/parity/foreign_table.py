@@ -9,6 +9,7 @@ import hashlib
 import os
 import platform
 import tempfile
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -21,22 +22,27 @@ from tests.parity.foreign_launch import ROOT, run_repository, variables
 DOCUMENT = ROOT / "docs" / "hook-table.md"
 HEAD = """# The hook on the released trainers
 
-Written by `python -m tests.parity.foreign_table`, with CPT_RELEASED_DASSL, _COOP, _MAPLE, _PROMPTSRC, _KGCOOP, _DEPT,
-_DAPT, _PROMPTKD and _DPC naming clones of the released repositories; `tests/parity/test_foreign_hook.py` checks the
-same. Measured with {versions}, on a CPU; nothing here was run on a GPU.
+Written by `python -m tests.parity.foreign_table`, with {variables} naming clones of the released repositories;
+`tests/parity/test_foreign_hook.py` checks the same. Measured with {versions}, on a CPU; nothing here was run on a GPU.
+{supported} of {tried} trainers run hooked.
 
 Every trainer runs on a real Dassl with its data loaders, optimizer and schedule, on a random CLIP of two blocks and
 random images. No file of theirs is changed. From outside, half precision and `.cuda()` do nothing (there is no GPU),
-CLIP's download serves the random weights, and modules that a repository imports but does not have get a stand-in (DPC:
-`trainers.base`, `trainers.optim`, `trainers.imagenet_templates`, a default for an argument that it forgets; DePT:
-`plotnine`). DPC and ProGrad need their repository's own copy of Dassl. The hook is `CPTHook(...).attach(trainer)` with
-nothing but weights and a cluster size: it finds class names, template and frozen text features by itself.
+CLIP's download serves the random weights, and what a repository imports but does not have gets a stand-in:
+
+{lacking}
+The column **hook** is what is written for the trainer, beside weights and a cluster size (`...`). All else is found by
+the hook: class names, template, frozen text features, labels. Where it says `frozen_text=frozen_text`, the features of
+plain CLIP are given.
 
 - **gradient error**: largest relative error max |a - b| / max |b| over all trained tensors, hook against an explicit
-  sum main loss + regularizer written without the hook: the encoders' outputs are noted by replacing their `forward`,
-  and the sum is formed in `Tensor.backward`. fp32: with `CPTLoss`; fp64: with the formulas written out in the test.
+  sum main loss + regularizer written without the hook: the encoders' outputs are noted by a hook of torch, and the sum
+  is formed in `Tensor.backward`; for ProMetaR in its first `torch.autograd.grad`. fp32: with `CPTLoss`; fp64: with the
+  formulas written out in the test.
   DPC's second stage keeps its prompts in fp32, as its checkpoint has them, also in the fp64 run. 0 means that every
   bit is the same.
+- **tensors**: how many tensors are trained, and of these how many act after the features (adapters, probes): the
+  regularizer has no gradient for them and leaves theirs as it is, bit for bit.
 - **frozen text**: relative error of the features that the hook found, against plain CLIP with the repository's own
   tokenizer, fp32.
 - **weight 0**: after {steps} steps with all weights 0, gradients, weights, buffers, momenta, summaries and the three
@@ -47,8 +53,8 @@ nothing but weights and a cluster size: it finds class names, template and froze
 
 """
 COLUMNS = (
-    "trainer", "file, SHA-256", "its model returns", "runs hooked", "gradient error fp32", "fp64", "frozen text",
-    "weight 0 identical", "draws unchanged", "refused why",
+    "trainer", "file, SHA-256", "its model returns", "hook", "runs hooked", "gradient error fp32", "fp64", "tensors",
+    "frozen text", "weight 0 identical", "draws unchanged", "refused why",
 )  # fmt: skip
 
 
@@ -66,13 +72,15 @@ def measure() -> dict[str, dict[str, Any]]:
 
 def row(case: Case, result: dict[str, Any]) -> str:
     """One line of the table."""
-    head = f"| {case.trainer} | {source(case)} | {case.returns} |"
+    head = f"| {case.trainer} | {source(case)} | {case.returns} | `{case.line}` |"
     if result["refused"]:
-        return f"{head} no | - | - | - | - | - | {result['refused']}: {result['message']} |\n"
+        return f"{head} no | - | - | - | - | - | - | {result['refused']}: {result['message']} |\n"
     single, double = result["float32"], result["float64"]
     unchanged = result["same draws"] and not result["attaching drew"]
+    frozen = "given" if "frozen_text=" in case.hook else error(single["frozen text"])
     return (
-        f"{head} yes | {error(single['gradient'])} | {error(double['gradient'])} | {error(single['frozen text'])} | "
+        f"{head} yes | {error(single['gradient'])} | {error(double['gradient'])} | "
+        f"{single['tensors']}, {len(result['after the features'])} | {frozen} | "
         f"{yes(result['weight 0 identical'] and result['weight changes training'])} | {yes(unchanged)} | |\n"
     )
 
@@ -88,20 +96,33 @@ def error(value: float) -> str:
 def source(case: Case) -> str:
     """The file that defines the trainer, below its clone, and the start of its SHA-256."""
     clone = Path(os.environ[case.repository.variable])
-    for path in sorted((clone / case.repository.folder / "trainers").glob("*.py")):
+    for path in sorted((clone / case.repository.folder / case.repository.trainers).glob("*.py")):
         content = path.read_bytes()
         if f"class {case.trainer}(".encode() in content:
             name = clone.name if not case.repository.folder else f"{clone.name}/{case.repository.folder}"
-            return f"{name}/trainers/{path.name} {hashlib.sha256(content).hexdigest()[:8]}"
+            return f"{name}/{case.repository.trainers}/{path.name} {hashlib.sha256(content).hexdigest()[:8]}"
     raise SystemExit(f"no file below {clone} defines {case.trainer}")
+
+
+def head(results: dict[str, dict[str, Any]]) -> str:
+    """What stands above the table."""
+    lacking = {case.repository.name: case.repository.lacks for case in CASES if case.repository.lacks}
+    names = sorted({name for case in CASES for name in variables(case.repository)})
+    return HEAD.format(
+        variables=textwrap.fill(", ".join(names), 110, break_on_hyphens=False),
+        versions=f"Python {platform.python_version()} and torch {torch.__version__}",
+        supported=sum(not result["refused"] for result in results.values()),
+        tried=len(results),
+        lacking="".join(f"- {name}: {what}\n" for name, what in lacking.items()),
+        steps=STEPS,
+    )
 
 
 def main() -> None:
     results = measure()
-    versions = f"Python {platform.python_version()} and torch {torch.__version__}"
     rows = "".join(row(case, results[case.name]) for case in CASES)
     columns = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
-    DOCUMENT.write_text(HEAD.format(versions=versions, steps=STEPS) + columns + rows, encoding="utf-8")
+    DOCUMENT.write_text(head(results) + columns + rows, encoding="utf-8")
     print(f"{DOCUMENT}: {len(results)} trainers")
 
 

@@ -119,13 +119,13 @@ def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
             result |= {
                 "attaching drew": hooked["attaching drew"],
                 "same draws": hooked["generators"] == plain["generators"],
-                "same main loss": same_losses(hooked["summaries"][0], plain["summaries"][0]),
+                "same main losses": same_losses(hooked["summaries"][0], plain["summaries"][0]),
                 "weight moves gradients by": largest_error(hooked["gradients"], plain["gradients"]),
                 "after the features": unmoved(hooked["gradients"], plain["gradients"]),
                 "weight changes training": not identical(hooked, plain),
-                "added": {k: v for k, v in hooked["summaries"][-1].items() if k not in plain["summaries"][-1]},
+                "added to the summary": added(hooked["summaries"][-1], plain["summaries"][-1]),
                 "parts": hooked["parts"],
-            }  # fmt: skip
+            }
     if case.whole:
         compute_in(repository, torch.float32)
         frozen = frozen_text(case, folder, names, torch.float32)
@@ -138,6 +138,11 @@ def same_losses(hooked: dict[str, Any], plain: dict[str, Any]) -> bool:
     """Whether the losses that the trainer itself reports, at least one, are the same."""
     losses = [name for name in plain if "loss" in name]
     return bool(losses) and all(hooked[name] == plain[name] for name in losses)
+
+
+def added(summary: dict[str, float], plain: dict[str, float]) -> dict[str, float]:
+    """What the hook puts into the summary of a step."""
+    return {name: value for name, value in summary.items() if name not in plain}
 
 
 def unmoved(hooked: dict[str, Tensor], plain: dict[str, Tensor]) -> list[str]:

@@ -53,7 +53,7 @@ def test_weight_zero_is_absent_and_a_weight_is_not(case: Case) -> None:
     assert result["weight changes training"]
     assert not result["attaching drew"]
     assert result["same draws"]
-    assert result["same main loss"]
+    assert result["same main losses"]
 
 
 @pytest.mark.parametrize("case", SUPPORTED, ids=lambda case: case.name)
@@ -62,8 +62,8 @@ def test_frozen_text_is_found_and_parts_are_reported(case: Case) -> None:
     assert result["float32"]["frozen text"] <= 1e-5
     assert result["float64"]["frozen text"] <= 1e-12
     assert result["parts"].keys() == PARTS
-    values = {f"loss_{name}": value for name, value in result["parts"].items()}
-    assert result["added"] == {"loss_reg": sum(result["parts"].values()), **values}
+    parts = {f"loss_{name}": value for name, value in result["parts"].items()}
+    assert result["added to the summary"] == {"loss_reg": sum(result["parts"].values()), **parts}
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.refused], ids=lambda case: case.name)

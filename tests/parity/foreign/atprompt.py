@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from tests.parity.foreign_cases import COCOOP, COOP, DEEP, MAPLE, ByHand, Case, Repository
 from tests.parity.foreign_weights import write_weights
@@ -40,6 +42,19 @@ def _anchor(folder: Path, case: Case) -> None:
 _REPOSITORY = Repository("CPT_RELEASED_ATPROMPT", dassl="Dassl.pytorch", lacks="nothing; needs its own copy of Dassl")
 _LOGITS, _LOSS = "(logits, logits of the anchor)", "loss"
 _TWO = ByHand(text="text_encoder_maple", image="image_encoder_maple")
+_SELECTION = Repository(
+    "CPT_RELEASED_ATPROMPT", dassl="Dassl.pytorch", train="train_select_attribute",
+    lacks="nothing; needs its own copy of Dassl",
+)  # fmt: skip
+_ATTRIBUTES = {f"TRAINER.COOP.ATT{i}_TEXT": word for i, word in enumerate(("shape", "color", "size", "use", "kind"), 1)}
+
+
+def _mean_of_the_first(texts: list[Any], images: list[Any]) -> tuple[Tensor, Tensor]:
+    """The mean over the combinations of attributes."""
+    (text,), (image,) = texts, images
+    return text.sum(0) / len(text), image
+
+
 CASES = (
     Case(_REPOSITORY, "CoOp_ATP", "logits", {**COOP, **_ATTRIBUTE}),
     Case(_REPOSITORY, "CoCoOp_ATP", "loss; text features of each image", {**COCOOP, **_ATTRIBUTE}),
@@ -52,4 +67,7 @@ CASES = (
     Case(_REPOSITORY, "MaPLe_AnchorOPT", _LOGITS, {**DEEP, **_ANCHOR}, sizes=MAPLE, files=_two_clips,
          hook='text="text_encoder_maple", image="image_encoder_maple"', by_hand=_TWO),
     Case(_REPOSITORY, "DePT_AnchorOPT", _LOSS, {**COOP, **_ANCHOR}, files=_anchor),
+    Case(_SELECTION, "AttributeCompute", "logits; two forwards a step", {**COOP, **_ATTRIBUTES},
+         hook='features=lambda step: (step.text[0].mean(0), step.image[0]), forwards="first"',
+         by_hand=ByHand(features=_mean_of_the_first, parser="parse_batch", once=True)),
 )  # fmt: skip

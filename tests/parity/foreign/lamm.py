@@ -22,5 +22,5 @@ _FIRST: dict[str, Any] = {
 }
 CASES = (
     Case(_REPOSITORY, "CoOp", "loss", COOP, **_FIRST),
-    Case(_REPOSITORY, "MaPLe", "loss", DEEP, sizes=MAPLE, **_FIRST),
+    Case(_REPOSITORY, "MaPLe", "loss", {**DEEP, "DATASET.SUBSAMPLE_CLASSES": "base"}, sizes=MAPLE, **_FIRST),
 )

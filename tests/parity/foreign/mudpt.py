@@ -1,4 +1,4 @@
-"""MuDPT: both towers exchange deep prompts; the image encoder returns prompts for the text beside its features."""
+"""MuDPT: deep prompts of both towers; in one of the two the image encoder returns prompts beside its features."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from tests.parity.foreign_cases import ByHand, Case, Repository
+from tests.parity.foreign_cases import SMALL, ByHand, Case, Repository
 
 
 def _stand_ins(code: Path) -> None:
@@ -16,15 +16,16 @@ def _stand_ins(code: Path) -> None:
     package.update(_MODELS=module._MODELS, build_model=module.build_model, _download=lambda url: module._download(url))
 
 
+def _options(node: str) -> dict[str, Any]:
+    return {f"TRAINER.{node}.PREC": "fp32", f"TRAINER.{node}.DEEP_PROMPT_DEPTH": 2}
+
+
 _REPOSITORY = Repository(
     "CPT_RELEASED_MUDPT", stand_ins=_stand_ins, lacks="three names that its `clip` has but does not export"
 )
-_PAIR: dict[str, Any] = {
-    "hook": "features=lambda step: (step.text[0], step.image[0][0])",
-    "by_hand": ByHand(features=lambda texts, images: (texts[0], images[0][0])),
-}
-CASES = tuple(
-    Case(_REPOSITORY, name, "logits",
-         {f"TRAINER.{name.upper()}.PREC": "fp32", f"TRAINER.{name.upper()}.DEEP_PROMPT_DEPTH": 2}, **_PAIR)
-    for name in ("MuDPT", "UMuDPT")
+CASES = (
+    Case(_REPOSITORY, "MuDPT", "logits", _options("MUDPT"), sizes={**SMALL, "embed_dim": 64},
+         hook="features=lambda step: (step.text[0], step.image[0][0])",
+         by_hand=ByHand(features=lambda texts, images: (texts[0], images[0][0]))),
+    Case(_REPOSITORY, "UMuDPT", "logits", _options("UMUDPT")),
 )  # fmt: skip

@@ -34,9 +34,12 @@ _REPOSITORY = Repository(
     lacks="`yagmail`, `torchinfo` (not needed); is told that there is one GPU",
 )  # fmt: skip
 _OPTIONS = {"TRAINER.PREC": "fp32"}
-_SKIP = {**_OPTIONS, "TRAINER.SKIP.START_LAYER": 1, "TRAINER.SKIP.TOP_RATIO": 1.0}
+_SKIP = {**_OPTIONS, "TRAINER.SKIP.START_LAYER": 1}
+_STORED = ByHand(parser="", labels=lambda batch: batch[1])
 CASES = (
     Case(_REPOSITORY, "FinetuneCLIP", "(loss, dictionary)", _OPTIONS),
-    Case(_REPOSITORY, "SkipTuning", "(loss, dictionary)", _SKIP,
-         by_hand=ByHand(parser="", labels=lambda batch: batch[1])),
+    Case(_REPOSITORY, "SkipTuning", "(loss, dictionary)", {**_SKIP, "TRAINER.SKIP.TOP_RATIO": 1.0}, by_hand=_STORED,
+         variant="all classes"),
+    Case(_REPOSITORY, "SkipTuning", "(loss, dictionary)", _SKIP, by_hand=_STORED, variant="some classes",
+         refused="classes"),
 )  # fmt: skip

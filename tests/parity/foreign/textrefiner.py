@@ -33,8 +33,9 @@ def _stand_ins(code: Path) -> None:
 _REPOSITORY = Repository(
     "CPT_RELEASED_TEXTREFINER", stand_ins=_stand_ins, lacks="its command line, from which alone it takes its settings"
 )
+_OPTIONS = {**COOP, "DATASET.SUBSAMPLE_CLASSES": "base"}
 CASES = (
-    Case(_REPOSITORY, "TextRefiner", "(text, image, scale, local, best local)", COOP, resolution=64,
+    Case(_REPOSITORY, "TextRefiner", "(text, image, scale, local, best local)", _OPTIONS, resolution=64,
          sizes={"text_width": 512, "vision_width": 512, "embed_dim": 512},
          hook="features=lambda step: (step.text[0], step.image[0][0])",
          by_hand=ByHand(features=lambda texts, images: (texts[0], images[0][0]))),
