@@ -93,7 +93,7 @@ def identical(a: dict[str, Any], b: dict[str, Any]) -> bool:
 def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
     """All that the table says about one trainer."""
     repository = case.repository
-    compute_in(repository, torch.float32)
+    compute_in(torch.float32)
     write_files(folder, case)
     serve_weights(repository, folder / "weights.pt")
     prerequisites(train, case, folder)
@@ -105,7 +105,7 @@ def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
     zero = run(train, case, folder, hook(case, frozen, 0.0))
     result: dict[str, Any] = {"refused": "", "weight 0 identical": identical(zero, plain)}
     for dtype, loss in ((torch.float32, package_loss), (torch.float64, formula)):
-        compute_in(repository, dtype)
+        compute_in(dtype)
         frozen = frozen_text(case, folder, names, dtype)
         hooked = run(train, case, folder, hook(case, frozen))
         by_hand = run_by_hand(train, case, folder, loss(frozen, names))
@@ -127,7 +127,7 @@ def examine(train: Any, case: Case, folder: Path) -> dict[str, Any]:
                 "parts": hooked["parts"],
             }
     if case.whole:
-        compute_in(repository, torch.float32)
+        compute_in(torch.float32)
         frozen = frozen_text(case, folder, names, torch.float32)
         result["training"] = whole_training(train, case, folder, hook(case, frozen))
         result["prototypes"] = examine_prototypes(train, case, folder)
