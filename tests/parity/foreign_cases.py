@@ -14,6 +14,7 @@ WEIGHTS = {"weight_etf": 0.8, "weight_cc": 0.6, "weight_rs": 0.4}
 CLUSTER_SIZE = 2
 SHOTS, BATCH, STEPS = 3, 4, 3
 SMALL = {"text_width": 64, "vision_width": 64, "embed_dim": 32}
+RESNET: dict[str, Any] = {"text_width": 64, "vision_width": 8, "vision_layers": (1, 1, 1, 1), "embed_dim": 32}
 MAPLE = {"text_width": 512, "vision_width": 768, "embed_dim": 64}
 
 COOP = {"TRAINER.COOP.PREC": "fp32", "TRAINER.COOP.N_CTX": 4}
@@ -109,7 +110,7 @@ class Case:
     options: dict[str, Any] | Callable[[Path], dict[str, Any]]
     hook: str = ""
     by_hand: ByHand = field(default_factory=ByHand)
-    sizes: dict[str, int] = field(default_factory=lambda: SMALL)
+    sizes: dict[str, Any] = field(default_factory=lambda: SMALL)
     resolution: int = 32
     patch: int = 16
     refused: str = ""

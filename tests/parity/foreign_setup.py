@@ -5,6 +5,7 @@ Half precision and ``.cuda()`` do nothing, its CLIP finds tiny weights, and modu
 
 from __future__ import annotations
 
+import functools
 import sys
 import types
 from importlib import import_module
@@ -57,8 +58,13 @@ def _without_cuda() -> None:
 
 
 def clip_modules(repository: Repository, name: str) -> list[Any]:
-    """A module of each of the repository's copies of CLIP."""
-    return [import_module(f"{package}.{name}") for package in repository.clips]
+    """Modules of the repository's copies of CLIP in which ``name`` is defined."""
+    return [
+        module
+        for path, module in sys.modules.items()
+        if path.startswith(tuple(f"{package}." for package in repository.clips))
+        and getattr(getattr(module, name, None), "__module__", None) == path
+    ]
 
 
 def compute_in(dtype: torch.dtype) -> None:
@@ -74,8 +80,13 @@ def compute_in(dtype: torch.dtype) -> None:
 
 def serve_weights(repository: Repository, path: Path) -> None:
     """Let their CLIP load these weights in place of a download."""
-    for clip in clip_modules(repository, "clip"):
-        clip._download = lambda url, root=None: str(path)
+    for clip in clip_modules(repository, "_download"):
+        clip._download = functools.partial(_served, path)
+        clip._download.__module__ = clip.__name__
+
+
+def _served(path: Path, url: str, root: str | None = None) -> str:
+    return str(path)
 
 
 def write_files(folder: Path, case: Case) -> None:

@@ -38,7 +38,7 @@ def plain_clip(folder: Path, dtype: torch.dtype) -> Any:
 
 def frozen_text(case: Case, folder: Path, names: list[str], dtype: torch.dtype) -> Tensor:
     """Features of the class names by plain CLIP and the repository's own tokenizer."""
-    tokenize = clip_modules(case.repository, "clip")[0].tokenize
+    tokenize = clip_modules(case.repository, "tokenize")[0].tokenize
     tokens = [tokenize(case.template.replace("{}", name)) for name in names]
     return plain_clip(folder, dtype).encode_text(torch.cat(tokens))
 
@@ -188,7 +188,15 @@ def main(folder: str, indices: str, result: str) -> None:
     cases = [CASES[i] for i in map(int, indices.split(","))]
     (repository,) = {case.repository for case in cases}
     train = import_released(repository, code_of(repository))
-    torch.save({case.name: examine(train, case, Path(folder)) for case in cases}, result)
+    torch.save({case.name: result_of(train, case, Path(folder)) for case in cases}, result)
+
+
+def result_of(train: Any, case: Case, folder: Path) -> dict[str, Any]:
+    """What came of a case; an error of the hook where it must work is a result, too."""
+    try:
+        return examine(train, case, folder)
+    except CPTError as error:
+        return {"refused": "unexpectedly", "message": str(error)}
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ A case is skipped where the clones that it needs are not named by environment va
 from __future__ import annotations
 
 import functools
+import subprocess
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -23,20 +24,32 @@ PARTS = {key.removeprefix("weight_") for key in WEIGHTS}
 
 
 @functools.cache
-def results_of(repository: Repository) -> dict[str, dict[str, Any]]:
+def results_of(repository: Repository) -> dict[str, dict[str, Any]] | Exception:
     with tempfile.TemporaryDirectory() as folder:
-        return run_repository(repository, Path(folder))
+        try:
+            return run_repository(repository, Path(folder))
+        except (RuntimeError, subprocess.TimeoutExpired) as error:
+            return error
 
 
 def result_of(case: Case) -> dict[str, Any]:
     released(*variables(case.repository))
-    return results_of(case.repository)[case.name]
+    results = results_of(case.repository)
+    if isinstance(results, Exception):
+        pytest.fail(str(results))
+    return results[case.name]
+
+
+def supported(case: Case) -> dict[str, Any]:
+    """Result of a case in which the hook must work."""
+    result = result_of(case)
+    assert not result["refused"], result["message"]
+    return result
 
 
 @pytest.mark.parametrize("case", SUPPORTED, ids=lambda case: case.name)
 def test_gradient_equals_the_explicit_sum(case: Case) -> None:
-    result = result_of(case)
-    assert not result["refused"], result.get("message")
+    result = supported(case)
     single, double = result["float32"], result["float64"]
     print(f"{case.name}: {single['tensors']} tensors, fp32 {single['gradient']:.1e}, fp64 {double['gradient']:.1e}")
     assert single["gradient"] <= 1e-6
@@ -48,7 +61,7 @@ def test_gradient_equals_the_explicit_sum(case: Case) -> None:
 
 @pytest.mark.parametrize("case", SUPPORTED, ids=lambda case: case.name)
 def test_weight_zero_is_absent_and_a_weight_is_not(case: Case) -> None:
-    result = result_of(case)
+    result = supported(case)
     assert result["weight 0 identical"]
     assert result["weight changes training"]
     assert not result["attaching drew"]
@@ -58,7 +71,7 @@ def test_weight_zero_is_absent_and_a_weight_is_not(case: Case) -> None:
 
 @pytest.mark.parametrize("case", SUPPORTED, ids=lambda case: case.name)
 def test_frozen_text_is_found_and_parts_are_reported(case: Case) -> None:
-    result = result_of(case)
+    result = supported(case)
     assert result["float32"]["frozen text"] <= 1e-5
     assert result["float64"]["frozen text"] <= 1e-12
     assert result["parts"].keys() == PARTS
@@ -76,7 +89,7 @@ def test_refused_with_reason_and_remedy(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.whole], ids=lambda case: case.name)
 def test_log_lines_and_tensorboard_of_a_whole_training(case: Case) -> None:
-    training = result_of(case)["training"]
+    training = supported(case)["training"]
     assert training["lines"]
     for name in ("loss_reg", *(f"loss_{part}" for part in PARTS)):
         assert all(f" {name} " in line for line in training["lines"])
@@ -88,7 +101,7 @@ def test_log_lines_and_tensorboard_of_a_whole_training(case: Case) -> None:
 
 @pytest.mark.parametrize("case", [case for case in CASES if case.whole], ids=lambda case: case.name)
 def test_prototypes_of_a_foreign_trainer(case: Case) -> None:
-    prototypes = result_of(case)["prototypes"]
+    prototypes = supported(case)["prototypes"]
     assert prototypes["error"] <= 1e-5
     assert prototypes["parts"].keys() == {*PARTS, "inter", "intra"}
     assert {f"loss_{part}" for part in prototypes["parts"]} <= prototypes["summary"].keys()

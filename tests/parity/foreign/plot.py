@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.parity.foreign_cases import ByHand, Case, Repository
+from tests.parity.foreign_cases import RESNET, ByHand, Case, Repository
 from tests.runner.released import CLASSES
 
 
@@ -22,13 +22,12 @@ def _mean_and_pooled(texts: list[Any], images: list[Any]) -> tuple[Tensor, Tenso
     return sum(text.split(len(CLASSES))) / (len(text) // len(CLASSES)), image[0]
 
 
-_RESNET = {"text_width": 64, "vision_width": 8, "vision_layers": (1, 1, 1, 1), "embed_dim": 32}
 _WIDE = {"text_width": 64, "vision_width": 768, "embed_dim": 32}
 CASES = (
     Case(Repository("CPT_RELEASED_PLOT", folder="plot-coop"), "PLOT", "logits",
          {"TRAINER.PLOT.PREC": "fp32", "TRAINER.PLOT.N_CTX": 4, "TRAINER.PLOT.N": 3, "MODEL.BACKBONE.NAME": "RN50"},
          hook="features=lambda step: (step.text[0].unflatten(0, (3, -1)).mean(0), step.image[0][0])",
-         by_hand=ByHand(features=_mean_and_pooled), sizes=_RESNET, resolution=64),
+         by_hand=ByHand(features=_mean_and_pooled), sizes=RESNET, resolution=64),
     Case(Repository("CPT_RELEASED_PLOT", folder="plot-pp", arguments={"device": "cpu"}), "PLOTPP", "logits",
          {"TRAINER.PLOTPP.PREC": "fp32"},
          hook="features=lambda step: (step.text[0].unflatten(0, (4, -1)).mean(0), step.image[0].mean(0))",
