@@ -6,10 +6,13 @@ import logging
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from torch import Tensor
+
 from cpt_plugin import regularizers
 from cpt_plugin.encoders import check_class_texts, dataset_template
 from cpt_plugin.hook import CPTHook, HookHandle
 from cpt_plugin.hook.checks import shared_template
+from cpt_plugin.hook.features import StepView
 from trainers._mixed import mixed
 
 LOG = logging.getLogger("cpt_plugin")
@@ -33,9 +36,18 @@ class Regularized:
         if active:
             check_class_texts(class_names, shared_template(active) or dataset_template(cfg))
 
+    def train(self, *args: Any, **kwargs: Any) -> None:
+        """As in the base class; a training that fails leaves nothing attached, too."""
+        try:
+            super().train(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            if self.hook is not None:
+                self.hook.detach()
+
     def before_train(self) -> None:
         parts = regularizers.build(self.regularizers, self.cfg)  # type: ignore[attr-defined]
-        self.hook = CPTHook(regularizers=parts).attach(self)
+        conditional = self.model.prompt_learner.conditional  # type: ignore[attr-defined]
+        self.hook = CPTHook(regularizers=parts, features=_of_each_image if conditional else None).attach(self)
         for line in self.hook.describe():
             LOG.info(line)
         super().before_train()  # type: ignore[misc]
@@ -78,6 +90,11 @@ class Regularized:
     def cluster_hash(self) -> str:
         """Hash of the class-shaped state of the regularizers; empty before training or loading."""
         return self.hook.digest if self.hook is not None else self.loaded_extra.get("cluster_hash", "")  # type: ignore[attr-defined]
+
+
+def _of_each_image(step: StepView) -> tuple[Tensor, Tensor]:
+    """Text features (B, K, d) of the images and image features, as this repository's encoders return them."""
+    return step.text[0], step.image[0]
 
 
 def regularized(base: type, names: Sequence[str]) -> type:

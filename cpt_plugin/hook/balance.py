@@ -177,17 +177,28 @@ def reaches(value: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
 
     A node of reentrant activation checkpointing, which hides the parameters behind it, counts as arriving.
     """
-    wanted = {id(parameter) for parameter in parameters}
+    reached = leaves_reached(value)
+    return reached is None or any(id(parameter) in reached for parameter in parameters)
+
+
+def leaves_reached(value: Tensor) -> set[int] | None:
+    """``id`` of the leaves at which back-propagation from a value arrives, from its graph; nothing is computed.
+
+    None where a node of reentrant activation checkpointing hides what lies behind it.
+    """
     waiting = [value.grad_fn] if value.grad_fn is not None else []
     seen = set(waiting)
+    reached = {id(value)}
     while waiting:
         node = waiting.pop()
-        if id(getattr(node, "variable", None)) in wanted or type(node).__name__ == "CheckpointFunctionBackward":
-            return True
+        if type(node).__name__ == "CheckpointFunctionBackward":
+            return None
+        if (leaf := getattr(node, "variable", None)) is not None:
+            reached.add(id(leaf))
         following = {function for function, _ in node.next_functions if function is not None} - seen
         seen |= following
         waiting += following
-    return id(value) in wanted
+    return reached
 
 
 def gradient_norm(loss: Tensor, parameters: Sequence[nn.Parameter], scale: Tensor) -> Tensor:

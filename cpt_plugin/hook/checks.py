@@ -17,7 +17,10 @@ attached_models: weakref.WeakKeyDictionary[nn.Module, weakref.ref[Any]] = weakre
 
 
 def check_trainer(trainer: Any) -> None:
-    """Raise HookError, with reason and remedy, if ``trainer`` cannot be regularized."""
+    """Raise HookError, with reason and remedy, if ``trainer`` cannot be regularized.
+
+    A hook whose last step failed, as that of a training that came to an error, is taken off.
+    """
     model = getattr(trainer, "model", None)
     if not isinstance(model, nn.Module) or not callable(getattr(trainer, "forward_backward", None)):
         raise HookError(
@@ -30,7 +33,10 @@ def check_trainer(trainer: Any) -> None:
             f"trainer.model is wrapped in {type(model).__name__}, whose replicas hide the features: train on "
             "one GPU, e.g. with the environment variable CUDA_VISIBLE_DEVICES=0."
         )
-    if model in attached_models:
+    attached = attached_models[model]() if model in attached_models else None
+    if attached is not None and attached.failed:
+        attached.uninstall()
+    elif attached is not None:
         raise HookError(
             "A CPTHook is attached to this trainer already: detach() it first; to add several regularizers, "
             "give them to one CPTHook as regularizers=[...]."
@@ -40,13 +46,6 @@ def check_trainer(trainer: Any) -> None:
             "trainer.model is compiled by torch.compile, which may drop hooks: attach to the plain model, "
             "and compile its encoders if need be."
         )
-    for name in ("text_encoder", "image_encoder"):
-        if not isinstance(getattr(model, name, None), nn.Module):
-            raise HookError(
-                f"{type(model).__name__} has no module `{name}` (as in PromptKD, whose text features come "
-                "from a teacher, or VPT, which computes them beforehand): use a method with learned text "
-                f"prompts, name the encoder `{name}`, or use CPTLoss in your own training loop."
-            )
 
 
 def shared_template(regularizers: Sequence[Any]) -> str:

@@ -24,7 +24,7 @@ _REMEDY = {
 }
 
 
-def foreign_clip(trainer: Any) -> FrozenCLIP:
+def foreign_clip(trainer: Any, encoders: Mapping[str, nn.Module]) -> FrozenCLIP:
     """CLIP without learned prompts, in float32 or wider, on the device of ``trainer.model``.
 
     Loaded by the function ``load_clip_to_cpu(cfg)`` that the code bases of the CoOp family have beside their
@@ -32,16 +32,16 @@ def foreign_clip(trainer: Any) -> FrozenCLIP:
     global random number generators.
 
     Raises:
-        HookError: neither way works, or the weights are not those of ``trainer.model.text_encoder``.
+        HookError: neither way works, or the weights are not those of the text encoder among ``encoders`` (by kind).
     """
-    clip = _load(trainer)
-    check_same_weights(clip, trainer, "text")
+    clip = _load(trainer, encoders.get("text"))
+    check_same_weights(clip, trainer, encoders, "text")
     return clip
 
 
-def _load(trainer: Any) -> FrozenCLIP:
+def _load(trainer: Any, encoder: nn.Module | None) -> FrozenCLIP:
     name = _backbone(trainer)
-    like = next(trainer.model.text_encoder.parameters(), None)
+    like = next(trainer.model.parameters()) if encoder is None else next(encoder.parameters(), None)
     like = next(trainer.model.parameters()) if like is None else like
     dtype = torch.promote_types(torch.float32, like.dtype)
     failures = []
@@ -83,7 +83,7 @@ def _own_loader(cls: type) -> Any:
     return None
 
 
-def check_same_weights(clip: FrozenCLIP, trainer: Any, kind: str) -> None:
+def check_same_weights(clip: FrozenCLIP, trainer: Any, encoders: Mapping[str, nn.Module], kind: str) -> None:
     """Compare the weights of an encoder of the trainer, as far as their names agree, to those of ``clip``.
 
     kind: "text" or "image". Rounding to half precision is allowed for; what only the trainer has (learned prompts)
@@ -92,10 +92,10 @@ def check_same_weights(clip: FrozenCLIP, trainer: Any, kind: str) -> None:
     Raises:
         HookError: a weight differs in shape or value, or no matrix could be compared.
     """
-    encoder: nn.Module = getattr(trainer.model, f"{kind}_encoder")
     known = _weights_of(clip, kind)
     compared = False
-    for name, value in encoder.state_dict().items():
+    encoder = encoders.get(kind)
+    for name, value in encoder.state_dict().items() if encoder is not None else ():
         key = _same_name(name, known, kind)
         if key is None or not value.is_floating_point():
             continue
@@ -107,8 +107,8 @@ def check_same_weights(clip: FrozenCLIP, trainer: Any, kind: str) -> None:
         compared |= value.ndim > 1
     if not compared:
         raise HookError(
-            f"Whether model.{kind}_encoder of {type(trainer).__name__} runs on CLIP {clip.name}, the model that it "
-            f"names, cannot be checked (no weights under CLIP's names): {_REMEDY[kind]}."
+            f"Whether the {kind} encoder ({type(encoder).__name__}) of {type(trainer).__name__} runs on CLIP "
+            f"{clip.name}, the model that it names, cannot be checked (no weights under CLIP's names): {_REMEDY[kind]}."
         )
 
 

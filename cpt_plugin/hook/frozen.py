@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from cpt_plugin._generators import generators_kept
 from cpt_plugin._loader_workers import collate, worker_failures_named
@@ -22,11 +22,15 @@ if TYPE_CHECKING:
 class FrozenSources:
     """Frozen text features and image prototypes for one trainer and its K class names.
 
+    encoders: the trainer's modules that give features, by kind, whose weights are compared to those of the CLIP that it
+    names.
+
     Nothing is drawn from global random number generators and the trainer is not changed.
     """
 
-    def __init__(self, trainer: Any, class_names: Sequence[str]) -> None:
+    def __init__(self, trainer: Any, class_names: Sequence[str], encoders: Mapping[str, nn.Module]) -> None:
         self._trainer = trainer
+        self._encoders = encoders
         self._class_names = class_names
 
     def text(self, given: Tensor | None, template: str) -> Tensor:
@@ -93,7 +97,7 @@ class FrozenSources:
     def _clip(self) -> FrozenCLIP:
         from cpt_plugin.hook.foreign_clip import foreign_clip
 
-        return foreign_clip(self._trainer)
+        return foreign_clip(self._trainer, self._encoders)
 
     def _text_of_class_names(self, template: str) -> Tensor:
         from cpt_plugin.encoders import class_text_features, dataset_template
@@ -106,7 +110,7 @@ class FrozenSources:
         from cpt_plugin.hook.foreign_clip import check_same_weights
 
         loader = self._training_images()
-        check_same_weights(self._clip, self._trainer, "image")
+        check_same_weights(self._clip, self._trainer, self._encoders, "image")
         dtype = torch.promote_types(torch.float32, self._clip.dtype)
         return class_means(self._encoded(loader), self._class_names).to(self._clip.device, dtype)
 

@@ -18,7 +18,9 @@ from cpt_plugin.hook.checks import (
     resolve_class_names,
     shared_template,
 )
+from cpt_plugin.hook.features import Stated
 from cpt_plugin.hook.frozen import FrozenSources
+from cpt_plugin.hook.reading import IMAGE_MODULE, TEXT_MODULE, Reading
 from cpt_plugin.hook.step import RegularizedStep
 from cpt_plugin.long_tail_losses import LongTailLoss
 from cpt_plugin.regularizers import Regularizer, build
@@ -39,9 +41,21 @@ class CPTHook:
     ``trainer.dm.dataset.train_x`` in the test loader's view with the CLIP that the trainer names.
     counts: (K,) training images of each class, for regularizers that need them. Default:
     ``trainer.dm.class_counts``, or counted in ``trainer.dm.dataset.train_x``.
-    accumulation: what the trainer divides its loss by, needed only if it accumulates gradients over several
-    steps and its model returns logits or a tuple; for a model that returns its loss the divisor is seen by
-    itself.
+    text, image: paths of the modules of ``trainer.model`` whose outputs are the features. For modules that hold no CLIP
+    (``text="prompt_learner"`` in TaskRes) give ``frozen_text=`` as well.
+    features: where their outputs are not the features as they are: a function that is given each forward of the model
+    (:class:`~cpt_plugin.hook.features.StepView`) and returns (text (K, d) or (B, K, d), image (B, d)), e.g.
+    ``lambda step: (step.text[0], step.image[0])`` where the text encoder is called several times.
+    labels: where they are neither the model's argument nor ``batch["label"]``: a function of the same that returns the
+    (B,) labels.
+    accumulation: what the trainer divides its loss by, needed only where its model returns logits or a tuple and this
+    cannot be seen from the gradient that arrives; for a model that returns its loss it always can.
+    forwards: "first" regularizes the first forward of the model in a training step only, "each" all of them.
+    backward: "first" or "second" adds the regularizer to that of several back-propagations of one output (in ProGrad
+    the second is the one that trains); with "once" several are refused.
+
+    Example: ``handle = CPTHook(weight_etf=0.25, cluster_size=2).attach(trainer)``, ``trainer.train()``,
+    ``handle.detach()``; or ``with CPTHook(...).attach(trainer): trainer.train()``.
 
     Raises ConfigError for unknown or contradictory options.
     """
@@ -54,7 +68,13 @@ class CPTHook:
         class_names: Sequence[str] | None = None,
         prototypes: Tensor | None = None,
         counts: Sequence[int] | None = None,
+        text: str = TEXT_MODULE,
+        image: str = IMAGE_MODULE,
+        features: Stated | None = None,
+        labels: Stated | None = None,
         accumulation: int | None = None,
+        forwards: str = "each",
+        backward: str = "once",
         **cpt_kwargs: Any,
     ) -> None:
         if regularizers is not None and cpt_kwargs:
@@ -62,8 +82,6 @@ class CPTHook:
                 f"Options of CPT ({', '.join(cpt_kwargs)}) and regularizers= were both given: set the "
                 "options on the regularizers, or leave regularizers= out."
             )
-        if accumulation is not None and (isinstance(accumulation, bool) or accumulation < 1):
-            raise ConfigError(f"accumulation is {accumulation!r}: give the number of steps, at least 1.")
         self._regularizers = _cpt(cpt_kwargs) if regularizers is None else list(regularizers)
         if losses := [part.name for part in self._regularizers if isinstance(part, LongTailLoss)]:
             raise ConfigError(
@@ -74,15 +92,15 @@ class CPTHook:
         self._class_names = class_names
         self._prototypes = prototypes
         self._counts = counts
-        self._accumulation = accumulation
+        self._reading = Reading(text, image, features, labels, accumulation, forwards, backward)
         self._handle: HookHandle | None = None
 
     def attach(self, trainer: Any) -> HookHandle:
         """Regularize ``trainer`` until ``detach()`` of the returned handle.
 
-        Only this instance is changed: its ``forward_backward``, and hooks on its ``model``,
-        ``model.text_encoder`` and ``model.image_encoder``. With all weights 0 nothing is changed, read or
-        drawn, and ``handle.active`` is False.
+        Only this instance is changed: its ``forward_backward``, and hooks on its ``model`` and the model's two
+        encoders; inside a step, calls of ``backward()`` and ``GradScaler.scale`` are watched. With all weights 0
+        nothing is changed, read or drawn, and ``handle.active`` is False.
 
         Raises HookError, with the reason and a remedy, if the trainer cannot be regularized; ConfigError if the
         regularizers name different templates, or one beside given ``frozen_text``; DataError if prototypes are
@@ -94,8 +112,9 @@ class CPTHook:
         if self._handle is not None and self._handle.active:
             raise HookError("This CPTHook is attached already: detach() its handle, or make another CPTHook.")
         check_trainer(trainer)
+        encoders = self._reading.encoders(trainer.model)
         class_names = resolve_class_names(trainer, self._class_names)
-        sources = FrozenSources(trainer, class_names)
+        sources = FrozenSources(trainer, class_names, encoders)
         frozen_text = sources.text(self._frozen_text, shared_template(regularizers))
         for regularizer in regularizers:
             regularizer.prepare(frozen_text, class_names)
@@ -107,7 +126,7 @@ class CPTHook:
             counts = resolve_class_counts(trainer, self._counts, len(class_names))
             for regularizer in counting:
                 regularizer.prepare_counts(counts)
-        step = RegularizedStep(trainer, regularizers, frozen_text.shape, self._accumulation)
+        step = RegularizedStep(trainer, regularizers, frozen_text.shape, self._reading)
         self._handle = HookHandle(step)
         return self._handle
 
@@ -189,8 +208,15 @@ class HookHandle:
             self._step.measure_gradients(parameters, scale, found)
 
     def describe(self) -> list[str]:
-        """Log lines about the regularizers: clusters, sizes, weights."""
-        return [line for regularizer in self.regularizers for line in regularizer.describe()]
+        """Log lines: the modules that give features, and of the regularizers clusters, sizes, weights."""
+        lines = [line for regularizer in self.regularizers for line in regularizer.describe()]
+        return [self._step.coverage.on_attaching(), *lines] if self._step else lines
+
+    def __enter__(self) -> HookHandle:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.detach()
 
     def detach(self) -> None:
         """Leave the trainer as it was before ``attach``; a second call does nothing."""

@@ -14,10 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from cpt_plugin.errors import HookError, TrainingError
-from cpt_plugin.hook.attach import Attachment, Observer, OutputScale, attach_loss
+from cpt_plugin.functional._normalize import working_dtype
+from cpt_plugin.hook.attach import Attachment, Gradients, Observer, Outputs, attach_loss
 from cpt_plugin.hook.balance import GradientBalance, Target, Weighted, gradient_norm, reaches, trained_parameters
 from cpt_plugin.hook.checks import attached_models
-from cpt_plugin.hook.taps import Taps
+from cpt_plugin.hook.coverage import Coverage
+from cpt_plugin.hook.features import Features
+from cpt_plugin.hook.labels import Labels
+from cpt_plugin.hook.reading import BACKWARD, Reading
+from cpt_plugin.hook.scale import LossScale
+from cpt_plugin.hook.taps import Forward, Taps
+from cpt_plugin.hook.watch import BackwardWatch
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer
 
@@ -35,26 +42,33 @@ class RegularizedStep:
         parts_without_gradient: names of parts that reached nothing trained, in the first step in which they occurred.
     """
 
-    def __init__(
-        self, trainer: Any, regularizers: list[Regularizer], text_shape: torch.Size, accumulation: int | None
-    ) -> None:
+    def __init__(self, trainer: Any, regularizers: list[Regularizer], text_shape: torch.Size, reading: Reading) -> None:
         self.regularizers = regularizers
         self.installed = False
         self.parts: dict[str, float] = {}
         self.total = 0.0
         self._trainer = trainer
         self._model: nn.Module = trainer.model
-        self._text_shape = text_shape
-        self._output_scale = OutputScale(trainer, accumulation)
+        encoders = reading.encoders(self._model)
+        self._backward = reading.backward
+        self._taps = Taps(self._model, encoders, self._timed, first_only=reading.forwards == "first")
+        names = {"text": reading.text, "image": reading.image}
+        classes, width = text_shape
+        self._features = Features(classes, width, reading.features, names, self._taps.traced)
+        self._labels = Labels(self._model, reading.labels)
+        self._watch = BackwardWatch()
+        self._scale = LossScale(trainer, classes, reading.accumulation, self._watch)
+        self.coverage = Coverage(trainer, encoders, names)
+        self.failed = False
         self.balance = GradientBalance(trainer)
         self.parts_without_gradient: tuple[str, ...] = ()
         self._looked_at: set[str] = set()
         self._reaching: dict[str, bool] = {}
         self._profile = profile_of(trainer)
-        self._taps = Taps(self._model, self._timed)
         self._steps = 0
+        self._batches: tuple[Any, ...] = ()
         self._attachments: list[Attachment] = []
-        self._values: list[dict[str, float]] = []
+        self._values: list[tuple[dict[str, float], Attachment]] = []
         self._sources: dict[str, tuple[Regularizer, str]] = {}
         self._live: dict[str, tuple[Tensor, float]] = {}
         self._norms: tuple[dict[str, float], dict[str, float]] = {}, {}
@@ -96,25 +110,33 @@ class RegularizedStep:
         self._attachments.clear()
         self._values.clear()
         self._norms = {}, {}
-        self._running = True
+        self._batches = (*args, *kwargs.values())
+        self._running, self.failed = True, True
         try:
-            with self._taps.armed(args[0] if args else kwargs.get("batch")):
+            with self._taps.armed(), self._watch.watching():
                 summary = self._original(*args, **kwargs)
         finally:
             self._running = False
-            self._live = {}
+            self._live, self._batches = {}, ()
         self._check_back_propagated()
         self._warn_of_parts_without_gradient()
+        self.coverage.end_of_step()
         self._report(summary)
+        self.failed = False
         return summary
 
-    def _timed(self, features: FeatureBatch, output: Any) -> Any:
+    def _timed(self, forward: Forward) -> Any:
         with self._profile.section("regularizer"):
-            return self._regularize(features, output)
+            return self._regularize(forward)
 
-    def _regularize(self, features: FeatureBatch, output: Any) -> Any:
+    def _regularize(self, forward: Forward) -> Any:
         """Called at the end of the model's forward; returns its output with the regularizers attached."""
-        self._check_features(features)
+        text, image = self._features(forward)
+        self._taps.without_gradient.update(k for k, f in (("text", text), ("image", image)) if not f.requires_grad)
+        labels, from_batch = self._labels(forward, self._batches, len(image), again=bool(self._attachments))
+        features = FeatureBatch(
+            text=text.to(working_dtype(text)), image=image.to(working_dtype(image)), labels=labels.to(image.device)
+        )
         features.progress = self._progress()
         with torch.autocast(device_type=features.image.device.type, enabled=False):
             parts = self._compute(features)
@@ -131,12 +153,36 @@ class RegularizedStep:
                 "that encoder with gradients on (no torch.no_grad, no checkpointing with "
                 f"use_reentrant=True), or set the weights to 0.{advice}"
             )
-        self._keep_values(parts, strengths, features)
+        values = self._finite_values(parts, strengths, features)
+        self.coverage.of_forward(forward, text, image, total)
         self._live = {name: (part, strengths[name]) for name, part in parts.items()}
-        output, attachment = attach_loss(output, total, self._output_scale, self._observer(parts, features))
-        if attachment.scale is not None:
-            self._output_scale.check()
+        return self._attach(forward.output, total, values, features, parts, from_batch)
+
+    def _attach(
+        self,
+        output: Any,
+        total: Tensor,
+        values: dict[str, float],
+        features: FeatureBatch,
+        parts: dict[str, Tensor],
+        from_batch: bool,
+    ) -> Any:
+        """The model's output with the regularizers' sum attached; ``values`` are those of their parts."""
+        unsure = features.labels if from_batch else None
+
+        def scale(outputs: Outputs, gradients: Gradients, like: Tensor) -> Tensor:
+            return self._scale(outputs, gradients, like, len(self._attachments), unsure)
+
+        output, attachment = attach_loss(
+            output,
+            total,
+            scale,
+            observe=self._observer(parts, features),
+            loss_scale=self._watch.loss_scale,
+            only=BACKWARD[self._backward],
+        )
         self._attachments.append(attachment)
+        self._values.append((values, attachment))
         return output
 
     def _look_for_gradients(self, parts: dict[str, Tensor]) -> None:
@@ -223,8 +269,10 @@ class RegularizedStep:
         dtype = torch.promote_types(features.text.dtype, features.image.dtype)
         return {name: value.to(dtype) for name, value in parts.items()}
 
-    def _keep_values(self, parts: dict[str, Tensor], strengths: dict[str, float], features: FeatureBatch) -> None:
-        """Bring the parts to the host in one transfer; stop before the backward pass if one is not finite."""
+    def _finite_values(
+        self, parts: dict[str, Tensor], strengths: dict[str, float], features: FeatureBatch
+    ) -> dict[str, float]:
+        """The parts on the host, by one transfer; stop before the backward pass if one is not finite."""
         stacked = torch.stack([part.detach() for part in parts.values()])
         values = dict(zip(parts, stacked.tolist(), strict=True))
         for name, value in values.items():
@@ -236,7 +284,7 @@ class RegularizedStep:
                     "The parameters were not updated: lower the learning rate, train in fp32, or go back to "
                     "the last good checkpoint."
                 )
-        self._values.append({name: value * strengths[name] for name, value in values.items()})
+        return {name: value * strengths[name] for name, value in values.items()}
 
     def _progress(self) -> float:
         """Finished steps as a fraction of all, of epochs where the trainer does not count steps; 0 if nobody needs it.
@@ -265,47 +313,49 @@ class RegularizedStep:
         epoch, batch = self._numbers("epoch", "batch_idx")
         return "" if epoch is None or batch is None else f" (epoch {epoch + 1}, batch {batch + 1})"
 
-    def _check_features(self, features: FeatureBatch) -> None:
-        classes, width = self._text_shape
-        if features.text.shape not in (self._text_shape, (len(features.image), *self._text_shape)):
-            raise HookError(
-                f"Text features have shape {tuple(features.text.shape)}, but the frozen text features have "
-                f"{classes} classes of {width} dimensions: give frozen_text and class_names of the classes "
-                "and the CLIP model that this trainer trains on; features of each image are (B, K, d)."
-            )
-        if features.image.shape[-1] != width:
-            raise HookError(
-                f"Image features have {features.image.shape[-1]} dimensions, the frozen text features "
-                f"{width}: give frozen_text from the same CLIP model, and let model.image_encoder return "
-                "projected features."
-            )
-
     def _check_back_propagated(self) -> None:
         if not self._attachments:
             raise HookError(
-                "forward_backward did not run trainer.model with gradients on, so nothing was regularized: "
-                "call the model as self.model(...), not self.model.forward(...) or a wrapped or compiled "
-                "copy, or detach() the hook for steps without a loss."
+                f"forward_backward did not run trainer.model ({type(self._model).__name__}) with gradients on, or ran "
+                "it past its hooks (self.model.forward(...), a copy, a compiled copy), so nothing was regularized: "
+                "detach() the hook for steps without a loss, or use CPTLoss in your own training loop."
             )
-        if not all(attachment.fired for attachment in self._attachments):
+        if not all(attachment.done for attachment in self._attachments):
             raise HookError(
-                "The regularizer was computed but never back-propagated: forward_backward must call "
-                "backward() on a loss that uses the model's output (its first tensor with a gradient, if it "
-                "returns a tuple). Put that tensor first, and run additional passes under torch.no_grad()."
+                "The regularizer was computed but never back-propagated: no loss that uses what the model returned was "
+                "back-propagated in this step. If only the first of several forwards in a step is trained, "
+                'CPTHook(forwards="first") leaves the others alone (in the runner --forwards first); passes that are '
+                "not trained belong under torch.no_grad()."
             )
 
     def _report(self, summary: Any) -> None:
-        """Parts of this step (mean over the model's forwards in it), also into the trainer's summary."""
-        count = len(self._values)
-        names = dict.fromkeys(name for values in self._values for name in values)
-        means = {name: sum(values.get(name, 0.0) for values in self._values) / count for name in names}
-        self.parts = {n: value * self._factor(n) for n, value in means.items()}
+        """Parts of this step as they were added to the trainer's loss, also into the trainer's summary.
+
+        That is the sum over the model's forwards, each with what its loss was multiplied by apart from the loss scale:
+        1 for a loss that is back-propagated as it is, 1/2 where two forwards are averaged.
+        """
+        shares = self._shares()
+        names = dict.fromkeys(name for values, _ in self._values for name in values)
+        added = {
+            name: sum(values.get(name, 0.0) * share for (values, _), share in zip(self._values, shares, strict=True))
+            for name in names
+        }
+        self.parts = {n: value * self._factor(n) for n, value in added.items()}
         self.total = sum(self.parts.values())
         found, norms = self._norms
         found.update({n: norm * self._factor(n) for n, norm in norms.items() if math.isfinite(norm)})
         if isinstance(summary, dict):
             summary["loss_reg"] = self.total
             summary.update({f"loss_{name}": value for name, value in self.parts.items()})
+
+    def _shares(self) -> list[float]:
+        """What each forward's regularizer was multiplied by in this step, the loss scale apart, by one transfer."""
+        shares = [torch.stack(attachment.shares).sum() for attachment in self._attachments]
+        factor = [] if self._watch.factor is None else [self._watch.factor.to(shares[0].device)]
+        numbers = torch.stack([*shares, *factor]).tolist()
+        if factor:
+            self._scale.check_factor(numbers.pop())
+        return numbers
 
     def _factor(self, name: str) -> float:
         return self.balance.factor(name) if name in self.balance else 1.0

@@ -1,4 +1,4 @@
-"""Reads the encoder outputs and the labels of a training step through forward hooks on module instances.
+"""Notes what a training step's forwards give, through forward hooks on module instances.
 
 The taps are open only inside an armed step (``forward_backward``) and, there, only while ``trainer.model``
 itself runs with gradients on: evaluation, inner trainers, teachers and copies of the model pass unseen.
@@ -8,25 +8,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 from torch.utils.hooks import RemovableHandle
 
-from cpt_plugin.errors import FeatureError, HookError
-from cpt_plugin.functional._checks import integers, shape_of
-from cpt_plugin.functional._normalize import working_dtype
-from cpt_plugin.regularizers import FeatureBatch
+from cpt_plugin._generators import generators_kept
+from cpt_plugin.errors import HookError
 
-_REPEATED = (
-    "Possible causes are activation checkpointing around the encoder, torch.compile, or a second pass in "
-    "the same forward. Run the encoder once per forward, and additional passes outside the model's forward."
-)
+
+class CopiesRun:
+    """Counts forwards, with gradients on, of copies of modules that carry taps; whose copies is not known."""
+
+    count = 0
 
 
 class _Tap:
-    """A forward hook for one module instance; on a copy of the module it does nothing."""
+    """A forward hook for one module instance; on a copy of the module it only counts."""
 
     def __init__(self, module: nn.Module | None = None, action: Callable[..., Any] | None = None) -> None:
         self._module = module
@@ -34,6 +35,7 @@ class _Tap:
 
     def __call__(self, module: nn.Module, *values: Any) -> Any:
         if self._action is None or module is not self._module:
+            CopiesRun.count += torch.is_grad_enabled()
             return None
         return self._action(*values)
 
@@ -41,40 +43,91 @@ class _Tap:
         return _Tap, ()
 
 
-class _Recording:
-    """What one forward of the model has shown so far."""
+@dataclass
+class Call:
+    """One call of an encoder inside a recorded forward: its raw output, and whether gradients were on."""
 
-    def __init__(self, arguments: list[Any]) -> None:
-        self.arguments = arguments
-        self.outputs: dict[str, list[Tensor]] = {"text": [], "image": []}
+    output: Any
+    gradients_on: bool
+
+    @property
+    def carries_gradient(self) -> bool:
+        """Whether a tensor of its output requires a gradient."""
+        return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(self.output))
+
+
+@dataclass
+class Forward:
+    """What one forward of the model has shown.
+
+    Attributes:
+        inputs, keywords: the model's positional and keyword arguments.
+        calls: calls of the encoders, by kind ("text", "image"), in order.
+        marked: in a forward of :meth:`Taps.traced`, the image features, to which all that was made of them leads back.
+        output: what the model returned.
+    """
+
+    inputs: tuple[Any, ...]
+    keywords: Mapping[str, Any]
+    calls: dict[str, list[Call]] = field(default_factory=lambda: {"text": [], "image": []})
+    marked: Tensor | None = None
+    output: Any = None
+
+    def outputs(self, kind: str) -> list[Any]:
+        """Raw outputs of the calls that carry a gradient; of those with gradients on where none does, else of all."""
+        calls = self.calls[kind]
+        chosen = [c for c in calls if c.carries_gradient] or [c for c in calls if c.gradients_on] or calls
+        return [call.output for call in chosen]
+
+
+class _Mark(torch.autograd.Function):
+    """Features unchanged in value that require a gradient, whether or not those given do."""
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, anchor: Tensor) -> Tensor:
+        return features.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
+        return None, None
 
 
 class Taps:
-    """Taps on ``model.text_encoder``, ``model.image_encoder`` and ``model``.
+    """Taps on the model and its two encoders.
 
-    ``on_forward(features, output)`` is called at the end of each recorded forward of the model; what it
-    returns takes the place of the model's output. Features are in float32 or higher, on the graph,
-    un-normalised.
+    encoders: the modules whose outputs are text and image features, by kind; absent kinds are not tapped.
+    on_forward: called with each recorded forward at its end; what it returns takes the place of the model's output.
+    first_only: record the first forward of a step only.
+
+    Attributes:
+        without_gradient: kinds whose features had no gradient in this step, as ``on_forward`` found; a later call with
+            one is then refused.
     """
 
-    def __init__(self, model: nn.Module, on_forward: Callable[[FeatureBatch, Any], Any]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        encoders: Mapping[str, nn.Module],
+        on_forward: Callable[[Forward], Any],
+        first_only: bool = False,
+    ) -> None:
         self._model = model
+        self._encoders = encoders
         self._on_forward = on_forward
+        self._first_only = first_only
         self._handles: list[RemovableHandle] = []
         self._armed = False
-        self._batch: Any = None
-        self._recording: _Recording | None = None
-        self._without_gradient: set[str] = set()
+        self._recorded = 0
+        self._forward: Forward | None = None
+        self._tracing = False
+        self.without_gradient: set[str] = set()
 
     def install(self) -> None:
-        """Put forward hooks on the model and its two encoders; they do nothing outside :meth:`armed`."""
+        """Put forward hooks on the model and its encoders; they do nothing outside :meth:`armed`."""
         model = self._model
-        for kind in ("text", "image"):
-            encoder = getattr(model, f"{kind}_encoder")
+        for kind, encoder in self._encoders.items():
             self._handles.append(encoder.register_forward_hook(_Tap(encoder, self._encoder_action(kind))))
-        self._handles.append(
-            model.register_forward_pre_hook(_Tap(model, self._before_model), with_kwargs=True)
-        )
+        self._handles.append(model.register_forward_pre_hook(_Tap(model, self._before_model), with_kwargs=True))
         self._handles.append(model.register_forward_hook(_Tap(model, self._after_model)))
 
     def remove(self) -> None:
@@ -83,106 +136,65 @@ class Taps:
             self._handles.pop().remove()
 
     @contextmanager
-    def armed(self, batch: Any) -> Iterator[None]:
-        """Open the taps for one training step on ``batch``."""
-        self._armed, self._batch = True, batch
+    def armed(self) -> Iterator[None]:
+        """Open the taps for one training step."""
+        self._armed, self._recorded = True, 0
         try:
             yield
         finally:
-            self._armed, self._batch, self._recording = False, None, None
-            self._without_gradient.clear()
+            self._armed, self._forward = False, None
+            self.without_gradient.clear()
 
     def _before_model(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        recorded = self._armed and torch.is_grad_enabled()
-        self._recording = _Recording([*args, *kwargs.values()]) if recorded else None
+        recorded = self._armed and torch.is_grad_enabled() and not (self._first_only and self._recorded)
+        self._forward = Forward(args, kwargs) if recorded else None
 
-    def _encoder_action(self, kind: str) -> Callable[[tuple[Any, ...], Any], None]:
-        def record(args: tuple[Any, ...], output: Any) -> None:
-            if self._recording is not None:
-                self._recording.outputs[kind].append(_feature_tensor(kind, output))
-            elif self._armed and kind in self._without_gradient and getattr(output, "requires_grad", False):
+    def _encoder_action(self, kind: str) -> Callable[[tuple[Any, ...], Any], Any]:
+        def record(args: tuple[Any, ...], output: Any) -> Any:
+            if self._forward is not None:
+                return self._record(self._forward, kind, output)
+            if self._armed and kind in self.without_gradient and getattr(output, "requires_grad", False):
                 raise HookError(
                     f"The {kind} encoder gave features without gradient inside the model's forward and with "
                     "gradient outside it, as reentrant activation checkpointing does, so the regularizer "
                     "would not reach the prompts: use torch.utils.checkpoint with use_reentrant=False, or "
                     "no checkpointing."
                 )
+            return None
 
         return record
 
-    def _after_model(self, args: tuple[Any, ...], output: Any) -> Any:
-        recording, self._recording = self._recording, None
-        if recording is None:
+    def _record(self, forward: Forward, kind: str, output: Any) -> Tensor | None:
+        """Note a call; returns what is to take the place of its output, None for itself."""
+        forward.calls[kind].append(Call(output, torch.is_grad_enabled()))
+        if kind == "text" or not self._tracing or not isinstance(output, Tensor) or not output.is_floating_point():
             return None
-        image = _image_features(recording.outputs["image"])
-        text = _text_features(recording.outputs["text"], len(image))
-        self._without_gradient.update(
-            kind for kind, feature in (("text", text), ("image", image)) if not feature.requires_grad
-        )
-        labels = _labels(recording.arguments, self._batch, len(image)).to(image.device)
-        features = FeatureBatch(text=text.to(working_dtype(text)), image=image.to(working_dtype(image)), labels=labels)
-        return self._on_forward(features, output)
+        with torch.enable_grad():
+            forward.marked = _Mark.apply(output, torch.zeros((), requires_grad=True))
+        return forward.marked
 
+    def traced(self, forward: Forward) -> Forward:
+        """The same forward once more, beside the training: all that comes from its image features can be traced.
 
-def _feature_tensor(kind: str, output: Any) -> Tensor:
-    if isinstance(output, Tensor) and output.is_floating_point():
-        return output
-    raise HookError(
-        f"The {kind} encoder returned {type(output).__name__}, not a tensor of features: make "
-        f"model.{kind}_encoder a module whose forward returns only its (n, d) features."
-    )
-
-
-def _image_features(outputs: list[Tensor]) -> Tensor:
-    if not outputs:
-        raise HookError(
-            "The image encoder was never called in the model's forward: call it as self.image_encoder(...), "
-            "not through .forward, a method or a compiled copy of it, inside the model's forward."
-        )
-    if len(outputs) > 1:
-        raise HookError(f"The image encoder was called {len(outputs)} times in one forward. {_REPEATED}")
-    if outputs[0].dim() != 2:
-        raise HookError(
-            f"The image encoder returned features of shape {tuple(outputs[0].shape)}: make it return one "
-            "vector an image, (B, d)."
-        )
-    return outputs[0]
-
-
-def _text_features(outputs: list[Tensor], batch_size: int) -> Tensor:
-    """(K, d), or (B, K, d) where the encoder ran once for each image (CoCoOp)."""
-    if not outputs:
-        raise HookError(
-            "The text encoder was never called in the model's forward, so there are no text features to "
-            "regularize (methods without learned text prompts, such as VPT, compute them beforehand): use a "
-            "method with text prompts, set all weights to 0, or call it as self.text_encoder(...) inside "
-            "the model's forward."
-        )
-    if len(outputs) == 1:
-        return outputs[0]
-    if len(outputs) == batch_size and outputs[0].dim() == 2:
-        return torch.stack(outputs)
-    raise HookError(
-        f"The text encoder was called {len(outputs)} times in one forward of {batch_size} images. "
-        f"{_REPEATED} Only one call for each image, as in CoCoOp, is understood."
-    )
-
-
-def _labels(arguments: list[Any], batch: Any, batch_size: int) -> Tensor:
-    """The first 1-D int64 argument of the forward with the batch's length, else ``batch["label"]``, of any integers."""
-    for argument in arguments:
-        if isinstance(argument, Tensor) and argument.dtype == torch.long and argument.shape == (batch_size,):
-            return argument
-    labels, found = batch.get("label") if isinstance(batch, Mapping) else None, "missing"
-    if labels is not None:
+        Random number generators and buffers are put back; its output is thrown away.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self._model.named_buffers()}
+        again = self._forward = Forward(forward.inputs, forward.keywords)
+        self._tracing = True
         try:
-            numbers = integers(labels, "labels")
-            if numbers.shape == (batch_size,):
-                return numbers
-            found = f"of shape {shape_of(numbers)}"
-        except FeatureError as error:
-            found = f"of no use: {error}"
-    raise HookError(
-        f"No labels for the {batch_size} image features of this forward (batch[\"label\"] is {found}): pass "
-        f"a 1-D int64 tensor of {batch_size} labels to the model, self.model(image, label)."
-    )
+            with generators_kept():
+                self._model.forward(*forward.inputs, **forward.keywords)
+        finally:
+            self._tracing, self._forward = False, None
+            for name, buffer in self._model.named_buffers():
+                if name in buffers and not torch.equal(buffer, buffers[name]):
+                    buffer.data.copy_(buffers[name])
+        return again
+
+    def _after_model(self, args: tuple[Any, ...], output: Any) -> Any:
+        forward, self._forward = self._forward, None
+        if forward is None:
+            return None
+        self._recorded += 1
+        forward.output = output
+        return self._on_forward(forward)

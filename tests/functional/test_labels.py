@@ -29,7 +29,8 @@ from cpt_plugin.functional import (
     weighted_rotation,
 )
 from cpt_plugin.functional.long_tail_losses import effective_number_weights, ldam_margins, log_prior
-from cpt_plugin.hook.taps import _labels
+from cpt_plugin.hook.labels import Labels
+from cpt_plugin.hook.taps import Forward
 from cpt_plugin.long_tail_losses import LogitBatch
 from cpt_plugin.regularizers import FeatureBatch
 
@@ -217,9 +218,16 @@ def test_class_means_take_any_integers() -> None:
         assert torch.equal(class_means([(IMAGE, labels)], list("abcde")), expected), kind
 
 
+def of_batch(labels: Any) -> torch.Tensor:
+    """What a hook takes for the labels of a model that is given the images alone."""
+    found, from_batch = Labels(torch.nn.Identity(), None)(Forward((IMAGE,), {}), [{"label": labels}], 6, again=False)
+    assert from_batch
+    return found
+
+
 def test_the_hook_takes_any_integers_of_a_batch() -> None:
     for kind, labels in kinds(LABELS).items():
-        assert torch.equal(_labels([IMAGE], {"label": labels}, 6), torch.tensor(LABELS)), kind
+        assert torch.equal(of_batch(labels), torch.tensor(LABELS)), kind
     for kind in ("bool", "float", "text"):
         with pytest.raises(HookError, match=r'batch\["label"\] is of no use: labels must be integers'):
-            _labels([IMAGE], {"label": WRONG_KINDS[kind](LABELS)}, 6)
+            of_batch(WRONG_KINDS[kind](LABELS))

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections import namedtuple
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from cpt_plugin.errors import HookError
-from cpt_plugin.hook.attach import OutputScale, attach_loss, is_scalar_loss
+from cpt_plugin.hook.attach import attach_loss, is_scalar_loss
 
-Pair = namedtuple("Pair", "first second")
+Triple = namedtuple("Triple", "first second third")
 
 
 def constant_scale(value):
-    return lambda loss: torch.full_like(loss, value)
+    return lambda outputs, gradients, loss: torch.full_like(loss, value)
 
 
 @pytest.fixture
@@ -45,22 +44,17 @@ def test_values_are_unchanged_and_may_be_modified_in_place(parameter):
     assert torch.allclose(parameter.grad, torch.full((3,), 1.1 / 2 + 1, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("make", [lambda *v: v, lambda *v: list(v), lambda *v: Pair(*v)])
-def test_containers_keep_their_type_and_use_the_first_tensor_with_a_gradient(parameter, make):
-    original = make("no tensor", 2 * parameter)
-    output, attachment = attach_loss(original, (5 * parameter).sum(), constant_scale(3.0))
-    assert type(output) is type(original)
-    assert output[0] == "no tensor"
-    output[1].sum().backward()
-    assert parameter.grad.tolist() == [2 + 15] * 3
-    assert attachment.fired == 1
-
-
-def test_a_scalar_inside_a_tuple_takes_the_output_scale(parameter):
-    """Its trainer adds further losses, perhaps weighting this one: only the scaler's factor is meant."""
-    (loss,), _ = attach_loss((parameter.sum(),), (5 * parameter).sum(), constant_scale(3.0))
-    (loss * 0.25).backward()
-    assert parameter.grad.tolist() == [0.25 + 15] * 3
+@pytest.mark.parametrize("make", [lambda *v: v, lambda *v: list(v), lambda *v: Triple(*v)])
+def test_containers_keep_their_type_and_all_their_tensors_carry_the_gradient(parameter, make):
+    for used in (1, 2):
+        original = make("no tensor", 2 * parameter, 2 * parameter)
+        output, attachment = attach_loss(original, (5 * parameter).sum(), constant_scale(3.0))
+        assert type(output) is type(original)
+        assert output[0] == "no tensor"
+        parameter.grad = None
+        output[used].sum().backward()
+        assert parameter.grad.tolist() == [2 + 15] * 3
+        assert attachment.fired == 1
 
 
 @pytest.mark.parametrize(
@@ -68,19 +62,38 @@ def test_a_scalar_inside_a_tuple_takes_the_output_scale(parameter):
     [
         (torch.ones(2, 3), "requires_grad=False"),
         ((torch.ones(2), 1), "tuple"),
-        ({"logits": torch.ones(2, requires_grad=True)}, "dict"),
+        ({"logits": torch.ones(2)}, "dict"),
         (None, "NoneType"),
     ],
 )
 def test_outputs_without_a_gradient_are_refused(output, name):
-    with pytest.raises(HookError, match=f"{name}.*return a scalar loss, logits, or a tuple"):
+    with pytest.raises(HookError, match=f"{name}.*a scalar loss, logits, or a tuple"):
         attach_loss(output, torch.ones((), requires_grad=True), constant_scale(1.0))
+
+
+def test_dictionaries_and_what_lies_in_them(parameter):
+    output, _ = attach_loss({"all": [None, (2 * parameter,)], "n": 3}, (5 * parameter).sum(), constant_scale(3.0))
+    assert output["n"] == 3
+    output["all"][1][0].sum().backward()
+    assert parameter.grad.tolist() == [2 + 15] * 3
+
+
+@pytest.mark.parametrize("only", [1, 2])
+def test_one_of_several_back_propagations(parameter, only):
+    output, attachment = attach_loss(2 * parameter, (5 * parameter).sum(), constant_scale(3.0), only=only)
+    seen = []
+    for _ in range(3):
+        parameter.grad = None
+        output.sum().backward(retain_graph=True)
+        seen.append(parameter.grad[0].item())
+    assert seen == [2 + 15 * (i == only) for i in (1, 2, 3)]
+    assert attachment.done
 
 
 def test_logits_back_propagated_twice_are_refused(parameter):
     output, _ = attach_loss(2 * parameter, parameter.sum(), constant_scale(1.0))
     output.sum().backward(retain_graph=True)
-    with pytest.raises(HookError, match=r"more than once.*sum the losses and call backward\(\) once"):
+    with pytest.raises(HookError, match=r'more than once.*CPTHook\(backward="first"\)'):
         output.square().sum().backward()
 
 
@@ -103,42 +116,3 @@ def test_a_loss_of_shape_one_gives_a_scalar_gradient(parameter):
     loss, _ = attach_loss(parameter.sum().view(1), (5 * parameter).sum(), constant_scale(99.0))
     (3 * loss).backward()
     assert parameter.grad.tolist() == [3 * 6] * 3
-
-
-def test_output_scale_is_read_when_it_is_used():
-    trainer = SimpleNamespace(scaler=torch.amp.GradScaler("cpu", init_scale=1024.0))
-    scale = OutputScale(trainer, accumulation=4)
-    loss = torch.ones((), dtype=torch.float64)
-    assert scale(loss).item() == 256.0
-    trainer.scaler.update(2048.0)
-    assert scale(loss).item() == 512.0
-    assert scale(loss).dtype == torch.float64
-    trainer.scaler = torch.amp.GradScaler("cpu", enabled=False)
-    assert scale(loss).item() == 0.25
-    assert OutputScale(SimpleNamespace(), None)(loss).item() == 1.0
-
-
-@pytest.mark.parametrize(
-    ("trainer", "key"),
-    [
-        (SimpleNamespace(cfg={"TRAIN": {"ACCUM_STEPS": 4}}), "cfg.TRAIN.ACCUM_STEPS = 4"),
-        (SimpleNamespace(cfg=SimpleNamespace(gradient_accumulation=4)), "cfg.gradient_accumulation = 4"),
-        (SimpleNamespace(accumulation=4), "trainer.accumulation = 4"),
-    ],
-)
-def test_unstated_accumulation_is_refused_with_the_key_and_the_remedy(trainer, key):
-    with pytest.raises(HookError, match=rf"{key}.*CPTHook\(\.\.\., accumulation=4\)"):
-        OutputScale(trainer, None).check()
-    OutputScale(trainer, 4).check()
-
-
-@pytest.mark.parametrize(
-    "trainer",
-    [
-        SimpleNamespace(),
-        SimpleNamespace(cfg=None),
-        SimpleNamespace(cfg={"TRAIN": {"ACCUM_STEPS": 1, "EPOCHS": 4, "ACCUMULATE": True, "ACCUM": "no"}}),
-    ],
-)
-def test_trainers_that_do_not_accumulate_pass(trainer):
-    OutputScale(trainer, None).check()

@@ -18,7 +18,7 @@ from tests.hook.toy_trainers import CLASSES, WIDTH, CoOpTrainer
 def test_no_encoder(name):
     trainer = CoOpTrainer()
     delattr(trainer.model, name)
-    with pytest.raises(HookError, match=rf"no module `{name}` .*PromptKD.*VPT.*name the encoder"):
+    with pytest.raises(HookError, match=rf"no module `{name}` .*PromptKD.*VPT.*name the module whose output"):
         toy_hook(frozen_text=torch.ones(CLASSES, WIDTH)).attach(trainer)
 
 

@@ -75,10 +75,10 @@ def test_stated_accumulation_divides_the_regularizer(trainer_class, init_scale):
     assert relative_error(trainer, hook, regularizer, make_batch()) <= 1e-12
 
 
-def test_an_unstated_divisor_of_logits_would_be_wrong():
+def test_a_divisor_that_is_stated_wrongly_gives_another_gradient():
     """Negative control: the comparison above does see a wrong scale."""
     regularizer = ToyRegularizer()
-    hook = CPTHook(regularizers=[regularizer])
+    hook = CPTHook(regularizers=[regularizer], accumulation=1)
     assert relative_error(CoOpTrainer(divisor=4), hook, regularizer, make_batch()) > 0.1
 
 
