@@ -13,6 +13,8 @@ from torch import Tensor
 WEIGHTS = {"weight_etf": 0.8, "weight_cc": 0.6, "weight_rs": 0.4}
 CLUSTER_SIZE = 2
 SHOTS, BATCH, STEPS = 3, 4, 3
+LOSS_SCALE = 1024.0
+"""Of mixed precision, which here is only the scaling: there is no GPU, so nothing is cast."""
 SMALL = {"text_width": 64, "vision_width": 64, "embed_dim": 32}
 RESNET: dict[str, Any] = {"text_width": 64, "vision_width": 8, "vision_layers": (1, 1, 1, 1), "embed_dim": 32}
 MAPLE = {"text_width": 512, "vision_width": 768, "embed_dim": 64}
@@ -101,7 +103,8 @@ class Case:
     must work. ``whole`` runs a whole training too, and prototypes for the regularizer ``dapt``.
     ``files(folder, case)`` writes what the trainer expects in fixed places; ``before(build, folder)`` does what it
     needs from an earlier run, where ``build(**options)`` gives a trainer. ``options`` may be a function of the folder.
-    ``template`` is the published sentence of its data set.
+    ``template`` is the published sentence of its data set; ``variant`` says what is different where a trainer has
+    several cases.
     """
 
     repository: Repository
@@ -121,9 +124,12 @@ class Case:
     template: str = "a centered satellite photo of {}."
 
     @property
+    def title(self) -> str:
+        return f"{self.trainer}, {self.variant}" if self.variant else self.trainer
+
+    @property
     def name(self) -> str:
-        variant = f", {self.variant}" if self.variant else ""
-        return f"{self.trainer} ({self.repository.name}{variant})"
+        return f"{self.title} ({self.repository.name})"
 
     @property
     def line(self) -> str:

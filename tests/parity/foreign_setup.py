@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from cpt_plugin.toolkit import compat
-from tests.parity.foreign_cases import BATCH, SHOTS, Case, Repository
+from tests.parity.foreign_cases import BATCH, LOSS_SCALE, SHOTS, Case, Repository
 from tests.parity.foreign_stubs import stub
 from tests.parity.foreign_weights import write_weights
 from tests.runner.released import prepare
@@ -50,6 +50,7 @@ def _without_cuda() -> None:
     def load(*args: Any, **kwargs: Any) -> Any:
         return original_load(*args, **{**kwargs, "map_location": "cpu"})
 
+    torch.cuda.amp.GradScaler = functools.partial(torch.amp.GradScaler, "cpu", init_scale=LOSS_SCALE)
     original_load = torch.load
     torch.load = load
     for cls in (torch.Tensor, nn.Module):

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from tests.parity.foreign import CASES
-from tests.parity.foreign_cases import STEPS, Case
+from tests.parity.foreign_cases import LOSS_SCALE, STEPS, Case
 from tests.parity.foreign_launch import ROOT, run_repository, variables
 
 DOCUMENT = ROOT / "docs" / "hook-table.md"
@@ -41,6 +41,7 @@ plain CLIP are given.
   formulas written out in the test.
   DPC's second stage keeps its prompts in fp32, as its checkpoint has them, also in the fp64 run. 0 means that every
   bit is the same.
+  *Loss scaled*: the trainer's own mixed precision with a loss scale of {scale:g}; without a GPU nothing is cast.
 - **tensors**: how many tensors are trained, and of these how many act after the features (adapters, probes): the
   regularizer has no gradient for them and leaves theirs as it is, bit for bit.
 - **frozen text**: relative error of the features that the hook found, against plain CLIP with the repository's own
@@ -72,7 +73,7 @@ def measure() -> dict[str, dict[str, Any]]:
 
 def row(case: Case, result: dict[str, Any]) -> str:
     """One line of the table."""
-    head = f"| {case.trainer} | {source(case)} | {case.returns} | `{case.line}` |"
+    head = f"| {case.title} | {source(case)} | {case.returns} | `{case.line}` |"
     if result["refused"]:
         return f"{head} no | - | - | - | - | - | - | {result['refused']}: {result['message']} |\n"
     single, double = result["float32"], result["float64"]
@@ -104,6 +105,11 @@ def source(case: Case) -> str:
     raise SystemExit(f"no file below {clone} defines {case.trainer}")
 
 
+def released_trainer(case: Case) -> tuple[str, str]:
+    """A trainer counts once, in however many ways it is tried."""
+    return case.repository.variable, case.trainer
+
+
 def head(results: dict[str, dict[str, Any]]) -> str:
     """What stands above the table."""
     lacking = {case.repository.name: case.repository.lacks for case in CASES if case.repository.lacks}
@@ -111,10 +117,11 @@ def head(results: dict[str, dict[str, Any]]) -> str:
     return HEAD.format(
         variables=textwrap.fill(", ".join(names), 110, break_on_hyphens=False),
         versions=f"Python {platform.python_version()} and torch {torch.__version__}",
-        supported=sum(not result["refused"] for result in results.values()),
-        tried=len(results),
+        supported=len({released_trainer(case) for case in CASES if not results[case.name]["refused"]}),
+        tried=len({released_trainer(case) for case in CASES}),
         lacking="".join(f"- {name}: {what}\n" for name, what in lacking.items()),
         steps=STEPS,
+        scale=LOSS_SCALE,
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.parity.foreign_cases import SMALL, ByHand, Case, Repository
+from tests.parity.foreign_cases import LOSS_SCALE, SMALL, ByHand, Case, Repository
 
 
 def _class_prompts(texts: list[Any], images: list[Any]) -> tuple[Tensor, Tensor]:
@@ -21,8 +21,15 @@ _OPTIONS = {
     "TRAINER.LASP.ENABLE_CORRECTION": True,
     "TRAINER.LASP.LASP_PROMPTS": ["a photo of a {}.", "a satellite photo of a {}."],
 }
+_REPOSITORY = Repository("CPT_RELEASED_LASP", trainers="prompting")
+_COMMON: dict[str, Any] = {
+    "returns": "loss",
+    "hook": "features=lambda step: (step.text[0], step.image[0])",
+    "sizes": {**SMALL, "embed_dim": 64},
+}
 CASES = (
-    Case(Repository("CPT_RELEASED_LASP", trainers="prompting"), "LASP", "loss", _OPTIONS,
-         hook="features=lambda step: (step.text[0], step.image[0])", by_hand=ByHand(features=_class_prompts),
-         sizes={**SMALL, "embed_dim": 64}),
+    Case(_REPOSITORY, "LASP", options=_OPTIONS, by_hand=ByHand(features=_class_prompts), **_COMMON),
+    Case(_REPOSITORY, "LASP", options={**_OPTIONS, "TRAINER.LASP.PREC": "amp"},
+         by_hand=ByHand(features=_class_prompts, multiplier=LOSS_SCALE), variant="loss scaled, gradient clipped",
+         **_COMMON),
 )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from tests.parity.foreign_cases import ByHand, Case, Repository
+from tests.parity.foreign_cases import LOSS_SCALE, ByHand, Case, Repository
 from tests.runner.released import CLASSES
 
 
@@ -29,9 +29,15 @@ def _global(texts: list[Any], images: list[Any]) -> tuple[Tensor, Tensor]:
 _REPOSITORY = Repository(
     "CPT_RELEASED_LOCOOP", clips=("clip_w_local",), arguments={"lambda_value": 0.25, "topk": 2}
 )
+_OPTIONS = {"TRAINER.LOCOOP.PREC": "fp32", "TRAINER.LOCOOP.N_CTX": 4, "DATASET.NAME": "ImageNet"}
+_COMMON: dict[str, Any] = {
+    "returns": "(logits, logits of places)",
+    "hook": "features=lambda step: (step.text[0], step.image[0][0])",
+    "files": _imagenet,
+    "template": "a photo of a {}.",
+}
 CASES = (
-    Case(_REPOSITORY, "LoCoOp", "(logits, logits of places)",
-         {"TRAINER.LOCOOP.PREC": "fp32", "TRAINER.LOCOOP.N_CTX": 4, "DATASET.NAME": "ImageNet"},
-         hook="features=lambda step: (step.text[0], step.image[0][0])", by_hand=ByHand(features=_global),
-         files=_imagenet, template="a photo of a {}."),
+    Case(_REPOSITORY, "LoCoOp", options=_OPTIONS, by_hand=ByHand(features=_global), **_COMMON),
+    Case(_REPOSITORY, "LoCoOp", options={**_OPTIONS, "TRAINER.LOCOOP.PREC": "amp"},
+         by_hand=ByHand(features=_global, multiplier=LOSS_SCALE), variant="loss scaled", **_COMMON),
 )  # fmt: skip
