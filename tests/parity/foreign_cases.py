@@ -98,13 +98,14 @@ class ByHand:
 class Case:
     """One released trainer.
 
-    ``returns`` is what its model gives in training, ``hook`` what a user writes in ``CPTHook(...)`` beside the weights
-    (``frozen_text`` in it are features by plain CLIP). ``refused`` is what the refusal must say, empty where the hook
-    must work. ``whole`` runs a whole training too, and prototypes for the regularizer ``dapt``.
-    ``files(folder, case)`` writes what the trainer expects in fixed places; ``before(build, folder)`` does what it
-    needs from an earlier run, where ``build(**options)`` gives a trainer. ``options`` may be a function of the folder.
-    ``template`` is the published sentence of its data set; ``variant`` says what is different where a trainer has
-    several cases.
+    ``returns`` is what its model gives in training, ``hook`` what a user writes in ``CPTHook(...)`` beside the
+    weights (``frozen_text`` in it are features by plain CLIP, ``trainer`` is that trainer). ``refused`` is what the
+    refusal must say, empty where the hook must work. ``whole`` runs a whole training too, and prototypes for the
+    regularizer ``dapt``. ``reports_late``: the loss that it reports is one after an update, so the regularizer
+    changes it. ``files(folder, case)`` writes what the trainer expects in fixed places; ``before(build, folder)``
+    does what it needs from an earlier run, where ``build(**options)`` gives a trainer. ``options`` may be a
+    function of the folder. ``template`` is the published sentence of its data set; ``variant`` says what is
+    different where a trainer has several cases.
     """
 
     repository: Repository
@@ -118,6 +119,7 @@ class Case:
     patch: int = 16
     refused: str = ""
     whole: bool = False
+    reports_late: bool = False
     files: Callable[[Path, Case], None] = nothing
     before: Callable[[Callable[..., Any], Path], None] = nothing
     variant: str = ""

@@ -19,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpt_plugin import CPTHook
+from cpt_plugin.hook import HookHandle
 from tests.parity.foreign_cases import STEPS, ByHand, Case
 from tests.parity.foreign_setup import configuration
 from tests.runner.released import events
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(image features, text features, labels) -> scalar."""
+Attach = Callable[[Any], HookHandle]
+"""Attaches a hook to a trainer."""
 
 
 def build(train: Any, case: Case, folder: Path, **more: Any) -> Any:
@@ -81,12 +83,12 @@ def steps(trainer: Any, count: int = STEPS) -> dict[str, Any]:
     return {"gradients": gradients, "state": state | momenta, "summaries": summaries, "generators": generators()}
 
 
-def run(train: Any, case: Case, folder: Path, hook: CPTHook | None = None) -> dict[str, Any]:
+def run(train: Any, case: Case, folder: Path, attach: Attach | None = None) -> dict[str, Any]:
     """One short training, plain or with a hook that finds everything by itself."""
     trainer = build(train, case, folder)
     seed()
     before = generators()
-    handle = hook.attach(trainer) if hook else None
+    handle = attach(trainer) if attach else None
     result: dict[str, Any] = {"attaching drew": generators() != before}
     result |= steps(trainer)
     if handle is not None:
@@ -165,12 +167,12 @@ class ExplicitSum:
         module.register_forward_hook(note)
 
 
-def whole_training(train: Any, case: Case, folder: Path, hook: CPTHook) -> dict[str, Any]:
+def whole_training(train: Any, case: Case, folder: Path, attach: Attach) -> dict[str, Any]:
     """``trainer.train()`` for one epoch with the hook: log lines, TensorBoard, results of the test."""
     output = folder / f"run-{case.trainer}"
     shutil.rmtree(output, ignore_errors=True)
     trainer = build(train, case, folder, OUTPUT_DIR=str(output), **{"OPTIM.MAX_EPOCH": 1})
-    handle, text = hook.attach(trainer), io.StringIO()
+    handle, text = attach(trainer), io.StringIO()
     with contextlib.redirect_stdout(text):
         trainer.train()
     handle.detach()

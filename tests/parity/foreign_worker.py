@@ -17,19 +17,25 @@ from torch import Tensor
 from cpt_plugin import CPTHook, CPTLoss, SemanticClusters
 from cpt_plugin.encoders import freeze_clip
 from cpt_plugin.errors import CPTError
+from cpt_plugin.hook import HookHandle
 from cpt_plugin.regularizers import build as build_regularizers
 from tests.parity.foreign import CASES
 from tests.parity.foreign_cases import CLUSTER_SIZE, WEIGHTS, Case
 from tests.parity.foreign_launch import code_of
-from tests.parity.foreign_runs import Loss, build, prerequisites, run, run_by_hand, steps, whole_training
+from tests.parity.foreign_runs import Attach, Loss, build, prerequisites, run, run_by_hand, steps, whole_training
 from tests.parity.foreign_setup import clip_modules, compute_in, import_released, serve_weights, write_files
 from tests.parity.problems import relative_error
 
 
-def hook(case: Case, frozen: Tensor, weight: float = 1.0) -> CPTHook:
-    """The case's line, with weights and a cluster size."""
+def hook(case: Case, frozen: Tensor, weight: float = 1.0) -> Attach:
+    """Attaches the case's line, with weights and a cluster size; ``trainer`` in it is the one attached to."""
     weights = {key: weight * value for key, value in WEIGHTS.items()}
-    return CPTHook(**weights, cluster_size=CLUSTER_SIZE, **eval(f"dict({case.hook})", {"frozen_text": frozen}))
+
+    def attach(trainer: Any) -> HookHandle:
+        names = {"frozen_text": frozen, "torch": torch, "trainer": trainer}
+        return CPTHook(**weights, cluster_size=CLUSTER_SIZE, **eval(f"dict({case.hook})", names)).attach(trainer)
+
+    return attach
 
 
 def plain_clip(folder: Path, dtype: torch.dtype) -> Any:
@@ -171,7 +177,7 @@ def examine_refusal(train: Any, case: Case, folder: Path, frozen: Tensor) -> dic
     """Where the hook refuses and what it says; a step after detaching shows that the trainer still works."""
     trainer = build(train, case, folder)
     try:
-        handle = hook(case, frozen).attach(trainer)
+        handle = hook(case, frozen)(trainer)
     except CPTError as error:
         return {"refused": "on attaching", "message": str(error)}
     try:

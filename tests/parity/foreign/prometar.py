@@ -53,6 +53,6 @@ _REPOSITORY = Repository(
 )  # fmt: skip
 CASES = (
     Case(_REPOSITORY, "ProMetaR", "tuple of 7; three forwards a step", both_sides("PROMETAR"),
-         hook="forwards='first', backward='first'",
+         hook="forwards='first', backward='first'", reports_late=True,
          by_hand=ByHand(derivative=("trainers.prometar", "grad"), once=True)),
 )  # fmt: skip

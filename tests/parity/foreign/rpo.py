@@ -40,11 +40,13 @@ _REPOSITORY = Repository(
     "CPT_RELEASED_RPO", stand_ins=_stand_ins, lacks="a copy to the GPU of a tensor into which it writes"
 )
 _OPTIONS = {"TRAINER.RPO.PREC": "fp32", "TRAINER.RPO.K": 1, "DATASET.SUBSAMPLE_CLASSES": "base"}
+_LINE = (
+    "text='text_ln_final', image='img_post_ln', frozen_text=frozen_text, features=lambda step: ("
+    "step.text[0][range(len(step.text[0])), trainer.model.len_prompts] @ trainer.model.text_proj, "
+    "step.image[0][:, 0] @ trainer.model.img_proj)"
+)
 CASES = (
-    Case(_REPOSITORY, "RPO", "loss; no encoders", _OPTIONS, resolution=224,
+    Case(_REPOSITORY, "RPO", "loss; no encoders", _OPTIONS, hook=_LINE, resolution=224,
          sizes={"text_width": 512, "vision_width": 768, "embed_dim": 512, "text_layers": 1, "vision_layers": 1},
-         hook="text='text_ln_final', image='img_post_ln', features=lambda step: (step.text[0]["
-         "range(len(step.text[0])), step.model.len_prompts] @ step.model.text_proj, "
-         "step.image[0][:, 0] @ step.model.img_proj)",
          by_hand=ByHand("text_ln_final", "img_post_ln", _features, with_model=True)),
 )  # fmt: skip

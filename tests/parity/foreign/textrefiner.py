@@ -36,7 +36,7 @@ _REPOSITORY = Repository(
 _OPTIONS = {**COOP, "DATASET.SUBSAMPLE_CLASSES": "base"}
 CASES = (
     Case(_REPOSITORY, "TextRefiner", "(text, image, scale, local, best local)", _OPTIONS, resolution=64,
-         sizes={"text_width": 512, "vision_width": 512, "embed_dim": 512},
+         sizes={"text_width": 512, "vision_width": 512, "embed_dim": 512, "text_layers": 1},
          hook="features=lambda step: (step.text[0], step.image[0][0])",
          by_hand=ByHand(features=lambda texts, images: (texts[0], images[0][0]))),
 )  # fmt: skip
