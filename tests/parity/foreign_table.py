@@ -1,6 +1,7 @@
 """Writes docs/hook-table.md: the hook on every released trainer, measured now.
 
-Usage: python -m tests.parity.foreign_table, with the environment variables that tests/parity/conftest.py lists.
+Usage: python -m tests.parity.foreign_table [NAME ...], with the environment variables that tests/parity/conftest.py
+lists. With NAMEs of repositories ("coop maple") only these are measured, and the other rows stay as they are.
 """
 
 from __future__ import annotations
@@ -8,15 +9,17 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import sys
 import tempfile
 import textwrap
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tests.parity.foreign import CASES
-from tests.parity.foreign_cases import LOSS_SCALE, STEPS, Case
+from tests.parity.foreign_cases import LOSS_SCALE, STEPS, Case, Repository
 from tests.parity.foreign_launch import ROOT, run_repository, variables
 
 DOCUMENT = ROOT / "docs" / "hook-table.md"
@@ -53,17 +56,16 @@ plain CLIP are given.
   run does.
 
 """
+VERSIONS = f"Python {platform.python_version()} and torch {torch.__version__}"
+SUPPORTED = " yes | "
 COLUMNS = (
     "trainer", "file, SHA-256", "its model returns", "hook", "runs hooked", "gradient error fp32", "fp64", "tensors",
     "frozen text", "weight 0 identical", "draws unchanged", "refused why",
 )  # fmt: skip
 
 
-def measure() -> dict[str, dict[str, Any]]:
-    """Results of all cases; refuses to start if a variable is not set."""
-    repositories = dict.fromkeys(case.repository for case in CASES)
-    if missing := {v for r in repositories for v in variables(r) if not os.environ.get(v)}:
-        raise SystemExit(f"set {', '.join(sorted(missing))} (folders of clones)")
+def measure(repositories: Iterable[Repository]) -> dict[str, dict[str, Any]]:
+    """Results of all cases of these repositories."""
     results: dict[str, dict[str, Any]] = {}
     for repository in repositories:
         with tempfile.TemporaryDirectory() as folder:
@@ -71,16 +73,16 @@ def measure() -> dict[str, dict[str, Any]]:
     return results
 
 
-def row(case: Case, result: dict[str, Any]) -> str:
+def row(start: str, case: Case, result: dict[str, Any]) -> str:
     """One line of the table."""
-    head = f"| {case.title} | {source(case)} | {case.returns} | `{case.line}` |"
+    head = f"{start} | {case.returns} | `{case.line}` |"
     if result["refused"]:
         return f"{head} no | - | - | - | - | - | - | {result['refused']}: {result['message']} |\n"
     single, double = result["float32"], result["float64"]
     unchanged = result["same draws"] and not result["attaching drew"]
     frozen = "given" if "frozen_text=" in case.hook else error(single["frozen text"])
     return (
-        f"{head} yes | {error(single['gradient'])} | {error(double['gradient'])} | "
+        f"{head}{SUPPORTED}{error(single['gradient'])} | {error(double['gradient'])} | "
         f"{single['tensors']}, {len(result['after the features'])} | {frozen} | "
         f"{yes(result['weight 0 identical'] and result['weight changes training'])} | {yes(unchanged)} | |\n"
     )
@@ -105,33 +107,53 @@ def source(case: Case) -> str:
     raise SystemExit(f"no file below {clone} defines {case.trainer}")
 
 
-def released_trainer(case: Case) -> tuple[str, str]:
-    """A trainer counts once, in however many ways it is tried."""
-    return case.repository.variable, case.trainer
-
-
-def head(results: dict[str, dict[str, Any]]) -> str:
-    """What stands above the table."""
+def head(rows: dict[tuple[str, str], list[str]]) -> str:
+    """What stands above the table; ``rows`` by repository and trainer, which counts once in however many ways tried."""
     lacking = {case.repository.name: case.repository.lacks for case in CASES if case.repository.lacks}
-    names = sorted({name for case in CASES for name in variables(case.repository)})
     return HEAD.format(
-        variables=textwrap.fill(", ".join(names), 110, break_on_hyphens=False),
-        versions=f"Python {platform.python_version()} and torch {torch.__version__}",
-        supported=len({released_trainer(case) for case in CASES if not results[case.name]["refused"]}),
-        tried=len({released_trainer(case) for case in CASES}),
+        variables=textwrap.fill(", ".join(needed()), 110, break_on_hyphens=False),
+        versions=VERSIONS,
+        supported=sum(any(SUPPORTED in row for row in tried) for tried in rows.values()),
+        tried=len(rows),
         lacking="".join(f"- {name}: {what}\n" for name, what in lacking.items()),
         steps=STEPS,
         scale=LOSS_SCALE,
     )
 
 
-def main() -> None:
-    results = measure()
-    rows = "".join(row(case, results[case.name]) for case in CASES)
+def needed() -> list[str]:
+    """All environment variables that must name clones."""
+    return sorted({name for case in CASES for name in variables(case.repository)})
+
+
+def kept() -> dict[str, str]:
+    """Rows of the table as it is, by what they begin with; refuses one that was measured with other versions."""
+    text = DOCUMENT.read_text(encoding="utf-8")
+    if VERSIONS not in text:
+        raise SystemExit(f"{DOCUMENT} was not measured with {VERSIONS}: measure all repositories anew")
+    return {" | ".join(line.split(" | ")[:2]): f"{line}\n" for line in text.splitlines() if line.startswith("| ")}
+
+
+def main(*names: str) -> None:
+    if missing := [name for name in needed() if not os.environ.get(name)]:
+        raise SystemExit(f"set {', '.join(missing)} (folders of clones)")
+    repositories = dict.fromkeys(case.repository for case in CASES)
+    if unknown := set(names) - {repository.name for repository in repositories}:
+        raise SystemExit(f"no repository {', '.join(sorted(unknown))}")
+    known = kept() if names else {}
+    results = measure(r for r in repositories if r.name in names or not names)
+    rows: dict[tuple[str, str], list[str]] = {}
+    for case in CASES:
+        start = f"| {case.title} | {source(case)}"
+        if case.name not in results and start not in known:
+            raise SystemExit(f"{case.name} has no row yet: measure {case.repository.name} as well")
+        line = row(start, case, results[case.name]) if case.name in results else known[start]
+        rows.setdefault((case.repository.variable, case.trainer), []).append(line)
     columns = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
-    DOCUMENT.write_text(head(results) + columns + rows, encoding="utf-8")
-    print(f"{DOCUMENT}: {len(results)} trainers")
+    lines = "".join(line for tried in rows.values() for line in tried)
+    DOCUMENT.write_text(head(rows) + columns + lines, encoding="utf-8")
+    print(f"{DOCUMENT}: {len(results)} cases measured")
 
 
 if __name__ == "__main__":
-    main()
+    main(*sys.argv[1:])

@@ -16,7 +16,7 @@ _REPOSITORY = Repository(
     "CPT_RELEASED_DEKG", clips=("clip", "trainers.clip_text"), stand_ins=_stand_ins,
     lacks="`thop` (counts operations in every step; not needed)",
 )  # fmt: skip
-_OPTIONS = {**COOP, "TRAINER.COCOOP.PREC": "fp32"}
+_OPTIONS = {**COOP, "TRAINER.COCOOP.PREC": "fp32", "DATASET.SUBSAMPLE_CLASSES": "base"}
 _DEEP = {"text_width": 512, "text_layers": 9, "vision_width": 64, "embed_dim": 64}
 """Its class-aware prompts enter before the ninth block."""
 CASES = (

@@ -9,6 +9,6 @@ _REPOSITORY = Repository(
     lacks="nothing; needs its own copy of Dassl",
 )  # fmt: skip
 CASES = (
-    Case(_REPOSITORY, "ProGrad", "logits", {**COOP, "LOSS.NAME": "prograd"}, hook='backward="last"',
+    Case(_REPOSITORY, "ProGrad", "logits", {**COOP, "LOSS.NAME": "prograd"}, hook='backward="second"',
          by_hand=ByHand(backward=1)),
 )  # fmt: skip
