@@ -74,7 +74,8 @@ def setup_cfg(args: argparse.Namespace) -> Any:
     from cpt_plugin.cli.settings import follow_backbone
     from cpt_plugin.toolkit.embedded.config import follow_shots, merge_file, merge_list
 
-    cfg = default_cfg()
+    load_trainers().register_named(args.trainer)  # parts of other packages bring their keys along
+    cfg = default_cfg(args.opts[::2])
     files = [("--dataset-config-file", args.dataset_config_file), *(("--config-file", p) for p in args.config_file)]
     for option, path in files:
         if path and not Path(path).is_file():

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from cpt_plugin.clusters import SemanticClusters
 from cpt_plugin.functional._checks import Labels
-from cpt_plugin.regularizers.base import FeatureBatch, Parts, total
+from cpt_plugin.regularizers.base import FeatureBatch, Parts, checked_parts, total
 from cpt_plugin.regularizers.cpt import CPT
 
 
@@ -84,7 +84,7 @@ class CPTLoss(nn.Module):
             FeatureError: shapes, types or devices do not fit, or a label is out of range.
         """
         batch = FeatureBatch(text, image, labels)  # type: ignore[arg-type]  # which makes a tensor of the labels
-        parts = self.regularizer.compute(batch)
+        parts = checked_parts(self.regularizer, self.regularizer.compute(batch))
         return total(parts, text), {name: value.detach() for name, value in parts.items()}
 
     def extra_repr(self) -> str:

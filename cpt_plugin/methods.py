@@ -1,4 +1,4 @@
-"""Names of methods and data sets, read from the files that define them; standard library only.
+"""Names of methods and data sets, read from the files and entry points that define them; standard library only.
 
 Nothing here imports torch or a trainer: names are checked before anything is installed.
 """
@@ -6,6 +6,7 @@ Nothing here imports torch or a trainer: names are checked before anything is in
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
@@ -14,6 +15,7 @@ from typing import Any
 
 from cpt_plugin import worlds
 from cpt_plugin._names import nearest
+from cpt_plugin._other_packages import GROUPS, origin, parts_of_others
 from cpt_plugin.errors import ConfigError
 
 PACKAGE = Path(__file__).resolve().parent
@@ -118,8 +120,11 @@ def prompt_learners(repository: Path | None = None) -> list[str]:
 
 def added_parts(repository: Path | None = None) -> dict[str, str]:
     """Parts that a prompt learner can take besides DPC, with their kind, in their order in a method's name."""
-    folders = part_folders(repository).items()
-    return {stem: kind for kind, folder in folders for stem in _stems(folder, ".py") if stem != "base"}
+    files = {kind: _part_stems(folder) for kind, folder in part_folders(repository).items()}
+    ours = {stem for stems in files.values() for stem in stems}
+    return {
+        name: kind for kind, stems in files.items() for name in sorted({*stems, *(_names_of_others(kind) - ours)})
+    }
 
 
 def part_folders(repository: Path | None = None) -> dict[str, Path]:
@@ -233,26 +238,63 @@ def describe_parts(repository: Path | None = None) -> list[Part]:
         learners.append(("second stage", repository / "trainers", DPC))
     folders = part_folders(repository)
     added = [(kind, folders[kind], name) for name, kind in added_parts(repository).items()]
-    return [Part(name, kind, first_line(folder / f"{name}.py")) for kind, folder, name in [*learners, *added]]
+    return [_described(kind, folder / f"{name}.py") for kind, folder, name in [*learners, *added]]
 
 
 def first_line(path: Path) -> str:
-    """First line of a Python file's module documentation, else its `description = "..."`, read without importing it."""
+    """What a Python file says of itself, read without importing it.
+
+    The first line of its documentation, else the `description` of its class; and the class's `paper`, unless that line
+    names it.
+    """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except SyntaxError as error:
         return f"(cannot be used: {path.name}, line {error.lineno}: {error.msg})"
-    if documentation := ast.get_docstring(tree):
-        return documentation.splitlines()[0]
-    for node in ast.walk(tree):
-        match node:
-            case ast.Assign(targets=[ast.Name(id="description")], value=ast.Constant(value=text)):
-                return str(text)
-    return ""
+    said = {name: str(value) for node in ast.walk(tree) for name, value in _assigned(node)}
+    documentation = (ast.get_docstring(tree) or "").partition("\n")[0]
+    return with_paper(documentation or said.get("description", ""), said.get("paper", ""))
+
+
+def with_paper(line: str, paper: str) -> str:
+    """A part's line, and in brackets the paper, unless the line has its number on arXiv."""
+    numbers = re.findall(r"\d{4}\.\d{4,5}", paper)
+    named = not paper or (numbers and all(number in line for number in numbers))
+    return line if named else f"{line} [paper: {paper}]"
+
+
+def _assigned(node: ast.AST) -> Iterator[tuple[str, Any]]:
+    """Names and constants of an assignment: `a = 1`, `a: int = 1`, `a, b = 1, 2`."""
+    match node:
+        case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):
+            pairs = list(zip(names, values, strict=False))
+        case ast.Assign(targets=[name], value=value) | ast.AnnAssign(target=name, value=ast.expr() as value):
+            pairs = [(name, value)]
+        case _:
+            pairs = []
+    for name, value in pairs:
+        match name, value:
+            case ast.Name(id=key), ast.Constant(value=constant):
+                yield key, constant
+
+
+def _described(kind: str, path: Path) -> Part:
+    if path.is_file():
+        return Part(path.stem, kind, first_line(path))
+    owners = " and ".join(origin(entry) for entry in parts_of_others(GROUPS[kind])[path.stem])
+    return Part(path.stem, kind, f"of {owners}")
 
 
 def _stems(folder: Path, suffix: str) -> list[str]:
     return sorted(path.stem for path in folder.glob(f"*{suffix}") if not path.name.startswith(("_", ".")))
+
+
+def _part_stems(folder: Path) -> list[str]:
+    return [stem for stem in _stems(folder, ".py") if stem != "base"]
+
+
+def _names_of_others(kind: str) -> set[str]:
+    return {*parts_of_others(GROUPS[kind])} if kind in GROUPS else set()
 
 
 def _check_together(text: str, added: Iterable[str], kinds: Mapping[str, str]) -> None:
@@ -268,11 +310,8 @@ def _check_together(text: str, added: Iterable[str], kinds: Mapping[str, str]) -
 
 def _evaluates(path: Path) -> bool:
     """Whether a control's file says `trains = False`: it changes the evaluation alone."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        match node:
-            case ast.Assign(targets=[ast.Name(id="trains")], value=ast.Constant(value=False)):
-                return True
-    return False
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return ("trains", False) in (said for node in ast.walk(tree) for said in _assigned(node))
 
 
 def _trainer_name(learner: str, dpc: bool, added: Iterable[str]) -> str:
@@ -311,13 +350,7 @@ def _trainer_class(path: Path, learner: str) -> ast.ClassDef:
 
 def _visual_depth(trainer: ast.ClassDef) -> str | int:
     """What a trainer's class says of its visual prompts: a depth, or the full configuration key of one."""
-    said: dict[str, Any] = {}
-    for node in trainer.body:
-        match node:
-            case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=value)):
-                said[name] = value
-            case ast.AnnAssign(target=ast.Name(id=name), value=ast.Constant(value=value)):
-                said[name] = value
+    said = {name: value for node in trainer.body for name, value in _assigned(node)}
     depth = said.get("visual_depth", 0)
     return f"TRAINER.{said.get('config_node', '')}.{depth}" if isinstance(depth, str) else int(depth)
 
@@ -345,5 +378,6 @@ def _unknown_method(text: str, name: str, learners: list[str], known: Mapping[st
     reordered = [other for other in names if sorted(other.split("_")) == sorted(name.split("_"))]
     return (
         f"{stated}; nearest: '{nearest(name, reordered or names)}'; "
-        f"a method is LEARNER{second}[_PART...] with learners {', '.join(learners) or '(none)'}, {', '.join(listed)}"
+        f"a method is LEARNER{second}[_PART...] with learners {', '.join(learners) or '(none)'}, {', '.join(listed)} "
+        "(more from other packages: docs/extending.md)"
     )

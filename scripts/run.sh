@@ -31,12 +31,9 @@ for word in "$@"; do # nothing is installed to show a help
 done
 
 case $verb in
-    list)
-        exec "$python" -m cpt_plugin list "$@"
-        ;;
-    data)
+    list | data)
         python=$("$python" scripts/bootstrap.py --present run)
-        exec "$python" -m cpt_plugin data "$@"
+        exec "$python" -m cpt_plugin "$verb" "$@"
         ;;
     doctor)
         would_use=$("$python" scripts/bootstrap.py --present run)
@@ -46,7 +43,8 @@ case $verb in
         exec bash scripts/reproduce.sh "$@"
         ;;
     run)
-        "$python" -m cpt_plugin.cli.arguments "$@"
+        present=$("$python" scripts/bootstrap.py --present run) # which knows the parts of packages that are installed
+        "$present" -m cpt_plugin.cli.arguments "$@"
         ;;
 esac
 python=$("$python" scripts/bootstrap.py run)

@@ -83,3 +83,10 @@ def test_errors_reach_the_caller() -> None:
 
 def test_printing_it_shows_the_clusters() -> None:
     assert "3 clusters over 10 classes" in repr(CPTLoss(FROZEN, NAMES, num_clusters=3))
+
+
+def test_parts_that_are_no_named_scalars_are_refused(monkeypatch):
+    loss = CPTLoss(torch.eye(3), ["cat", "dog", "car"])
+    monkeypatch.setattr(loss.regularizer, "compute", lambda batch: batch.text.sum())
+    with pytest.raises(ConfigError, match=r"compute\(\) of the regularizer 'cpt'.* returned a tensor .*not a dict"):
+        loss(image=torch.eye(3), text=torch.eye(3), labels=torch.arange(3))

@@ -112,18 +112,24 @@ def test_a_loss_comes_first_then_regularizers_then_controls(dpc, loss, added, co
         ("coop_la_la", "names 'la' twice"),
         ("zeroshot_mix", "takes no parts"),
         ("coop_mixx", "nearest: 'coop_mix'"),
-        ("maple_cptb_la_mx", "losses bs, cb, focal, la, ldam, regularizers cpt, cptb, cptx, dapt, etfa, l2anchor, npt"),
     ],
 )
 def test_parts_that_do_not_go_together_are_refused_on_one_line(text, reason):
     assert reason in refusal(text, ROOT)
 
 
+def test_a_method_with_a_wrong_part_is_told_all_parts_by_kind():
+    message, known = refusal("maple_cptb_la_mx", ROOT), methods.added_parts(ROOT)
+    for kind, plural in (("loss", "losses"), ("regularizer", "regularizers"), ("control", "controls")):
+        assert f"{plural} {', '.join(name for name in known if known[name] == kind)}" in message
+    assert [known[name] for name in ("la", "cptx", "mix")] == ["loss", "regularizer", "control"]
+
+
 def test_every_part_is_listed_with_its_paper():
     described = {part.name: part for part in methods.describe_parts(ROOT)}
     assert [described[name].kind for name in ("la", "cptx", "mix")] == ["loss", "regularizer", "control"]
     for name in methods.added_parts(ROOT):
-        assert re.search(r"arXiv \d{4}\.\d{5}|ours|control", described[name].description), name
+        assert re.search(r"arXiv \d{4}\.\d{5}|ours|control|\[paper: .+\]$", described[name].description), name
 
 
 def test_zeroshot_takes_no_parts(repository):
@@ -223,6 +229,9 @@ def test_parts_are_described_without_importing_them(repository):
     [
         ('"""Spread: all of it."""\nx = 1\n', "Spread: all of it."),
         ('class S:\n    description = "one simplex"\n', "one simplex"),
+        ('class S:\n    paper, description = "none", "one simplex"\n', "one simplex [paper: none]"),
+        ('"""All."""\nclass S:\n    paper: str = "S (arXiv 2101.00001)"\n', "All. [paper: S (arXiv 2101.00001)]"),
+        ('"""All (arXiv 2101.00001)."""\nclass S:\n    paper = "arXiv 2101.00001"\n', "All (arXiv 2101.00001)."),
         ("x = 1\n", ""),
         ("x = 1\ny = (\n", r"(cannot be used: spread.py, line 2: '(' was never closed)"),
     ],

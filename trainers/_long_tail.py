@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from cpt_plugin import long_tail_losses
-from cpt_plugin.long_tail_losses import LogitBatch, LongTailLoss
+from cpt_plugin.long_tail_losses import LogitBatch, LongTailLoss, checked_loss
 from trainers._mixed import mixed
 
 
@@ -38,7 +38,8 @@ class LongTail:
         trainer: Any = self
         progress = trainer.epoch / trainer.max_epoch
         scale = trainer.model.logit_scale
-        return self.long_tail_loss.compute(LogitBatch(logits, label, self._counts, scale, progress))
+        batch = LogitBatch(logits, label, self._counts, scale, progress)
+        return checked_loss(self.long_tail_loss, self.long_tail_loss.compute(batch))
 
 
 def with_loss(base: type, names: tuple[str, ...]) -> type:

@@ -13,9 +13,15 @@ from trainers import controls
 KINDS = (long_tail_losses, regularizers, controls)
 
 
-def available_parts() -> dict[str, type[Part]]:
-    """All parts by name, in the order in which they stand in a method's name."""
-    return {name: part for kind in KINDS for name, part in kind.available().items()}
+def available_parts(asked: Iterable[str] = ()) -> dict[str, type[Part]]:
+    """All parts by name, of other packages those asked for, in the order in which they stand in a method's name."""
+    wanted = list(asked)
+    return {name: part for kind in KINDS for name, part in kind.available(wanted).items()}
+
+
+def part_names() -> list[str]:
+    """Names of all parts, also of those of other packages that are not imported yet."""
+    return [name for kind in KINDS for name in kind.names()]
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -24,9 +30,10 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: one is unknown.
     """
-    order, wanted = list(available_parts()), list(names)
+    wanted = list(names)
+    order = list(available_parts(wanted))
     if unknown := [name for name in wanted if name not in order]:
-        raise ConfigError(f"No part {unknown[0]!r} of a method; there are {', '.join(order)}.")
+        raise ConfigError(f"No part {unknown[0]!r} of a method; there are {', '.join(part_names())}.")
     return tuple(sorted(wanted, key=order.index))
 
 
@@ -40,7 +47,7 @@ def check_parts(names: Iterable[str], cfg: Any) -> None:
     """Raise ConfigError for a setting of these parts that is out of range."""
     wanted = set(names)
     for kind in KINDS:
-        kind.build(sorted(wanted & kind.available().keys()), cfg)
+        kind.build(sorted(wanted & kind.available(wanted).keys()), cfg)
 
 
 def settings_of(names: Iterable[str]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from yacs.config import CfgNode
@@ -12,7 +12,7 @@ from cpt_plugin.methods import parse_method
 from cpt_plugin.toolkit import TRAINER_REGISTRY
 from trainers._controlled import controlled
 from trainers._long_tail import with_loss
-from trainers._parts import KINDS, available_parts, in_order
+from trainers._parts import KINDS, available_parts, in_order, part_names
 from trainers._regularized import regularized
 from trainers.dpc import DEFAULTS, NODE, second_stage
 
@@ -81,7 +81,7 @@ def _taken_apart(suffix: str) -> list[str] | None:
     """Parts whose names in capitals make up the suffix; None when none do."""
     if not suffix:
         return []
-    for part in sorted(available_parts(), key=len, reverse=True):
+    for part in sorted(part_names(), key=len, reverse=True):
         if suffix.startswith(part.upper()):
             tail = _taken_apart(suffix[len(part) :])
             if tail is not None:
@@ -108,11 +108,14 @@ def _with_parts(name: str, dpc: bool, names: tuple[str, ...]) -> type:
     return makers[last](_variant(name, dpc, before), by_kind[last])
 
 
-def extend_cfg(cfg: Any) -> None:
-    """Add the nodes of all prompt learners (``TRAINER.COOP``, ...), of DPC, and of all parts (``CPT``, ``LA``, ...)."""
+def extend_cfg(cfg: Any, asked: Iterable[str] = ()) -> None:
+    """Add the nodes of all prompt learners (``TRAINER.COOP``, ...), of DPC, and of all parts (``CPT``, ``LA``, ...).
+
+    asked: names of parts; those of other packages are imported, so that their nodes are among them.
+    """
     cfg.TRAINER[NODE] = CfgNode(dict(DEFAULTS))
     for cls in PROMPT_LEARNERS.values():
         if cls.config_node:  # type: ignore[attr-defined]
             cfg.TRAINER[cls.config_node] = CfgNode(dict(cls.defaults))  # type: ignore[attr-defined]
-    for part in available_parts().values():
+    for part in available_parts(asked).values():
         cfg[part.config_node] = CfgNode(part.defaults())

@@ -97,10 +97,10 @@ def _task(record: records.RunRecord, classes: str) -> records.Evaluation:
 def _configuration(record: records.RunRecord, root: Path, classes: str) -> Any:
     from cpt_plugin.toolkit.embedded.config import merge_list
 
-    cfg = default_cfg()
+    method = parse_method(record.method)
+    cfg = default_cfg(method.parts)
     merge_list(cfg, [word for pair in record.config.items() for word in pair])
     own = {"DATASET.ROOT": str(root), "DATASET.SUBSAMPLE_CLASSES": classes, "OUTPUT_DIR": "", "SEED": record.seed}
-    method = parse_method(record.method)
     merge_list(cfg, [word for key, value in own.items() if reads(method, key) for word in (key, value)])
     cfg.freeze()
     return cfg

@@ -15,11 +15,12 @@ from cpt_plugin.cli.reproduce_arguments import parse_reproduce
 from cpt_plugin.cli.words import COMMANDS, Parser, report
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import is_script
+from cpt_plugin.runner.options import options_help
 
 _PROGRAM = "python -m cpt_plugin"
 _USAGE = f"""\
 usage: {_PROGRAM} COMMAND ...
-       {_PROGRAM} [--regularizers NAMES] [--frozen-text FILE] SCRIPT ...
+       {_PROGRAM} [options] SCRIPT ...
 
 Cluster-aware neural-collapse prompt tuning (CPT) for CLIP prompt learners.
 
@@ -41,10 +42,9 @@ commands:
 somebody else's training script on Dassl (CoOp, MaPLe, PromptSRC, ...), none of its files edited:
   {_PROGRAM} train.py <its usual arguments> CPT.WEIGHT_ETF 0.25 DATASET.IMBALANCE_TAU 0.25
 
-  --regularizers NAMES   what to add, e.g. cpt or cpt,npt (default: cpt); none: only the repairs that
-                         Dassl needs on current PyTorch, and the long tail
-  --frozen-text FILE     (K, d) features of the class names, saved with torch.save, where the trainer's
-                         CLIP cannot be loaded to compute them
+options, before the script:
+{options_help()}
+
   Keys like CPT.WEIGHT_ETF stand among the script's own KEY VALUE pairs, or in its yaml files."""
 
 

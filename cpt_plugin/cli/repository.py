@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -62,11 +63,14 @@ def config_file(kind: str, *parts: str) -> Path:
     return path
 
 
-def default_cfg() -> Any:
-    """The toolkit's default configuration with the nodes of all trainers and regularizers."""
+def default_cfg(named: Iterable[str] = ()) -> Any:
+    """The toolkit's default configuration with the nodes of all trainers and parts.
+
+    named: parts or their keys (``spread``, ``SPREAD.WEIGHT``); those of other packages are imported for their nodes.
+    """
     trainers = load_trainers()
     from cpt_plugin.toolkit import get_cfg_default
 
     cfg = get_cfg_default()
-    trainers.extend_cfg(cfg)
+    trainers.extend_cfg(cfg, [name.partition(".")[0].lower() for name in named])
     return cfg

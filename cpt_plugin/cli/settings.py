@@ -36,7 +36,7 @@ def assemble(method: Method, seed: int, arguments: RunArguments, folder: Path, t
     """
     from cpt_plugin.toolkit.embedded.config import merge_file, merge_list
 
-    cfg = default_cfg()
+    cfg = default_cfg([*method.parts, *arguments.opts[::2]])
     dataset, _, world = task.dataset.partition(":")
     if arguments.only_tries_out:
         merge_file(cfg, config_file("datasets", EMBEDDED_WORLD))

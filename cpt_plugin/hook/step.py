@@ -27,6 +27,7 @@ from cpt_plugin.hook.taps import Forward, Taps
 from cpt_plugin.hook.watch import BackwardWatch
 from cpt_plugin.profiling import profile_of
 from cpt_plugin.regularizers import FeatureBatch, Regularizer
+from cpt_plugin.regularizers.base import checked_parts
 
 LOG = logging.getLogger("cpt_plugin")
 
@@ -257,7 +258,7 @@ class RegularizedStep:
     def _compute(self, features: FeatureBatch) -> dict[str, Tensor]:
         parts: dict[str, Tensor] = {}
         for regularizer in self.regularizers:
-            for part, value in regularizer.compute(features).items():
+            for part, value in checked_parts(regularizer, regularizer.compute(features)).items():
                 name = f"{regularizer.name}_{part}" if part in parts else part
                 parts[name], self._sources[name] = value, (regularizer, part)
                 if part in regularizer.gradient_fractions:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from cpt_plugin._part_rules import is_scalar, place, shown
+from cpt_plugin.errors import ConfigError
 from cpt_plugin.functional._checks import integers
 from cpt_plugin.parts import Part, Registry
 
@@ -44,5 +46,19 @@ class LongTailLoss(Part):
         """Return the mean loss of a batch, a scalar."""
 
 
-REGISTRY: Registry[LongTailLoss] = Registry("long-tail loss", __package__)
+def checked_loss(loss: LongTailLoss, value: object) -> Tensor:
+    """Return what `compute` of a long-tail loss gave, if it is a scalar; whether it is finite is not asked.
+
+    Raises:
+        ConfigError: anything else, with the name and file of the loss.
+    """
+    if not is_scalar(value):
+        raise ConfigError(
+            f"compute() of the long-tail loss {loss.name!r}, {place(type(loss))}, returned {shown(value)}: "
+            "return the mean over the batch, a scalar tensor of floating point"
+        )
+    return value  # type: ignore[return-value]
+
+
+REGISTRY: Registry[LongTailLoss] = Registry("long-tail loss", __package__, LongTailLoss)
 register = REGISTRY.register

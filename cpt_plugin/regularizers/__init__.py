@@ -2,7 +2,8 @@
 
 Write your own in ten lines. Put a file into this folder; its name is the regularizer's name. Nothing else
 needs an edit: the file is found, its settings appear in the configuration, and its name can be part of a
-method's name. This is a complete `spread.py`::
+method's name. In a package of your own, an entry point in the group `cpt_plugin.regularizers` does the same
+(`docs/extending.md`). This is a complete `spread.py`::
 
     from cpt_plugin.functional import etf_separation
     from cpt_plugin.regularizers.base import FeatureBatch, Parts, Regularizer, register
@@ -35,13 +36,26 @@ from cpt_plugin.regularizers.base import (
     FeatureBatch,
     Parts,
     Regularizer,
+    checked_parts,
     register,
     total,
 )
 
-__all__ = ["REGISTRY", "FeatureBatch", "Parts", "Regularizer", "available", "build", "register", "total"]
+__all__ = [
+    "REGISTRY",
+    "FeatureBatch",
+    "Parts",
+    "Regularizer",
+    "available",
+    "build",
+    "checked_parts",
+    "names",
+    "register",
+    "total",
+]
 
 available = REGISTRY.available
 build = REGISTRY.build
+names = REGISTRY.names
 
 available()

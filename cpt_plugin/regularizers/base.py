@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 from torch import Tensor
 
+from cpt_plugin._part_rules import is_scalar, place, shown
+from cpt_plugin.errors import ConfigError
 from cpt_plugin.functional._checks import integers
 from cpt_plugin.parts import Part, Registry
 
@@ -102,10 +104,30 @@ class Regularizer(Part):
         return ""
 
 
+def checked_parts(regularizer: Regularizer, value: object) -> Parts:
+    """Return what `compute` of a regularizer gave, if these are named scalars; whether they are finite is not asked.
+
+    Raises:
+        ConfigError: anything else, with the name and file of the regularizer.
+    """
+    wrong = "" if isinstance(value, dict) else f"{shown(value)}, not a dict"
+    for name, part in value.items() if isinstance(value, dict) else ():
+        if not isinstance(name, str):
+            wrong = f"a part under {name!r}, not under a name"
+        elif not is_scalar(part):
+            wrong = f"{shown(part)} as part {name!r}, not a scalar tensor of floating point"
+    if wrong:
+        raise ConfigError(
+            f"compute() of the regularizer {regularizer.name!r}, {place(type(regularizer))}, returned {wrong}: "
+            'return a dict of named scalar tensors, such as {"spread": weight * loss}'
+        )
+    return value  # type: ignore[return-value]
+
+
 def total(parts: Parts, like: Tensor) -> Tensor:
     """Return the sum of the parts, a scalar 0 on the device of `like` when there is none."""
     return reduce(add, parts.values()) if parts else like.new_zeros(())
 
 
-REGISTRY: Registry[Regularizer] = Registry("regularizer", __package__)
+REGISTRY: Registry[Regularizer] = Registry("regularizer", __package__, Regularizer)
 register = REGISTRY.register

@@ -1,4 +1,4 @@
 """The zero-edit runner: somebody else's ``train.py`` with regularizers, a long tail and the repairs of ``compat``.
 
-``python -m cpt_plugin [--regularizers cpt,npt] [--frozen-text FILE] train.py <its usual arguments> KEY VALUE ...``
+``python -m cpt_plugin [--regularizers cpt,npt] [...] train.py <its usual arguments> KEY VALUE ...``
 """

@@ -10,20 +10,30 @@ from typing import Any
 
 from cpt_plugin._names import hint, nearest
 from cpt_plugin.errors import ConfigError
+from cpt_plugin.runner.options import NONE, OPTIONS
 
-_OPTIONS = {"--regularizers": "cpt", "--frozen-text": ""}
-NONE = "none"
 DASSL_NEEDS = "yacs gdown tabulate tqdm scipy scikit-learn tensorboard ftfy regex"
 
 
 @dataclass(frozen=True)
 class RunnerArguments:
-    """One call of the runner: the script as typed, its own words untouched, the parts to add to its training."""
+    """One call of the runner: the script as typed, its own words untouched, the parts to add to its training.
+
+    options: what was given before the script, by the name of the option, as :attr:`Option.read` returned it.
+    """
 
     script: str
     words: tuple[str, ...]
     regularizers: tuple[str, ...]
-    frozen_text: Path | None
+    options: Mapping[str, Any]
+
+    def hook_arguments(self) -> dict[str, Any]:
+        """Arguments of CPTHook by keyword, only those that were given; raises ConfigError for what cannot be loaded.
+
+        To be called when the process is prepared: the user's functions may import the packages of the script.
+        """
+        given = ((OPTIONS[name], value) for name, value in self.options.items())
+        return {option.argument: option.load(option.name, value) for option, value in given if option.argument}
 
 
 def is_script(word: str) -> bool:
@@ -35,28 +45,43 @@ def parse_words(words: Sequence[str]) -> RunnerArguments:
     """Split a command line into the runner's options, the script, and the script's words.
 
     Raises:
-        ConfigError: an unknown option or one without a value, no script, or a script that is not there.
+        ConfigError: an unknown option, one without a value or with an impossible one, no script, or a script that is
+            not there.
     """
-    rest, options = list(words), dict(_OPTIONS)
+    rest, texts = list(words), {"--regularizers": "cpt"}
     while rest and rest[0].startswith("-"):
         name, equals, value = rest.pop(0).partition("=")
-        if name not in options:
-            raise ConfigError(
-                f"unknown option '{name}' before the script; nearest: '{nearest(name, options)}'; possible: "
-                f"{', '.join(options)}; the script's own options stand behind it"
-            )
-        if not equals and not rest:
+        if name not in OPTIONS:
+            raise ConfigError(_unknown(name, texts))
+        if not equals and (not rest or rest[0].startswith("--")):
             raise ConfigError(f"{name} needs a value, and after it the script, e.g. {name} ... train.py")
-        options[name] = value if equals else rest.pop(0)
+        texts[name] = value if equals else rest.pop(0)
+    options = {name: OPTIONS[name].read(name, text) for name, text in texts.items()}
+    regularizers = regularizer_names(options.pop("--regularizers"))
     if not rest:
         raise ConfigError("no script is given: name the train.py to run, after the runner's own options")
     script, *theirs = rest
     if not Path(script).is_file():
         raise ConfigError(
             f"there is no script {script} in {Path.cwd()}: run this in the folder of the repository, or give its path"
+            f"{_similar_file(script)}"
         )
-    frozen_text = Path(options["--frozen-text"]) if options["--frozen-text"] else None
-    return RunnerArguments(script, tuple(theirs), regularizer_names(options["--regularizers"]), frozen_text)
+    return RunnerArguments(script, tuple(theirs), regularizers, options)
+
+
+def _unknown(name: str, texts: Mapping[str, str]) -> str:
+    taken = [f"{option} took {text} for its value; " for option, text in texts.items() if text.endswith(".py")]
+    return (
+        f"unknown option '{name}' before the script; nearest: '{nearest(name, OPTIONS)}'; {''.join(taken)}possible: "
+        f"{', '.join(OPTIONS)} (python -m cpt_plugin --help); the script's own options stand behind it"
+    )
+
+
+def _similar_file(script: str) -> str:
+    folder = Path(script).parent
+    files = [path.name for path in folder.glob("*.py")] if folder.is_dir() else []
+    near = nearest(Path(script).name, files, cutoff=0.6)
+    return f"; did you mean {folder / near}?" if near else ""
 
 
 def regularizer_names(text: str) -> tuple[str, ...]:
@@ -66,11 +91,12 @@ def regularizer_names(text: str) -> tuple[str, ...]:
         ConfigError: a name is unknown or given twice.
     """
     from cpt_plugin import long_tail_losses
-    from cpt_plugin.regularizers import available
+    from cpt_plugin.regularizers import REGISTRY, available
 
     if text == NONE:
         return ()
-    names, known = tuple(part.strip() for part in text.split(",")), available()
+    names = tuple(part.strip() for part in text.split(","))
+    known = available(names)
     for name in names:
         if name in long_tail_losses.available():
             raise ConfigError(
@@ -79,7 +105,7 @@ def regularizer_names(text: str) -> tuple[str, ...]:
                 "trainers"
             )
         if name not in known:
-            raise ConfigError(f"--regularizers {text!r}: {name!r} is unknown; {hint(name, [*known, NONE])}")
+            raise ConfigError(f"--regularizers {text!r}: {name!r} is unknown; {hint(name, [*REGISTRY.names(), NONE])}")
         if names.count(name) > 1:
             raise ConfigError(f"--regularizers {text!r} names {name!r} twice: once is enough")
     return names

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import runpy
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-
-import torch
-from torch import Tensor
+from typing import Any
 
 from cpt_plugin.cli.pairs import pairs_anywhere
 from cpt_plugin.errors import ConfigError, CPTError
 from cpt_plugin.runner.arguments import DASSL_NEEDS, RunnerArguments, fit_own_keys, parse_words
-
-CHECKOUT = Path(__file__).resolve().parents[2]
+from cpt_plugin.runner.functions import StepFunction
+from cpt_plugin.runner.options import OPTIONS, given_behind
 
 
 def launch(words: Sequence[str]) -> int:
@@ -34,22 +33,26 @@ def launch(words: Sequence[str]) -> int:
             replaced the error by one of its own.
     """
     arguments = parse_words(words)
-    frozen_text = None if arguments.frozen_text is None else read_features(arguments.frozen_text)
     enter_folder_of(arguments.script)
-    _prepare(arguments, frozen_text)
+    given = _prepare(arguments)
     try:
         with pairs_anywhere():
             runpy.run_path(arguments.script, run_name="__main__")
+    except SystemExit as stopped:
+        if stopped.code == 2 and (option := given_behind(arguments.words)):
+            print(f"note: {option} is an option of the runner: give it before {arguments.script}", file=sys.stderr)
+        raise
     except Exception as error:
         ours = own_error(error)
         if ours is not None:
-            raise ours from None
+            raise type(ours)(in_words_of_the_runner(str(ours), given)) from None
         traceback.print_exception(error.with_traceback(_from_script(error.__traceback__, arguments.script)))
         return 1
     return 0
 
 
-def _prepare(arguments: RunnerArguments, frozen_text: Tensor | None) -> None:
+def _prepare(arguments: RunnerArguments) -> dict[str, Any]:
+    """Get the process ready for the script; returns the arguments of CPTHook."""
     require_dassl()
     os.environ["CPT_TOOLKIT"] = "dassl"
     from cpt_plugin.runner.session import Session, own_defaults
@@ -59,22 +62,27 @@ def _prepare(arguments: RunnerArguments, frozen_text: Tensor | None) -> None:
     sys.argv = [arguments.script, *fit_own_keys(arguments.words, own_defaults())]
     setup_logger()
     old_checkpoints.install()
-    Session(arguments.regularizers, frozen_text).install()
+    given = arguments.hook_arguments()
+    Session(arguments.regularizers, given).install()
+    return given
 
 
 def enter_folder_of(script: str) -> None:
     """Make ``sys.path`` what ``python script`` would have.
 
-    The folder of the script stands first, in place of what ``python -m`` put there, and a checkout of this project
-    is taken out: its ``trainers`` and ``datasets`` must not stand in for packages of those names.
+    The folder of the script stands first, in place of what ``python -m`` put there. Every checkout of this project is
+    taken out: its ``trainers`` and ``datasets`` must not stand in for packages of those names, which may lie further
+    behind or be folders without ``__init__.py``. This package itself stays importable by its own ``__path__``.
     """
     folder = str(Path(script).resolve().parent)
     rest = sys.path if sys.flags.safe_path else sys.path[1:]
-    sys.path[:] = [folder, *(entry for entry in rest if Path(entry).resolve() != CHECKOUT or not _is_checkout())]
+    sys.path[:] = [folder, *(entry for entry in rest if not _is_checkout(Path(entry)))]
 
 
-def _is_checkout() -> bool:
-    return (CHECKOUT / "trainers").is_dir() and (CHECKOUT / "setup.py").is_file()
+def _is_checkout(folder: Path) -> bool:
+    """Whether ``cpt_plugin`` stands there beside the ``trainers`` of this project, not installed among others."""
+    both = all((folder / name).is_dir() for name in ("cpt_plugin", "trainers"))
+    return both and not any(folder.glob("cpt_plugin-*.dist-info"))
 
 
 def require_dassl() -> None:
@@ -88,24 +96,6 @@ def require_dassl() -> None:
         )
 
 
-def read_features(path: Path) -> Tensor:
-    """(K, d) frozen text features, in the order of the labels, from a file that ``torch.save(tensor)`` wrote.
-
-    Raises:
-        ConfigError: there is no such file, or it holds anything but one tensor.
-    """
-    try:
-        features = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ConfigError(f"--frozen-text {path} cannot be read ({reason}): save one tensor with torch.save") from error
-    if not isinstance(features, Tensor) or features.dim() != 2:
-        shape = getattr(features, "shape", None)
-        found = type(features).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
-        raise ConfigError(f"--frozen-text {path} holds {found}: save one (K, d) tensor, a row for each class")
-    return features
-
-
 def own_error(error: BaseException) -> CPTError | None:
     """The error of this package behind an exception, if there is one: itself, its cause or its context."""
     seen: set[int] = set()
@@ -116,6 +106,23 @@ def own_error(error: BaseException) -> CPTError | None:
         seen.add(id(current))
         current = current.__cause__ or current.__context__
     return None
+
+
+def in_words_of_the_runner(message: str, given: Mapping[str, Any]) -> str:
+    """A message of the hook with what it says about arguments of CPTHook told in options of the runner.
+
+    given: the arguments of this run. Of a function among them, file and line are named; of an argument that was not
+    given, the option, where the message does not do so itself.
+    """
+    notes = []
+    for option in OPTIONS.values():
+        if not option.argument or not re.search(rf"\b{option.argument}=", message):
+            continue
+        if isinstance(given.get(option.argument), StepFunction):
+            notes.append(f"{given[option.argument]!r} was used")
+        elif option.argument not in given and option.name not in message:
+            notes.append(f"in the runner {option.name} {option.metavar}")
+    return f"{message} ({'; '.join(notes)})" if notes else message
 
 
 def _from_script(trace: TracebackType | None, script: str) -> TracebackType | None:

@@ -5,15 +5,14 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from torch import Tensor
-
 from cpt_plugin import regularizers
 from cpt_plugin.errors import ConfigError
-from cpt_plugin.hook import CPTHook
+from cpt_plugin.hook import CPTHook, HookHandle
+from cpt_plugin.runner.options import FromTrainer
 from cpt_plugin.toolkit import compat
 from cpt_plugin.toolkit.embedded.config import add_package_keys
 from cpt_plugin.toolkit.embedded.defaults import DEFAULTS
@@ -37,15 +36,15 @@ class Session:
     """Regularizes the outermost trainer of a process while it trains, and no other.
 
     names: the regularizers to add, empty for none.
-    frozen_text: (K, d) frozen text features; None lets CPTHook compute them.
+    arguments: further arguments of CPTHook by keyword; a :class:`FromTrainer` is looked up in the trainer.
 
     Trainers that a trainer builds or trains for itself (as DPC does) are left alone. Evaluation needs no hook, so
     nothing is prepared before ``train()`` is called.
     """
 
-    def __init__(self, names: Sequence[str], frozen_text: Tensor | None = None) -> None:
+    def __init__(self, names: Sequence[str], arguments: Mapping[str, Any] | None = None) -> None:
         self._names = tuple(names)
-        self._frozen_text = frozen_text
+        self._arguments = dict(arguments or {})
         self._building = 0
         self._training = False
 
@@ -82,7 +81,7 @@ class Session:
             finally:
                 self._building -= 1
             if not self._building:
-                trainer.train = functools.partial(self._regularized(type(trainer).train), trainer)
+                trainer.train = self._regularized_method(trainer)
             return trainer
 
         return build_trainer
@@ -97,23 +96,39 @@ class Session:
 
         return regularized_train
 
+    def _regularized_method(self, trainer: Any) -> Any:
+        """``trainer.train``, its class's or one that the trainer has put in its place, regularized."""
+        own = vars(trainer).get("train")
+        if own is None:
+            return functools.partial(self._regularized(type(trainer).train), trainer)
+        return functools.partial(self._regularized(lambda _, *args, **kwargs: own(*args, **kwargs)), trainer)
+
     @contextmanager
     def _attached(self, trainer: Any) -> Iterator[None]:
         parts = self._build_regularizers(trainer.cfg)
-        handle = CPTHook(regularizers=parts, frozen_text=self._frozen_text).attach(trainer)
-        if handle.active:
-            names = ", ".join(regularizer.name for regularizer in handle.regularizers)
-            LOG.info(f"cpt_plugin: {type(trainer).__name__} trains with {names}")
-            for line in handle.describe():
-                LOG.info(line)
-        else:
-            LOG.info(f"cpt_plugin: {type(trainer).__name__} trains without regularizer ({self._why_none()})")
+        handle = CPTHook(regularizers=parts, **self._arguments_for(trainer)).attach(trainer)
         self._training = True
         try:
+            self._log(trainer, handle)
             yield
         finally:
             self._training = False
             handle.detach()
+
+    def _arguments_for(self, trainer: Any) -> dict[str, Any]:
+        return {
+            name: value.names_of(trainer) if isinstance(value, FromTrainer) else value
+            for name, value in self._arguments.items()
+        }
+
+    def _log(self, trainer: Any, handle: HookHandle) -> None:
+        if not handle.active:
+            LOG.info(f"cpt_plugin: {type(trainer).__name__} trains without regularizer ({self._why_none()})")
+            return
+        names = ", ".join(regularizer.name for regularizer in handle.regularizers)
+        LOG.info(f"cpt_plugin: {type(trainer).__name__} trains with {names}")
+        for line in handle.describe():
+            LOG.info(line)
 
     def _why_none(self) -> str:
         return f"all weights of {', '.join(self._names)} are 0" if self._names else "--regularizers none"

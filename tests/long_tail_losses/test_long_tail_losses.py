@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from cpt_plugin import functional, long_tail_losses
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.hook import CPTHook
-from cpt_plugin.long_tail_losses import LogitBatch, available, build
+from cpt_plugin.long_tail_losses import LogitBatch, available, build, checked_loss
 from cpt_plugin.runner.arguments import regularizer_names
 
 COUNTS = torch.tensor([100, 0, 1, 7])
@@ -81,7 +82,8 @@ def test_settings_out_of_range(name: str, settings: dict[str, float], message: s
 
 
 def test_every_loss_is_named_like_its_file_and_described() -> None:
-    assert set(available()) == {"la", "bs", "focal", "cb", "ldam"}
+    stems = {path.stem for path in Path(long_tail_losses.__file__).parent.glob("*.py") if path.stem[0] != "_"}
+    assert {"la", "bs", "focal", "cb", "ldam"} <= available().keys() == stems - {"base"}
     for name, cls in available().items():
         assert cls.name == name
         assert cls.config_node == name.upper()
@@ -94,3 +96,20 @@ def test_a_hook_refuses_a_loss_with_the_reason() -> None:
         CPTHook(regularizers=long_tail_losses.build(["la"], {}))
     with pytest.raises(ConfigError, match="'focal' replaces the cross-entropy, which the script computes itself"):
         regularizer_names("cpt,focal")
+
+
+@pytest.mark.parametrize(
+    ("value", "wrong"),
+    [
+        (torch.ones(3), "a tensor of shape (3,), float32"),
+        (0.5, "a float"),
+        ({"la": torch.tensor(1.0)}, "a dict"),
+        (torch.tensor(1), "a tensor of shape (), int64"),
+    ],
+)
+def test_a_loss_that_gives_no_scalar_is_named(value: object, wrong: str) -> None:
+    (loss,) = build(["la"], {})
+    with pytest.raises(ConfigError, match=r"compute\(\) of the long-tail loss 'la', .*la\.py\), returned ") as caught:
+        checked_loss(loss, value)
+    assert f"returned {wrong}: return the mean over the batch" in str(caught.value)
+    assert checked_loss(loss, scalar := torch.tensor(1.0)) is scalar

@@ -35,7 +35,7 @@ def both_sides(node: str) -> dict[str, Any]:
     }
 
 
-def nothing(*_: Any) -> None:
+def nothing(*_: Any, **__: Any) -> None:
     """For repositories and cases that need no preparation."""
 
 
@@ -75,32 +75,37 @@ class ByHand:
     """How the explicit sum is formed, without the hook.
 
     What the modules ``text`` and ``image`` below ``trainer.model`` return with gradients on is noted in the order of
-    the calls; ``features(texts, images)`` are the features of a forward. ``labels`` picks them from what the trainer's
-    method ``parser`` returns. The regularizer is added, times ``multiplier``, in the first backward pass after a
-    forward (``backward``: how many to let pass), of each forward or of a step's first one only (``once``).
+    the calls; ``features(texts, images)`` are the features of a forward, with the model as a third argument where
+    ``with_model``. ``labels`` picks them from what the trainer's method ``parser`` returns, from the batch where there
+    is none. The regularizer is added, times ``multiplier``, in the first call of ``derivative`` (module or class,
+    name) after a forward (``backward``: how many to let pass), of each forward or of a step's first one only
+    (``once``).
     """
 
     text: str = "text_encoder"
     image: str = "image_encoder"
-    features: Callable[[list[Any], list[Any]], tuple[Tensor, Tensor]] = one_or_each_image
+    features: Callable[..., tuple[Tensor, Tensor]] = one_or_each_image
+    with_model: bool = False
     parser: str = "parse_batch_train"
     labels: Callable[[Any], Tensor] = lambda parsed: parsed[1]
     multiplier: float = 1.0
     backward: int = 0
     once: bool = False
+    derivative: tuple[str, str] = ("torch.Tensor", "backward")
 
 
 @dataclass(frozen=True)
 class Case:
     """One released trainer.
 
-    ``returns`` is what its model gives in training, ``hook`` what a user writes in ``CPTHook(...)`` beside the weights
-    (``frozen_text`` in it are features by plain CLIP). ``refused`` is what the refusal must say, empty where the hook
-    must work. ``whole`` runs a whole training too, and prototypes for the regularizer ``dapt``.
-    ``files(folder, case)`` writes what the trainer expects in fixed places; ``before(build, folder)`` does what it
-    needs from an earlier run, where ``build(**options)`` gives a trainer. ``options`` may be a function of the folder.
-    ``template`` is the published sentence of its data set; ``variant`` says what is different where a trainer has
-    several cases.
+    ``returns`` is what its model gives in training, ``hook`` what a user writes in ``CPTHook(...)`` beside the
+    weights (``frozen_text`` in it are features by plain CLIP, ``trainer`` is that trainer). ``refused`` is what the
+    refusal must say, empty where the hook must work. ``whole`` runs a whole training too, and prototypes for the
+    regularizer ``dapt``. ``reports_late``: the loss that it reports is one after an update, so the regularizer
+    changes it. ``files(folder, case)`` writes what the trainer expects in fixed places; ``before(build, folder)``
+    does what it needs from an earlier run, where ``build(**options)`` gives a trainer. ``options`` may be a
+    function of the folder. ``template`` is the published sentence of its data set; ``variant`` says what is
+    different where a trainer has several cases.
     """
 
     repository: Repository
@@ -114,6 +119,7 @@ class Case:
     patch: int = 16
     refused: str = ""
     whole: bool = False
+    reports_late: bool = False
     files: Callable[[Path, Case], None] = nothing
     before: Callable[[Callable[..., Any], Path], None] = nothing
     variant: str = ""

@@ -7,6 +7,7 @@ import functools
 import hashlib
 import inspect
 import io
+import pkgutil
 import random
 import re
 import shutil
@@ -18,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpt_plugin import CPTHook
+from cpt_plugin.hook import HookHandle
 from tests.parity.foreign_cases import STEPS, ByHand, Case
 from tests.parity.foreign_setup import configuration
 from tests.runner.released import events
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(image features, text features, labels) -> scalar."""
+Attach = Callable[[Any], HookHandle]
+"""Attaches a hook to a trainer."""
 
 
 def build(train: Any, case: Case, folder: Path, **more: Any) -> Any:
@@ -80,12 +83,12 @@ def steps(trainer: Any, count: int = STEPS) -> dict[str, Any]:
     return {"gradients": gradients, "state": state | momenta, "summaries": summaries, "generators": generators()}
 
 
-def run(train: Any, case: Case, folder: Path, hook: CPTHook | None = None) -> dict[str, Any]:
+def run(train: Any, case: Case, folder: Path, attach: Attach | None = None) -> dict[str, Any]:
     """One short training, plain or with a hook that finds everything by itself."""
     trainer = build(train, case, folder)
     seed()
     before = generators()
-    handle = hook.attach(trainer) if hook else None
+    handle = attach(trainer) if attach else None
     result: dict[str, Any] = {"attaching drew": generators() != before}
     result |= steps(trainer)
     if handle is not None:
@@ -103,18 +106,22 @@ def run_by_hand(train: Any, case: Case, folder: Path, loss: Loss) -> dict[str, A
 
 
 class ExplicitSum:
-    """Encoders whose ``forward`` notes what they return; ``Tensor.backward`` adds the loss of what was noted."""
+    """What the encoders return is noted; ``Tensor.backward``, or another function, adds the loss of what was noted."""
 
     def __init__(self, trainer: Any, by_hand: ByHand, loss: Loss) -> None:
-        self._by_hand, self._loss = by_hand, loss
+        self._by_hand, self._loss, self._model = by_hand, loss, trainer.model
         self._labels: list[Tensor] = []
         self._texts: list[Any] = []
         self._images: list[Any] = []
         self._added, self._passes = 0, 0
-        self._backward = Tensor.backward
-        self._step, self._parse = trainer.forward_backward, getattr(trainer, by_hand.parser)
+        owner, self._name = by_hand.derivative
+        self._owner = pkgutil.resolve_name(owner)
+        self._derivative = getattr(self._owner, self._name)
+        self._step = trainer.forward_backward
         trainer.forward_backward = self.step
-        setattr(trainer, by_hand.parser, self.parse)
+        if by_hand.parser:
+            self._parse = getattr(trainer, by_hand.parser)
+            setattr(trainer, by_hand.parser, self.parse)
         self._note(trainer.model.get_submodule(by_hand.text), self._texts)
         self._note(trainer.model.get_submodule(by_hand.image), self._images)
 
@@ -122,26 +129,29 @@ class ExplicitSum:
         self._clear()
         self._added = 0
         self._labels.clear()
-        Tensor.backward = lambda main, *args, **kwargs: self.backward(main, *args, **kwargs)  # type: ignore[method-assign]
+        if not self._by_hand.parser:
+            self._labels += map(self._by_hand.labels, batches)
+        setattr(self._owner, self._name, lambda main, *args, **kwargs: self.derivative(main, *args, **kwargs))
         try:
             return self._step(*batches)
         finally:
-            Tensor.backward = self._backward  # type: ignore[method-assign]
+            setattr(self._owner, self._name, self._derivative)
 
     def parse(self, batch: Any) -> Any:
         parsed = self._parse(batch)
         self._labels.append(self._by_hand.labels(parsed))
         return parsed
 
-    def backward(self, main: Tensor, *args: Any, **kwargs: Any) -> None:
+    def derivative(self, main: Tensor, *args: Any, **kwargs: Any) -> Any:
         self._passes += 1
         if self._texts and self._passes > self._by_hand.backward and not (self._by_hand.once and self._added):
-            text, image = self._by_hand.features(self._texts, self._images)
+            model = (self._model,) if self._by_hand.with_model else ()
+            text, image = self._by_hand.features(self._texts, self._images, *model)
             labels = self._labels[min(self._added, len(self._labels) - 1)]
             main = main + self._by_hand.multiplier * self._loss(image, text, labels).to(main.dtype)
             self._added += 1
             self._clear()
-        self._backward(main, *args, **kwargs)
+        return self._derivative(main, *args, **kwargs)
 
     def _clear(self) -> None:
         self._texts.clear()
@@ -150,23 +160,19 @@ class ExplicitSum:
 
     @staticmethod
     def _note(module: Any, outputs: list[Any]) -> None:
-        forward = module.forward
-
-        def forward_and_note(*args: Any, **kwargs: Any) -> Any:
-            output = forward(*args, **kwargs)
+        def note(_: Any, inputs: Any, output: Any) -> None:
             if torch.is_grad_enabled():
                 outputs.append(output)
-            return output
 
-        module.forward = forward_and_note
+        module.register_forward_hook(note)
 
 
-def whole_training(train: Any, case: Case, folder: Path, hook: CPTHook) -> dict[str, Any]:
+def whole_training(train: Any, case: Case, folder: Path, attach: Attach) -> dict[str, Any]:
     """``trainer.train()`` for one epoch with the hook: log lines, TensorBoard, results of the test."""
     output = folder / f"run-{case.trainer}"
     shutil.rmtree(output, ignore_errors=True)
     trainer = build(train, case, folder, OUTPUT_DIR=str(output), **{"OPTIM.MAX_EPOCH": 1})
-    handle, text = hook.attach(trainer), io.StringIO()
+    handle, text = attach(trainer), io.StringIO()
     with contextlib.redirect_stdout(text):
         trainer.train()
     handle.detach()

@@ -68,15 +68,15 @@ def clip_modules(repository: Repository, name: str) -> list[Any]:
     ]
 
 
-def compute_in(repository: Repository, dtype: torch.dtype) -> None:
-    """Let everything that is built from now on compute in float32 or float64."""
-    wide = dtype == torch.float64
-    for model in clip_modules(repository, "LayerNorm"):
-        if not hasattr(model, "released_forward"):
-            model.released_forward = model.LayerNorm.forward
-        model.LayerNorm.forward = nn.LayerNorm.forward if wide else model.released_forward
+def compute_in(dtype: torch.dtype) -> None:
+    """Let everything that is built from now on compute in float32 or float64, also their layer norms in float32."""
+    for cls in nn.LayerNorm.__subclasses__():
+        if "forward" in vars(cls):
+            cls.released_forward = vars(cls).get("released_forward", cls.forward)
+            cls.forward = nn.LayerNorm.forward if dtype == torch.float64 else cls.released_forward
     torch.set_default_dtype(dtype)
-    nn.Module.float = lambda self: self.to(dtype)  # type: ignore[method-assign]
+    for kind in (torch.Tensor, nn.Module):
+        kind.float = lambda self: self.to(dtype)  # type: ignore[method-assign]
 
 
 def serve_weights(repository: Repository, path: Path) -> None:

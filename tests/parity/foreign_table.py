@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from tests.parity.foreign import CASES
+from tests.parity.foreign import CASES, LEFT
 from tests.parity.foreign_cases import LOSS_SCALE, STEPS, Case, Repository
 from tests.parity.foreign_launch import ROOT, run_repository, variables
 
@@ -34,13 +34,17 @@ random images. No file of theirs is changed. From outside, half precision and `.
 CLIP's download serves the random weights, and what a repository imports but does not have gets a stand-in:
 
 {lacking}
+Looked at and not tried:
+
+{left}
 The column **hook** is what is written for the trainer, beside weights and a cluster size (`...`). All else is found by
 the hook: class names, template, frozen text features, labels. Where it says `frozen_text=frozen_text`, the features of
 plain CLIP are given.
 
 - **gradient error**: largest relative error max |a - b| / max |b| over all trained tensors, hook against an explicit
-  sum main loss + regularizer written without the hook: the encoders' outputs are noted by replacing their `forward`,
-  and the sum is formed in `Tensor.backward`. fp32: with `CPTLoss`; fp64: with the formulas written out in the test.
+  sum main loss + regularizer written without the hook: the encoders' outputs are noted by a hook of torch, and the sum
+  is formed in `Tensor.backward`; for ProMetaR in its first `torch.autograd.grad`. fp32: with `CPTLoss`; fp64: with the
+  formulas written out in the test.
   DPC's second stage keeps its prompts in fp32, as its checkpoint has them, also in the fp64 run. 0 means that every
   bit is the same.
   *Loss scaled*: the trainer's own mixed precision with a loss scale of {scale:g}; without a GPU nothing is cast.
@@ -98,11 +102,11 @@ def error(value: float) -> str:
 def source(case: Case) -> str:
     """The file that defines the trainer, below its clone, and the start of its SHA-256."""
     clone = Path(os.environ[case.repository.variable])
-    for path in sorted((clone / case.repository.folder / case.repository.trainers).glob("*.py")):
+    trainers = clone / case.repository.folder / case.repository.trainers
+    for path in sorted(trainers.rglob("*.py"), key=lambda path: (len(path.parts), path)):
         content = path.read_bytes()
         if f"class {case.trainer}(".encode() in content:
-            name = clone.name if not case.repository.folder else f"{clone.name}/{case.repository.folder}"
-            return f"{name}/{case.repository.trainers}/{path.name} {hashlib.sha256(content).hexdigest()[:8]}"
+            return f"{clone.name}/{path.relative_to(clone)} {hashlib.sha256(content).hexdigest()[:8]}"
     raise SystemExit(f"no file below {clone} defines {case.trainer}")
 
 
@@ -114,6 +118,7 @@ def head(rows: dict[tuple[str, str], list[str]]) -> str:
         versions=VERSIONS,
         supported=sum(any(SUPPORTED in row for row in tried) for tried in rows.values()),
         tried=len(rows),
+        left="".join(f"- {name} {why}\n" for name, why in LEFT.items()),
         lacking="".join(f"- {name}: {what}\n" for name, what in lacking.items()),
         steps=STEPS,
         scale=LOSS_SCALE,

@@ -18,6 +18,8 @@ from cpt_plugin.errors import ConfigError
 from cpt_plugin.regularizers import REGISTRY, FeatureBatch, available, build
 
 GUIDE = dedent(regularizers.__doc__.split("::\n")[1].split("\nAdd `prepare`")[0])
+# under a name of its own: somebody may have put the guide's file into the folder, as docs/extending.md says
+GUIDE = GUIDE.replace("spread", "wide").replace("Spread", "Wide").replace("SPREAD", "WIDE")
 
 
 @pytest.fixture
@@ -35,18 +37,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_the_guide_of_the_docstring_works_without_any_other_edit(folder: Path) -> None:
-    assert "spread" not in available()
-    (folder / "spread.py").write_text(GUIDE)
+    assert "wide" not in available()
+    (folder / "wide.py").write_text(GUIDE)
     assert list(available()) == sorted([*available()])
-    assert available()["spread"].defaults() == {"WEIGHT": 0.1}
-    spread, cpt = build(["spread", "cpt"], {"SPREAD": {"WEIGHT": 2}})[::-1]
-    assert (cpt.name, spread.name) == ("cpt", "spread")
-    spread.prepare(torch.eye(4), list("abcd"))
+    assert available()["wide"].defaults() == {"WEIGHT": 0.1}
+    wide, cpt = build(["wide", "cpt"], {"WIDE": {"WEIGHT": 2}})[::-1]
+    assert (cpt.name, wide.name) == ("cpt", "wide")
+    wide.prepare(torch.eye(4), list("abcd"))
     batch = FeatureBatch(text=torch.eye(4), image=torch.eye(4), labels=torch.arange(4))
-    assert spread.active
-    assert spread.compute(batch)["spread"].item() == pytest.approx(2 / 9)
-    assert (spread.digest(), spread.describe()) == ("", [])
-    assert not build(["spread"], {"SPREAD": {"WEIGHT": 0.0}})[0].active
+    assert wide.active
+    assert wide.compute(batch)["wide"].item() == pytest.approx(2 / 9)
+    assert (wide.digest(), wide.describe()) == ("", [])
+    assert not build(["wide"], {"WIDE": {"WEIGHT": 0.0}})[0].active
 
 
 @pytest.fixture
@@ -67,21 +69,21 @@ def test_a_new_file_is_seen_and_nothing_is_searched_without_a_change(folder: Pat
     available()
     available()
     assert len(searches) == 1
-    (folder / "spread.py").write_text(GUIDE)
+    (folder / "wide.py").write_text(GUIDE)
     os.utime(folder, ns=(0, 1))
-    assert "spread" in available()
+    assert "wide" in available()
     available()
     assert len(searches) == 2
 
 
 def test_another_folder_of_the_same_age_is_searched(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (other := folder / "other").mkdir()
-    (other / "spread.py").write_text(GUIDE)
+    (other / "wide.py").write_text(GUIDE)
     for place in (folder, other):
         os.utime(place, ns=(0, 1))
-    assert "spread" not in available()
+    assert "wide" not in available()
     monkeypatch.setattr(regularizers, "__path__", [*regularizers.__path__[:-1], str(other)])
-    assert "spread" in available()
+    assert "wide" in available()
 
 
 def test_a_package_in_a_zip_beside_a_missing_folder_is_searched_every_time(
@@ -89,10 +91,10 @@ def test_a_package_in_a_zip_beside_a_missing_folder_is_searched_every_time(
 ) -> None:
     archive = folder / "more.zip"
     with ZipFile(archive, "w") as packed:
-        packed.writestr("inside/spread.py", GUIDE)
+        packed.writestr("inside/wide.py", GUIDE)
     more = [f"{archive}/inside", str(folder / "none")]
     monkeypatch.setattr(regularizers, "__path__", [*regularizers.__path__, *more])
-    assert "spread" in available()
+    assert "wide" in available()
     available()
     assert len(searches) == 2
 
@@ -100,16 +102,16 @@ def test_a_package_in_a_zip_beside_a_missing_folder_is_searched_every_time(
 @pytest.mark.parametrize(
     ("stem", "change", "message"),
     [
-        ("other", ("", ""), "must register one regularizer, 'other'; found 'spread'"),
-        ("spread", ("@register", ""), "must register one regularizer, 'spread'; found none"),
-        ("spread", ('"spread", "SPREAD"', '"cpt", "SPREAD"'), "share their name or their configuration node"),
+        ("other", ("", ""), "must register one regularizer, 'other'; found 'wide'"),
+        ("wide", ("@register", ""), "must register one regularizer, 'wide'; found none"),
+        ("wide", ('"wide", "WIDE"', '"cpt", "WIDE"'), "share their name or their configuration node"),
         (
-            "spread",
-            ('"spread", "SPREAD"', '"spread", "CPT"'),
+            "wide",
+            ('"wide", "WIDE"', '"wide", "CPT"'),
             "share their name or their configuration node 'CPT'",
         ),
-        ("spread", ('"spread", "SPREAD", "none"', '"spread", "SPREAD", ""'), "lacks the attribute 'paper'"),
-        ("spread", ("weight: float = 0.1", "weight: float"), "give setting 'weight' a default"),
+        ("wide", ('"wide", "WIDE", "none"', '"wide", "WIDE", ""'), "lacks the attribute 'paper'"),
+        ("wide", ("weight: float = 0.1", "weight: float"), "give setting 'weight' a default"),
     ],
 )
 def test_a_file_that_breaks_the_rules_is_named(
@@ -130,6 +132,13 @@ def test_a_file_that_breaks_the_rules_is_named(
 def test_a_file_that_cannot_be_imported_is_named(folder: Path, text: str, message: str) -> None:
     (folder / "oops.py").write_text(text)
     with pytest.raises(ConfigError, match=message):
+        available()
+
+
+def test_a_file_that_defines_two_is_named_with_both(folder: Path) -> None:
+    other = GUIDE[GUIDE.index("@register") :].replace('"wide", "WIDE"', '"wider", "WIDER"')
+    (folder / "wide.py").write_text(f"{GUIDE}\n{other}")
+    with pytest.raises(ConfigError, match=r"wide\.py must register one regularizer, 'wide'; found .*'wider'"):
         available()
 
 

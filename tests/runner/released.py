@@ -1,7 +1,8 @@
 """A released repository run in a subprocess on a tiny random CLIP and a few images in EuroSAT's layout.
 
 Nothing of the repository is changed: its CLIP finds the tiny weights because a ``sitecustomize`` replaces the
-download, and the runs write into folders of the test.
+download; it also lets ``.cuda()`` do nothing where there is no GPU, and notes what the training loaders hold. The runs
+write into folders of the test.
 """
 
 from __future__ import annotations
@@ -30,26 +31,58 @@ WIDTH = 32
 _SITECUSTOMIZE = """\
 import importlib.util, json, os, sys
 
-class TinyWeights:
+class Outside:
     def find_spec(self, name, path=None, target=None):
-        if name != "clip.clip":
+        change = CHANGES.get(name)
+        if change is None:
             return None
         sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            sys.meta_path.insert(0, self)
+        if spec is None:
+            return None
         run = spec.loader.exec_module
         def exec_module(module):
             run(module)
-            module._download = lambda url, root=None: load(url)
+            change(module)
         spec.loader.exec_module = exec_module
         return spec
 
+def change_clip(module):
+    module._download = lambda url, root=None: load(url)
+    without_cuda()
+
+def change_loaders(module):
+    build = module.build_data_loader
+    def build_data_loader(*args, **more):
+        loader = build(*args, **more)
+        if more["is_train"]:
+            labels = [item.label for item in loader.dataset.data_source]
+            with open(os.environ["TINY_LOADERS"], "a") as log:
+                log.write(json.dumps([labels.count(label) for label in range(max(labels) + 1)]) + "\\n")
+        return loader
+    module.build_data_loader = build_data_loader
+
 def load(url):
     with open(os.environ["TINY_LOADS"], "a") as log:
-        places = {name: getattr(sys.modules.get(name), "__file__", None) for name in ("clip", "datasets", "trainers")}
+        places = {name: place_of(sys.modules.get(name)) for name in ("clip", "datasets", "trainers")}
         log.write(json.dumps(places) + "\\n")
     return os.environ["TINY_CLIP"]
 
-sys.meta_path.insert(0, TinyWeights())
+def place_of(module):
+    return module and (module.__file__ or list(module.__path__)[0])
+
+def without_cuda():
+    import torch
+    if not torch.cuda.is_available():
+        torch.Tensor.cuda = torch.nn.Module.cuda = lambda self, *args, **more: self
+
+CHANGES = {
+    "clip.clip": change_clip, "trainers.clip_text.clip": change_clip, "dassl.data.data_manager": change_loaders
+}
+sys.meta_path.insert(0, Outside())
 """
 
 _PLAIN = """\
@@ -83,6 +116,7 @@ class Released:
             "OMP_NUM_THREADS": "1",
             "TINY_CLIP": str(self.folder / "tiny.pt"),
             "TINY_LOADS": str(self.folder / "loads.txt"),
+            "TINY_LOADERS": str(self.folder / "loaders.txt"),
             **variables,
         }
         environment.pop("CPT_TOOLKIT", None)
@@ -95,7 +129,14 @@ class Released:
 
     def loads(self) -> list[dict[str, str | None]]:
         """For each time that CLIP was loaded since the last call: the files of the packages that collide."""
-        log = self.folder / "loads.txt"
+        return self._noted("loads.txt")
+
+    def training_sets(self) -> list[list[int]]:
+        """For each training loader that was built since the last call: the images of each class, by label."""
+        return self._noted("loaders.txt")
+
+    def _noted(self, name: str) -> list[Any]:
+        log = self.folder / name
         lines = log.read_text().splitlines() if log.exists() else []
         log.unlink(missing_ok=True)
         return [json.loads(line) for line in lines]
@@ -115,18 +156,19 @@ class Released:
         return digest.hexdigest()
 
 
-def prepare(folder: Path) -> None:
-    """Write data, weights and the two helper scripts into ``folder``."""
+def prepare(folder: Path, **per_class: int) -> None:
+    """Write data, weights and the two helper scripts into ``folder``; ``per_class`` images as PER_CLASS, or other."""
     (folder / "site").mkdir()
     (folder / "site" / "sitecustomize.py").write_text(_SITECUSTOMIZE)
     (folder / "plain.py").write_text(_PLAIN)
-    _write_images(folder / "data" / "eurosat")
+    _write_images(folder / "data" / "eurosat", {**PER_CLASS, **per_class})
     write_weights(folder / "tiny.pt", text_width=64, vision_width=64, embed_dim=WIDTH)
 
 
 def write_weights(path: Path, **sizes: int) -> None:
-    """A tiny random CLIP with a ViT of 32 x 32 pixels, two blocks in either tower."""
-    state = random_state(text_layers=2, vision_layers=2, resolution=RESOLUTION, patch=16, seed=0, **sizes)
+    """A tiny random CLIP with a ViT of 32 x 32 pixels, two blocks in either tower unless ``sizes`` say otherwise."""
+    blocks = {"text_layers": 2, "vision_layers": 2}
+    state = random_state(**{**blocks, **sizes}, resolution=RESOLUTION, patch=16, seed=0)
     torch.save(state, path)
 
 
@@ -145,10 +187,10 @@ def events(output: Path) -> dict[str, list[float]]:
     return {tag: [event.value for event in reader.Scalars(tag)] for tag in reader.Tags()["scalars"]}
 
 
-def _write_images(folder: Path) -> None:
+def _write_images(folder: Path, per_class: dict[str, int]) -> None:
     rng = np.random.default_rng(0)
     split: dict[str, Any] = {}
-    for part, count in PER_CLASS.items():
+    for part, count in per_class.items():
         split[part] = []
         for label, name in enumerate(CLASSES):
             for index in range(count):

@@ -11,12 +11,12 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
-import torch
 
 from cpt_plugin.cli.main import main
 from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.runner import launch, session
 from cpt_plugin.runner.arguments import fit_own_keys, is_script, parse_words
+from cpt_plugin.runner.options import OPTIONS
 from cpt_plugin.runner.session import own_defaults
 from cpt_plugin.toolkit import old_checkpoints
 from cpt_plugin.toolkit.embedded import logs
@@ -42,15 +42,15 @@ def test_words_of_the_script_stay_as_they_are():
     theirs = ["--root", "data", "--regularizers", "theirs", "--help", "CPT.WEIGHT_ETF", "1"]
     arguments = parse_words(["train.py", *theirs])
     assert (arguments.script, list(arguments.words)) == ("train.py", theirs)
-    assert (arguments.regularizers, arguments.frozen_text) == (("cpt",), None)
+    assert (arguments.regularizers, arguments.options) == (("cpt",), {})
 
 
 @pytest.mark.usefixtures("script")
 @pytest.mark.parametrize("words", [["--regularizers", "none"], ["--regularizers=none"]])
 def test_options_of_the_runner(words):
-    arguments = parse_words([*words, "--frozen-text", "features.pt", "train.py", "--seed", "1"])
+    arguments = parse_words([*words, "--accumulation", "2", "train.py", "--seed", "1"])
     assert arguments.regularizers == ()
-    assert arguments.frozen_text == Path("features.pt")
+    assert arguments.options == {"--accumulation": 2}
     assert arguments.words == ("--seed", "1")
 
 
@@ -65,7 +65,12 @@ def test_options_of_the_runner(words):
         (["--regularizers", "cpt,none", "train.py"], "'none' is unknown"),
         (["--regularizers", "", "train.py"], "'' is unknown"),
         (["--regularizers", "cpt,cpt", "train.py"], "names 'cpt' twice"),
-        (["trane.py", "--seed", "1"], r"there is no script trane\.py in /.*: run this in the folder"),
+        (
+            ["trane.py", "--seed", "1"],
+            r"there is no script trane\.py in /.*: run this in the folder.*; did you mean train\.py\?",
+        ),
+        (["--regularizers", "train.py", "--seed", "1"], r"'--seed' .* --regularizers took train\.py for its value"),
+        (["--features", "--labels", "f.py:g", "train.py"], "--features needs a value"),
         (["--frozen-text", "missing.pt", "train.py"], r"--frozen-text missing\.pt cannot be read"),
     ],
 )
@@ -89,8 +94,9 @@ def test_help_names_the_runner(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
     assert "train.py <its usual arguments> CPT.WEIGHT_ETF 0.25 DATASET.IMBALANCE_TAU 0.25" in text
-    assert "--regularizers NAMES" in text
-    assert "--frozen-text FILE" in text
+    for option in OPTIONS.values():
+        assert f"  {option.name} {option.metavar}" in text
+        assert option.line.split("(default")[0].split()[-1] in text
 
 
 def test_a_wrong_command_is_still_a_wrong_command(capsys):
@@ -152,18 +158,6 @@ def test_a_command_without_dassl_ends_with_one_line(tmp_path):
     assert done.stderr.count("\n") == 1
 
 
-def test_frozen_features_from_a_file(tmp_path):
-    torch.save(torch.eye(3), tmp_path / "good.pt")
-    assert torch.equal(launch.read_features(tmp_path / "good.pt"), torch.eye(3))
-
-
-@pytest.mark.parametrize(("value", "found"), [({"a": 1}, "dict"), (torch.ones(3), r"a tensor of shape \(3,\)")])
-def test_a_file_of_something_else_is_refused(tmp_path, value, found):
-    torch.save(value, tmp_path / "bad.pt")
-    with pytest.raises(ConfigError, match=rf"bad\.pt holds {found}: save one \(K, d\) tensor"):
-        launch.read_features(tmp_path / "bad.pt")
-
-
 # -- the process of the script -------------------------------------------------------------------------------
 
 
@@ -175,19 +169,49 @@ def test_the_path_is_that_of_python_script(script, monkeypatch):
 
 
 def test_an_installed_package_stays_on_the_path(script, monkeypatch):
+    """Also where somebody else has installed a package ``trainers`` beside it."""
     site = script.parent / "site-packages"
-    monkeypatch.setattr(launch, "CHECKOUT", site)
+    for name in ("cpt_plugin", "trainers", "cpt_plugin-0.1.dist-info"):
+        (site / name).mkdir(parents=True)
     monkeypatch.setattr(sys, "path", ["", str(site)])
     launch.enter_folder_of("train.py")
     assert sys.path == [str(script.parent), str(site)]
+
+
+def test_packages_without_init_are_found_before_those_of_any_checkout(tmp_path):
+    """Another checkout on the path, and parts of this package that are imported later."""
+    other, theirs = tmp_path / "checkout", tmp_path / "theirs"
+    for folder in (other / "cpt_plugin", other / "trainers", other / "datasets", theirs / "trainers"):
+        folder.mkdir(parents=True)
+        if folder.parent == other:
+            (folder / "__init__.py").write_text("raise RuntimeError('of a checkout')")
+    (theirs / "trainers" / "mine.py").write_text("NAME = 'theirs'")
+    (theirs / "train.py").write_text(
+        "import importlib.util, sys, trainers.mine\n"
+        "print(trainers.mine.NAME, importlib.util.find_spec('datasets') is None)\n"
+        "assert 'cpt_plugin.doctor' not in sys.modules\n"
+        "import cpt_plugin.doctor\n"
+        "print(cpt_plugin.doctor.__name__)\n"
+    )
+    code = (
+        "import sys; from cpt_plugin.runner import launch\n"
+        "launch._prepare = lambda arguments: {}\n"
+        "sys.exit(launch.launch(['train.py']))"
+    )
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), str(other)])}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=theirs, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert (done.stdout, done.stderr) == ("theirs True\ncpt_plugin.doctor\n", "")
 
 
 @pytest.fixture
 def without_dassl(monkeypatch: pytest.MonkeyPatch) -> None:
     """The launch of a script as it is, its arguments passed on, nothing of Dassl touched."""
 
-    def prepare(arguments, frozen_text):
+    def prepare(arguments):
         sys.argv = [arguments.script, *arguments.words]
+        return arguments.hook_arguments()
 
     monkeypatch.setattr(launch, "_prepare", prepare)
 
@@ -228,6 +252,34 @@ def test_the_script_chooses_its_exit_status(script):
 
 
 @pytest.mark.usefixtures("without_dassl")
+@pytest.mark.parametrize(("words", "note"), [(["--features=f.py:g"], True), (["--theirs"], False)])
+def test_an_option_of_the_runner_behind_the_script_is_pointed_out(script, words, note, capfd):
+    script.write_text("import argparse; argparse.ArgumentParser().parse_args()")
+    with pytest.raises(SystemExit) as stopped:
+        launch.launch(["train.py", *words])
+    last = capfd.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2
+    assert (last == "note: --features is an option of the runner: give it before train.py") == note
+
+
+@pytest.mark.usefixtures("without_dassl")
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("Give CPTHook(counts=[...]).", "Give CPTHook(counts=[...]). (in the runner --counts N,N,...)"),
+        ("Give CPTHook(labels=f), in the runner --labels F.", "Give CPTHook(labels=f), in the runner --labels F."),
+        ("features= returned (3, 4).", "features= returned (3, 4). (--features mine.py:f (line 2) was used)"),
+        ("The features are accumulation.", "The features are accumulation."),
+    ],
+)
+def test_remedies_of_the_hook_are_told_as_options_of_the_runner(script, message, told, capfd):
+    (script.parent / "mine.py").write_text("\ndef f(step): ...")
+    script.write_text(f"from cpt_plugin.errors import HookError\nraise HookError({message!r})")
+    assert main(["--features", "mine.py:f", "train.py"]) == 2
+    assert capfd.readouterr().err == f"error: {told}\n"
+
+
+@pytest.mark.usefixtures("without_dassl")
 def test_a_script_prints_what_it_likes_as_far_as_the_terminal_can_show_it(script, monkeypatch):
     script.write_text("import sys; old, sys.stdout = sys.stdout, None; old.write('\\x1b[32m7 ±2\\r'); old.close()")
     terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
@@ -244,7 +296,7 @@ def test_the_scripts_words_keep_their_order(monkeypatch):
     monkeypatch.setattr(logs, "setup_logger", lambda: None)
     monkeypatch.setattr(session.Session, "install", lambda self: None)
     words = ["--seed", "1", "CPT.WEIGHT_ETF", "1", "--eval-only", "OPTIM.LR", "-1"]
-    launch._prepare(parse_words(["train.py", *words]), None)
+    launch._prepare(parse_words(["train.py", *words]))
     assert sys.argv == ["train.py", "--seed", "1", "CPT.WEIGHT_ETF", "1.0", "--eval-only", "OPTIM.LR", "-1"]
 
 

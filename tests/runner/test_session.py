@@ -3,18 +3,27 @@
 from __future__ import annotations
 
 import logging
+import random
+import re
 import sys
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from yacs.config import CfgNode
 
 from cpt_plugin import regularizers
-from cpt_plugin.errors import ConfigError
+from cpt_plugin.errors import ConfigError, HookError
+from cpt_plugin.hook import CPTHook
+from cpt_plugin.runner import session
+from cpt_plugin.runner.arguments import parse_words
+from cpt_plugin.runner.launch import in_words_of_the_runner
+from cpt_plugin.runner.options import OPTIONS, FromTrainer
 from cpt_plugin.runner.session import LONG_TAIL_KEYS, Session, own_defaults
-from tests.hook.toy_trainers import CLASSES, WIDTH, CoOpTrainer
+from tests.hook.toy_trainers import CLASSES, WIDTH, CoOpModel, CoOpTrainer
 
 OFF = {"WEIGHT_ETF": 0.0, "WEIGHT_CC": 0.0, "WEIGHT_RS": 0.0}
 REGULARIZED = {"loss", "loss_reg", "loss_etf", "loss_cc", "loss_rs"}
@@ -56,7 +65,53 @@ class Outer(Plain):
         return super().forward_backward(batch)
 
 
-TRAINERS = {cls.__name__: cls for cls in (Plain, Override, Outer)}
+class Tolerant(Outer):
+    """Goes on where the trainer inside it fails."""
+
+    failed = 0
+
+    def forward_backward(self, batch: Any) -> dict[str, float]:
+        try:
+            self.direct.train()
+        except ZeroDivisionError:
+            self.failed += 1
+        return CoOpTrainer.forward_backward(self, batch)
+
+
+class Replacing(Plain):
+    """Has its own ``train`` on the instance."""
+
+    called = 0
+
+    def __init__(self, cfg: Any) -> None:
+        super().__init__(cfg)
+        self.train = self._train  # type: ignore[method-assign]
+
+    def _train(self) -> None:
+        self.called += 1
+        super().train()
+
+
+class RenamedModel(CoOpModel):
+    """Its encoders stand elsewhere."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleDict({"text": self.text_encoder, "image": self.image_encoder})
+        del self.text_encoder, self.image_encoder
+
+    def encode(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.parts["text"](self.names + self.context), self.parts["image"](image)
+
+
+class Renamed(Plain):
+    model_class = RenamedModel
+
+    def frozen_text_features(self) -> torch.Tensor:
+        return self.model.parts["text"](self.model.names)
+
+
+TRAINERS = {cls.__name__: cls for cls in (Plain, Override, Outer, Tolerant, Replacing, Renamed)}
 
 
 @pytest.fixture
@@ -171,13 +226,69 @@ def test_without_weight_nothing_is_changed_and_the_log_says_so(dassl, names, opt
     assert ("all weights of cpt are 0" if names else "--regularizers none") in caplog.text
 
 
-def test_a_failure_while_training_detaches(dassl, monkeypatch):
-    cfg = install(dassl, "cpt")
+def fail_once(trainer: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    step = trainer.optim.step
+
+    def failing() -> None:
+        monkeypatch.setattr(trainer.optim, "step", step)
+        raise error
+
+    monkeypatch.setattr(trainer.optim, "step", failing)
+
+
+def hooks_of(trainer: Any) -> int:
+    modules = trainer.model.modules()
+    return sum(len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules)
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError(), KeyboardInterrupt(), SystemExit(3), GeneratorExit()])
+@pytest.mark.parametrize("name", ["Plain", "Override", "Outer", "Replacing"])
+def test_a_failed_training_leaves_nothing_attached_and_the_next_one_works(dassl, monkeypatch, name, error):
+    cfg = install(dassl, "cpt", trainer=name)
     trainer = dassl.engine.build_trainer(cfg)
-    monkeypatch.setattr(trainer.optim, "step", lambda: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
+    fail_once(trainer, monkeypatch, error)
+    with pytest.raises(type(error)):
         trainer.train()
     assert "forward_backward" not in vars(trainer)
+    assert hooks_of(trainer) == 0
+    trainer.summaries.clear()
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+    assert hooks_of(trainer) == 0
+
+
+def test_a_training_that_fails_while_it_is_described_leaves_nothing_attached(dassl, monkeypatch):
+    cfg = install(dassl, "cpt")
+    trainer = dassl.engine.build_trainer(cfg)
+    cpt = regularizers.available()["cpt"]
+    describe = cpt.describe
+    monkeypatch.setattr(cpt, "describe", lambda self: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    monkeypatch.setattr(cpt, "describe", describe)
+    assert "forward_backward" not in vars(trainer)
+    assert hooks_of(trainer) == 0
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+def test_an_inner_training_that_fails_takes_nothing_from_the_outer(dassl, monkeypatch):
+    """The inner trainer fails in the outer one's first step, which goes on without it."""
+    cfg = install(dassl, "cpt", trainer="Tolerant")
+    trainer = dassl.engine.build_trainer(cfg)
+    fail_once(trainer.direct, monkeypatch, ZeroDivisionError())
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+    assert trainer.failed == 1
+    assert all(found == {"loss"} for found in summaries(trainer.direct))
+
+
+def test_a_train_that_the_trainer_has_replaced_is_the_one_that_runs(dassl):
+    cfg = install(dassl, "cpt", trainer="Replacing")
+    trainer = dassl.engine.build_trainer(cfg)
+    trainer.train()
+    assert trainer.called == 1
+    assert summaries(trainer) == [REGULARIZED] * 4
 
 
 def test_a_failure_while_building_does_not_hide_the_next_trainer(dassl):
@@ -193,12 +304,147 @@ def test_a_failure_while_building_does_not_hide_the_next_trainer(dassl):
 
 def test_given_frozen_features_are_used(dassl):
     frozen = torch.randn(CLASSES, WIDTH, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    Session(["cpt"], frozen).install()
+    Session(["cpt"], {"frozen_text": frozen}).install()
     cfg = dassl.config.get_cfg_default()
     trainer = dassl.engine.build_trainer(cfg)
     trainer.frozen_text_features = None
     trainer.train()
     assert summaries(trainer) == [REGULARIZED] * 4
+
+
+FUNCTIONS = """\
+def right(step):
+    return step.text[0], step.image[0]
+
+def swapped(step):
+    return step.image[0], step.text[0]
+
+def alone(step):
+    return step.text[0]
+
+def fails(step):
+    return step.text[0], step.image[1]
+
+CALLS = []
+def fails_once(step):
+    CALLS.append(step)
+    if len(CALLS) == 2:
+        raise ValueError("the second time")
+    return step.text[0], step.image[0]
+"""
+
+
+def trainer_with(dassl: Any, folder: Path, *words: str, name: str = "Plain") -> tuple[Any, dict[str, Any]]:
+    """A trainer of a session with the runner's options, and the arguments that its hook gets."""
+    (folder / "train.py").write_text("")
+    (folder / "mine.py").write_text(FUNCTIONS)
+    given = parse_words([*words, str(folder / "train.py")]).hook_arguments()
+    Session(["cpt"], given).install()
+    cfg = dassl.config.get_cfg_default()
+    cfg.CPT.CLUSTER_SIZE = 3
+    cfg.TRAINER.NAME = name
+    return dassl.engine.build_trainer(cfg), given
+
+
+def losses_of(trainer: Any) -> list[dict[str, float]]:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    torch.manual_seed(0)
+    trainer.train()
+    return trainer.summaries
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Plain", ["--features", "mine.py:right"]),
+        ("Renamed", ["--text-module", "parts.text", "--image-module=parts.image"]),
+        ("Renamed", ["--text-module", "parts.text", "--image-module", "parts.image", "--features", "mine.py:right"]),
+    ],
+)
+def test_stated_features_and_modules_train_as_the_found_ones(dassl, tmp_path, monkeypatch, name, words):
+    monkeypatch.chdir(tmp_path)
+    plain = Plain(CfgNode())
+    handle = CPTHook(cluster_size=3).attach(plain)
+    expected = losses_of(plain)
+    handle.detach()
+    trainer, _ = trainer_with(dassl, tmp_path, *words, name=name)
+    assert losses_of(trainer) == expected
+    assert [set(summary) for summary in expected] == [REGULARIZED] * 4
+
+
+@pytest.mark.parametrize(
+    ("function", "message"),
+    [
+        ("alone", r"^features= returned \(6, 5\): return two .* \(--features .*mine\.py:alone \(line 7\) was used\)$"),
+        ("swapped", r"Text features have shape .* \(--features .*mine\.py:swapped \(line 4\) was used\)$"),
+        (
+            "fails",
+            r"^--features .*mine\.py:fails failed in line 11: IndexError: list index out of range\. What it was ",
+        ),
+    ],
+)
+def test_a_wrong_function_is_named_and_leaves_nothing_attached(dassl, tmp_path, function, message):
+    trainer, given = trainer_with(dassl, tmp_path, "--features", f"{tmp_path / 'mine.py'}:{function}")
+    before = trainer.model.context.detach().clone()
+    with pytest.raises(HookError) as error:
+        trainer.train()
+    told = in_words_of_the_runner(str(error.value), given)
+    assert re.search(message, told), told
+    assert "\n" not in told
+    assert torch.equal(trainer.model.context, before)
+    assert hooks_of(trainer) == 0
+    assert "forward_backward" not in vars(trainer)
+
+
+def test_training_again_after_a_function_has_failed(dassl, tmp_path):
+    trainer, _ = trainer_with(dassl, tmp_path, "--features", f"{tmp_path / 'mine.py'}:fails_once")
+    with pytest.raises(HookError, match=r"fails_once failed in line 17: ValueError: the second time"):
+        trainer.train()
+    assert len(trainer.summaries) == 1
+    assert hooks_of(trainer) == 0
+    trainer.summaries.clear()
+    trainer.train()
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+@pytest.mark.parametrize("path", ["dm.dataset.classnames", "model.classnames", "trainer.model.classnames"])
+def test_class_names_are_read_from_the_trainer(dassl, monkeypatch, path):
+    (asked,) = [OPTIONS["--class-names"].read("--class-names", path)]
+    Session(["cpt"], {"class_names": asked}).install()
+    cfg = dassl.config.get_cfg_default()
+    cfg.CPT.CLUSTER_SIZE = 3
+    trainer = dassl.engine.build_trainer(cfg)
+    names = list(trainer.dm.dataset.classnames)
+    trainer.model.classnames = tuple(names)
+    if path != "dm.dataset.classnames":
+        del trainer.dm.dataset.classnames
+    given: list[Any] = []
+    monkeypatch.setattr(session, "CPTHook", lambda **more: given.append(more["class_names"]) or CPTHook(**more))
+    trainer.train()
+    assert given == [names]
+    assert summaries(trainer) == [REGULARIZED] * 4
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        ("model.image_encodr", r"--class-names model\.image_encodr: Plain\.model has no attribute 'image_encodr'; "
+         "did you mean 'image_encoder'"),
+        ("nothing.at_all", r"--class-names nothing\.at_all: Plain has no attribute 'nothing'"),
+        ("summaries", r"--class-names summaries is empty"),
+        ("cfg", r"--class-names cfg is a CfgNode: name a list of the K class names"),
+        ("numbers", r"--class-names numbers holds a int: name a list"),
+    ],
+)  # fmt: skip
+def test_class_names_that_are_none_are_refused_before_the_first_step(dassl, path, message):
+    Session(["cpt"], {"class_names": FromTrainer("--class-names", path)}).install()
+    trainer = dassl.engine.build_trainer(dassl.config.get_cfg_default())
+    trainer.numbers = [1, 2]
+    with pytest.raises(ConfigError, match=message):
+        trainer.train()
+    assert trainer.summaries == []
+    assert "forward_backward" not in vars(trainer)
 
 
 def test_wrong_settings_are_refused_before_anything_is_built(dassl, monkeypatch):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from cpt_plugin.cli.words import COMMANDS
+from tests.helpers.other_packages import install
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = (ROOT / "scripts" / "run.sh").read_text()
@@ -25,11 +27,11 @@ def bare(tmp_path_factory):
     return python
 
 
-def run_sh(bare, *words):
+def run_sh(bare, *words, repository=ROOT, **more):
     variables = {key: value for key, value in os.environ.items() if not key.startswith(("PYTHON", "CPT_"))}
-    command = ["bash", str(ROOT / "scripts" / "run.sh"), *words]
+    command = ["bash", str(repository / "scripts" / "run.sh"), *words]
     return subprocess.run(
-        command, env=variables | {"PYTHON": str(bare)}, capture_output=True, text=True, timeout=60, check=False
+        command, env=variables | {"PYTHON": str(bare)} | more, capture_output=True, text=True, timeout=60, check=False
     )
 
 
@@ -87,3 +89,30 @@ def test_a_command_that_is_none(bare, words, message):
     assert message in done.stderr
     assert ("no command" in done.stderr) == ("no command" in message)
     assert done.stderr.count("\n") == 1
+
+
+def test_a_part_of_an_installed_package_is_known_before_anything_is_set_up(bare, tmp_path):
+    install(tmp_path, {}, {"wide": "my_losses.wide"})
+    known = run_sh(bare, "maple_wide", "shapes", "2", PYTHONPATH=str(tmp_path))
+    assert (known.returncode, known.stderr[:14]) == (2, "error: tau is ")
+    unknown = run_sh(bare, "maple_wide", "shapes", "2")
+    assert "unknown method 'maple_wide'" in unknown.stderr
+    assert unknown.stderr.rstrip().endswith("(more from other packages: docs/extending.md)")
+    assert unknown.stderr.count("\n") == 1
+
+
+def test_a_part_is_known_that_is_installed_in_the_environment_to_be_used(bare, tmp_path):
+    repository = tmp_path / "clone"
+    for name in ("scripts", "cpt_plugin", "trainers", "configs"):
+        shutil.copytree(ROOT / name, repository / name, ignore=shutil.ignore_patterns("__pycache__", "assets"))
+    shutil.copy(ROOT / "setup.py", repository)
+    install(packages := repository / ".venv" / "packages", {}, {"wide": "my_losses.wide"})
+    (repository / ".venv" / "pyvenv.cfg").write_text("home = /usr/bin\n")
+    python = repository / ".venv" / "bin" / "python"
+    python.parent.mkdir()
+    python.write_text(f'#!/bin/sh\nPYTHONPATH={packages} exec {bare} "$@"\n')
+    python.chmod(0o755)
+    done = run_sh(bare, "maple_wide", "shapes", "2", repository=repository)
+    assert done.stderr.startswith("error: tau is "), done.stderr
+    listed = run_sh(bare, "list", repository=repository)
+    assert "wide           (of my-losses 1.0; described where torch is installed)" in listed.stdout, listed.stderr

@@ -12,8 +12,11 @@ from cpt_plugin.encoders import check_class_texts, class_text_features
 from cpt_plugin.errors import ConfigError
 from cpt_plugin.toolkit import TRAINER_REGISTRY
 from tests.helpers.tiny_clip import tiny_clip
+from trainers._base import PromptTrainer
 
 LEARNERS = [name for name in load_trainers().PROMPT_LEARNERS if name != "zeroshot"]
+LAYING_OUT = ("cocoop", "coop", "ivlp", "maple", "promptsrc", "shallow_vl")
+"""Learners that know the limit beforehand; one that somebody adds may find out when it builds its prompts."""
 
 
 def configured(trainer, *options):
@@ -64,9 +67,12 @@ def test_the_limit_is_the_one_that_building_the_prompts_has(learner, words):
         options += [f"TRAINER.{cls.config_node}.{key}", 2]
     cfg, clip = configured(cls.__name__, *options), tiny_clip()
     found = [passes(cfg, ["dog", "cat " * length]) for length in range(50, 76)]
-    assert found == [builds(cfg, ["dog", "cat " * length], clip) for length in range(50, 76)]
-    assert found == sorted(found, reverse=True)
-    assert {*found} == {True, False}
+    built = [builds(cfg, ["dog", "cat " * length], clip) for length in range(50, 76)]
+    assert built == sorted(built, reverse=True)
+    assert {*built} == {True, False}
+    assert all(before or not built_then for before, built_then in zip(found, built, strict=True))
+    lays_out = cls.check_class_names.__func__ is not PromptTrainer.check_class_names.__func__
+    assert (found == built) if lays_out else learner not in LAYING_OUT
 
 
 @pytest.mark.parametrize("template", ["a photo of a {}.", "ensemble", "{}"])

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from trainers.controls.base import REGISTRY, Control, register
 
-__all__ = ["REGISTRY", "Control", "available", "build", "register"]
+__all__ = ["REGISTRY", "Control", "available", "build", "names", "register"]
 
 available = REGISTRY.available
 build = REGISTRY.build
+names = REGISTRY.names
 
 available()

@@ -30,5 +30,5 @@ class Control(Part):
         return logits
 
 
-REGISTRY: Registry[Control] = Registry("control", __package__)
+REGISTRY: Registry[Control] = Registry("control", __package__, Control)
 register = REGISTRY.register
