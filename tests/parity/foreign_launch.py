@@ -46,7 +46,9 @@ def run_repository(repository: Repository, folder: Path) -> dict[str, dict[str, 
     }
     result = folder / "result.pt"
     command = [sys.executable, "-m", "tests.parity.foreign_worker", str(folder), ",".join(indices), str(result)]
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120 * len(indices))
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120 * len(indices)
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return torch.load(result)
