@@ -29,11 +29,14 @@ Written by `python -m tests.parity.foreign_table`, with {variables} naming clone
 `tests/parity/test_foreign_hook.py` checks the same. Measured with {versions}, on a CPU; nothing here was run on a GPU.
 {supported} of {tried} trainers run hooked.
 
-Every trainer runs on a real Dassl with its data loaders, optimizer and schedule, on a random CLIP of two blocks and
-random images. No file of theirs is changed. From outside, half precision and `.cuda()` do nothing (there is no GPU),
-CLIP's download serves the random weights, and what a repository imports but does not have gets a stand-in:
+Every trainer runs on a real Dassl with its data loaders, optimizer and schedule, on a random CLIP of two blocks (nine
+in the text tower of TCP and DeKg_TCP) and random images. No file of theirs is changed. From outside, half precision and
+`.cuda()` do nothing (there is no GPU), CLIP's download serves the random weights, and what a repository imports but does
+not have gets a stand-in:
 
 {lacking}
+Their own copies of Dassl serve {own}.
+
 Looked at and not tried:
 
 {left}
@@ -111,7 +114,7 @@ def source(case: Case) -> str:
 
 
 def head(rows: dict[tuple[str, str], list[str]]) -> str:
-    """What stands above the table; ``rows`` by repository and trainer, which counts once in however many ways tried."""
+    """What stands above the table; ``rows`` by trainer and code, which counts once in however many ways tried."""
     lacking = {case.repository.name: case.repository.lacks for case in CASES if case.repository.lacks}
     return HEAD.format(
         variables=textwrap.fill(", ".join(needed()), 110, break_on_hyphens=False),
@@ -120,6 +123,7 @@ def head(rows: dict[tuple[str, str], list[str]]) -> str:
         tried=len(rows),
         left="".join(f"- {name} {why}\n" for name, why in LEFT.items()),
         lacking="".join(f"- {name}: {what}\n" for name, what in lacking.items()),
+        own=", ".join(dict.fromkeys(case.repository.name for case in CASES if case.repository.dassl)),
         steps=STEPS,
         scale=LOSS_SCALE,
     )
@@ -152,7 +156,7 @@ def main(*names: str) -> None:
         if case.name not in results and start not in known:
             raise SystemExit(f"{case.name} has no row yet: measure {case.repository.name} as well")
         line = row(start, case, results[case.name]) if case.name in results else known[start]
-        rows.setdefault((case.repository.variable, case.trainer), []).append(line)
+        rows.setdefault((case.trainer, source(case).rpartition(" ")[2]), []).append(line)
     columns = f"| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n"
     lines = "".join(line for tried in rows.values() for line in tried)
     DOCUMENT.write_text(head(rows) + columns + lines, encoding="utf-8")

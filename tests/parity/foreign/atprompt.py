@@ -39,13 +39,10 @@ def _anchor(folder: Path, case: Case) -> None:
     (folder / "templates" / "eurosat_prompts_full.json").write_text(json.dumps(sentences))
 
 
-_REPOSITORY = Repository("CPT_RELEASED_ATPROMPT", dassl="Dassl.pytorch", lacks="nothing; needs its own copy of Dassl")
+_REPOSITORY = Repository("CPT_RELEASED_ATPROMPT", dassl="Dassl.pytorch")
 _LOGITS, _LOSS = "(logits, logits of the anchor)", "loss"
 _TWO = ByHand(text="text_encoder_maple", image="image_encoder_maple")
-_SELECTION = Repository(
-    "CPT_RELEASED_ATPROMPT", dassl="Dassl.pytorch", train="train_select_attribute",
-    lacks="nothing; needs its own copy of Dassl",
-)  # fmt: skip
+_SELECTION = Repository("CPT_RELEASED_ATPROMPT", dassl="Dassl.pytorch", train="train_select_attribute")
 _ATTRIBUTES = {f"TRAINER.COOP.ATT{i}_TEXT": word for i, word in enumerate(("shape", "color", "size", "use", "kind"), 1)}
 
 

@@ -60,8 +60,7 @@ def _second_options(folder: Path) -> dict[str, Any]:
 
 _REPOSITORY = Repository(
     "CPT_RELEASED_DPC", dassl="Dassl.pytorch", stand_ins=_stand_ins,
-    lacks="`trainers.base`, `trainers.optim`, `trainers.imagenet_templates`, a default for an argument that it "
-    "forgets; needs its own copy of Dassl",
+    lacks="`trainers.base`, `trainers.optim`, `trainers.imagenet_templates`; a default for an argument that it forgets",
 )  # fmt: skip
 CASES = (
     Case(_REPOSITORY, "CoOp", "logits", _options, files=_pictures, **_LARGE),

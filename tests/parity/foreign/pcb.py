@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.parity.foreign_cases import COOP, Case, Repository
 
-_REPOSITORY = Repository("CPT_RELEASED_PCB", dassl=".", lacks="nothing; needs its own copy of Dassl")
+_REPOSITORY = Repository("CPT_RELEASED_PCB", dassl=".")
 CASES = (
     Case(_REPOSITORY, "ALVLM", "logits", {**COOP, "TRAINER.COOPAL.METHOD": "random"},
          refused="no torch module `model`"),

@@ -34,7 +34,7 @@ def _options(folder: Path) -> dict[str, Any]:
 
 _REPOSITORY = Repository(
     "CPT_RELEASED_SUBPT", folder="CoOp", dassl="Dassl.pytorch",
-    lacks="a random basis, names and features of novel classes; needs its own copy of Dassl",
+    lacks="a random basis, names and features of novel classes",
 )  # fmt: skip
 _FIRST: dict[str, Any] = {
     "hook": "features=lambda step: (step.text[0], step.image[0])",
