@@ -30,9 +30,9 @@ Written by `python -m tests.parity.foreign_table`, with {variables} naming clone
 {supported} of {tried} trainers run hooked.
 
 Every trainer runs on a real Dassl with its data loaders, optimizer and schedule, on a random CLIP of two blocks (nine
-in the text tower of TCP and DeKg_TCP) and random images. No file of theirs is changed. From outside, half precision and
-`.cuda()` do nothing (there is no GPU), CLIP's download serves the random weights, and what a repository imports but does
-not have gets a stand-in:
+in the text tower of TCP and DeKg_TCP) and random images. No file of theirs is changed. From outside, half precision
+and `.cuda()` do nothing (there is no GPU), CLIP's download serves the random weights, and what a repository imports but
+does not have gets a stand-in:
 
 {lacking}
 Their own copies of Dassl serve {own}.
