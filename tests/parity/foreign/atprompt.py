@@ -67,5 +67,5 @@ CASES = (
     Case(_REPOSITORY, "DePT_AnchorOPT", _LOSS, {**COOP, **_ANCHOR}, files=_anchor),
     Case(_SELECTION, "AttributeCompute", "logits; two forwards a step", {**COOP, **_ATTRIBUTES},
          hook='features=lambda step: (step.text[0].mean(0), step.image[0]), forwards="first"',
-         by_hand=ByHand(features=_mean_of_the_first, parser="parse_batch", once=True)),
+         by_hand=ByHand(features=_mean_of_the_first, parser="parse_batch", once=True), reports_late=True),
 )  # fmt: skip
