@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from types import FunctionType
@@ -44,12 +45,7 @@ def _breaches(cls: Any, kind: str, base: type) -> Iterator[str]:
     if not (isinstance(cls, type) and issubclass(cls, base)):
         yield f"is no {kind}: @register stands above a class derived from {parent}"
         return
-    for attribute in ("name", "paper", "description", "config_node"):
-        value = getattr(cls, attribute, "")
-        if not value:
-            yield f"lacks the attribute {attribute!r}: give it a text"
-        if not isinstance(value, str):
-            yield f"has a {type(value).__name__} as attribute {attribute!r}: make it a text"
+    yield from _attribute_breaches(cls)
     for name in sorted(getattr(cls, "__abstractmethods__", ())):
         is_property = isinstance(inspect.getattr_static(base, name, None), property)
         yield f"lacks the {'property' if is_property else 'method'} {name!r}: define it, as {parent} says"
@@ -60,6 +56,18 @@ def _breaches(cls: Any, kind: str, base: type) -> Iterator[str]:
         if isinstance(original, FunctionType) and own is not original:
             yield from _call_breaches(cls, name, original)
     yield from _setting_breaches(cls)
+
+
+def _attribute_breaches(cls: type) -> Iterator[str]:
+    for attribute in ("name", "paper", "description", "config_node"):
+        value = getattr(cls, attribute, "")
+        if not value:
+            yield f"lacks the attribute {attribute!r}: give it a text"
+        if not isinstance(value, str):
+            yield f"has a {type(value).__name__} as attribute {attribute!r}: make it a text"
+    name = getattr(cls, "name", "")
+    if not re.fullmatch("[a-z][a-z0-9_]*", name):
+        yield f"has the name {name!r}: small letters, digits and _ make up names of methods"
 
 
 def _of_base(base: type) -> Iterator[tuple[str, Any]]:

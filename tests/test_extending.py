@@ -54,6 +54,15 @@ def command(clone, *words, **variables):
     return done.stdout + done.stderr
 
 
+def draw(folder, sign):
+    """Ten images of each of four classes, called CLASS, the sign, NUMBER.png."""
+    for label, name in enumerate(("bus", "car", "tram", "van")):
+        for number in range(10):
+            path = Path(f"{folder}/{name}{sign}{number}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (60 * label, 20 * number, 90)).save(path)
+
+
 def test_the_page_has_a_file_of_every_kind():
     assert {next(kind for kind in KINDS if path.startswith(kind)) for path, _ in BLOCKS} == KINDS
     assert len(BLOCKS) == 6
@@ -66,10 +75,7 @@ def test_the_files_work_as_they_stand(extended, tmp_path):
     assert ["loss", "sqrt", "cross-entropy weighted by 1 / count^power [paper: none]"] in listed
     assert ["traffic", "Images", "called CLASS-NUMBER.png in one folder."] in listed
     images = tmp_path / "pictures" / "traffic"
-    images.mkdir(parents=True)
-    for label, name in enumerate(("bus", "car", "tram", "van")):
-        for number in range(10):
-            Image.new("RGB", (40, 40), (60 * label, 20 * number, 90)).save(images / f"{name}-{number}.png")
+    draw(images, "-")
     said = command(
         extended, "run", "words_sqrt_spread", "traffic", "0.5", "--root", images.parent, "--backbone", "micro",
         "--epochs", "2", "--seeds", "1", "--no-baseline", "--output", tmp_path / "out",
@@ -113,17 +119,28 @@ def test_the_files_leave_the_suite_green(extended):
     assert done.returncode == 0, done.stdout[-3000:]
 
 
+def test_train_py_knows_the_package_by_the_name_of_a_trainer(clone, package):
+    shutil.copy(ROOT / "train.py", clone)
+    command = [sys.executable, "train.py", "--trainer", "CoOpSPREAD", "--backbone", "micro", "SPREAD.WEIGHT"]
+    environment = {**os.environ, "PYTHONPATH": str(package), "CPT_TOOLKIT": "embedded"}
+    wrong = "SPREAD.WEIGHT in the options must be of type float"
+    for weight, said in (("much", wrong), ("0.2", "no data set is named")):
+        done = subprocess.run([*command, weight], cwd=clone, env=environment, capture_output=True, text=True)
+        assert (done.returncode, said in done.stderr) == (2, True), done.stderr
+
+
 def test_the_package_works_as_it_stands_in_workers_too(clone, package, tmp_path, monkeypatch):
     (line,) = [line for line in command(clone, "list", PYTHONPATH=package).splitlines() if " spread " in line]
     assert line.endswith("one simplex over all classes [paper: none] (my-losses 1.0)")
-    words = ["coop_spread", "shapes", "0.5", "--seeds", "1", "--epochs", "1", "--shots", "2", "--no-baseline"]
-    words += ["--output", str(tmp_path / "out"), "SPREAD.WEIGHT", "0.2"]
+    draw(images := tmp_path / "pictures", "/")
+    words = ["coop_spread", str(images), "natural", "--backbone", "micro", "--seeds", "1", "--epochs", "1"]
+    words += ["--no-baseline", "--output", str(tmp_path / "out"), "SPREAD.WEIGHT", "0.2"]
     answers = []
     monkeypatch.setenv("PYTHONPATH", f"{package}{os.pathsep}{clone}")
     task = Task([["coop", *words[1:]], words])
     Pool([task], 1, lambda task, answer, again: answers.append(answer), tmp_path / "log", folder=clone).run()
     assert [outcome.get("status") for outcome in answers[-1]] == ["new", "new"], answers
-    out = tmp_path / "out" / "shapes"
+    out = tmp_path / "out" / "pictures"
     plain, spread = (next((out / name).rglob("log.txt")).read_text() for name in ("coop", "coop_spread"))
     assert "loss_spread" in spread
     assert "loss_spread" not in plain

@@ -28,11 +28,11 @@ class Coverage:
         self._told_copies = False
         self._copies = CopiesRun.count
 
-    def on_attaching(self) -> str:
-        """The modules that will be read."""
+    def on_attaching(self) -> None:
+        """Say which modules will be read."""
         names = self._names
         read = [f"{k} features from model.{names[k]} ({type(m).__name__})" for k, m in self._encoders.items()]
-        return f"CPTHook on {type(self._trainer).__name__}: {', '.join(read) or 'features as stated'}"
+        LOG.info(f"CPTHook on {type(self._trainer).__name__}: {', '.join(read) or 'features as stated'}")
 
     def of_forward(self, forward: Forward, text: Tensor, image: Tensor, total: Tensor) -> None:
         """Say of the first forward which features are regularized, and which trained modules get nothing of it."""

@@ -208,9 +208,8 @@ class HookHandle:
             self._step.measure_gradients(parameters, scale, found)
 
     def describe(self) -> list[str]:
-        """Log lines: the modules that give features, and of the regularizers clusters, sizes, weights."""
-        lines = [line for regularizer in self.regularizers for line in regularizer.describe()]
-        return [self._step.coverage.on_attaching(), *lines] if self._step else lines
+        """Log lines about the regularizers: clusters, sizes, weights."""
+        return [line for regularizer in self.regularizers for line in regularizer.describe()]
 
     def __enter__(self) -> HookHandle:
         return self

@@ -83,6 +83,7 @@ class RegularizedStep:
         self._trainer.forward_backward = self
         attached_models[self._model] = weakref.ref(self)
         self.installed = True
+        self.coverage.on_attaching()
 
     def uninstall(self) -> None:
         """Take everything out; beneath somebody else's later wrapper this step stays, without effect."""

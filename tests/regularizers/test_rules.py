@@ -25,6 +25,7 @@ WRONG = {
     "lacks the attribute 'paper': give it a text": ('"none"', '""'),
     "lacks the attribute 'name': give it a text": ("name, config_node, paper", "label, config_node, paper"),
     "has a tuple as attribute 'name': make it a text": ('= "wide", "WIDE"', '= ("wide",), "WIDE"'),
+    "has the name 'wide-1': small letters, digits and _ make up names": ('= "wide", "WIDE"', '= "wide-1", "WIDE-1"'),
     "has the configuration node 'WDIE': make it 'WIDE', the name in capitals": ('"WIDE"', '"WDIE"'),
     "give setting 'weight' a default value": ("weight: float = 0.1", "weight: float"),
     "has '**settings' in __init__: name every setting there": ("weight: float = 0.1", "weight=0.1, **settings"),
