@@ -50,12 +50,22 @@ def _without_cuda() -> None:
     def load(*args: Any, **kwargs: Any) -> Any:
         return original_load(*args, **{**kwargs, "map_location": "cpu"})
 
-    torch.cuda.amp.GradScaler = functools.partial(torch.amp.GradScaler, "cpu", init_scale=LOSS_SCALE)
+    torch.cuda.amp.GradScaler = Scaler
     original_load = torch.load
     torch.load = load
     for cls in (torch.Tensor, nn.Module):
         cls.cuda = cls.half = itself
         cls.to = on_cpu(cls.to)
+
+
+class Scaler(torch.amp.GradScaler):
+    """Scales losses on a CPU; it divides by a float32, which torch wants, also where ``float`` means float64."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", init_scale=LOSS_SCALE)
+
+    def _unscale_grads_(self, optimizer: Any, inv_scale: torch.Tensor, *args: Any) -> Any:
+        return super()._unscale_grads_(optimizer, inv_scale.to(torch.float32), *args)
 
 
 def clip_modules(repository: Repository, name: str) -> list[Any]:
