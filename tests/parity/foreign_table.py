@@ -25,9 +25,10 @@ from tests.parity.foreign_launch import ROOT, run_repository, variables
 DOCUMENT = ROOT / "docs" / "hook-table.md"
 HEAD = """# The hook on the released trainers
 
-Written by `python -m tests.parity.foreign_table`, with {variables} naming clones of the released repositories;
-`tests/parity/test_foreign_hook.py` checks the same. Measured with {versions}, on a CPU; nothing here was run on a GPU.
-{supported} of {tried} trainers run hooked.
+**{supported} of {tried} trainers run hooked.** Written by `python -m tests.parity.foreign_table`, and checked by
+`tests/parity/test_foreign_hook.py`. Measured with {versions}, on a CPU; nothing here was run on a GPU.
+Clones of the released repositories are named by
+{variables}.
 
 Every trainer runs on a real Dassl with its data loaders, optimizer and schedule, on a random CLIP of two blocks (nine
 in the text tower of TCP and DeKg_TCP) and random images. No file of theirs is changed. From outside, half precision
@@ -46,10 +47,10 @@ plain CLIP are given.
 
 - **gradient error**: largest relative error max |a - b| / max |b| over all trained tensors, hook against an explicit
   sum main loss + regularizer written without the hook: the encoders' outputs are noted by a hook of torch, and the sum
-  is formed in `Tensor.backward`; for ProMetaR in its first `torch.autograd.grad`. fp32: with `CPTLoss`; fp64: with the
-  formulas written out in the test.
-  DPC's second stage keeps its prompts in fp32, as its checkpoint has them, also in the fp64 run. 0 means that every
-  bit is the same.
+  is formed in `Tensor.backward`; for ProMetaR in its first `torch.autograd.grad`, and what is compared is the gradient
+  of its last loss, at prompts that the regularized one has moved. fp32: with `CPTLoss`; fp64: with the formulas
+  written out in the test. DPC's second stage keeps its prompts in fp32, as its checkpoint has them, also in the fp64
+  run. 0 means that every bit is the same.
   *Loss scaled*: the trainer's own mixed precision with a loss scale of {scale:g}; without a GPU nothing is cast.
 - **tensors**: how many tensors are trained, and of these how many act after the features (adapters, probes): the
   regularizer has no gradient for them and leaves theirs as it is, bit for bit.
@@ -121,7 +122,7 @@ def head(rows: dict[tuple[str, str], list[str]]) -> str:
         versions=VERSIONS,
         supported=sum(any(SUPPORTED in row for row in tried) for tried in rows.values()),
         tried=len(rows),
-        left="".join(f"- {name} {why}\n" for name, why in LEFT.items()),
+        left="".join(f"- {name}: {why}\n" for name, why in LEFT.items()),
         lacking="".join(f"- {name}: {what}\n" for name, what in lacking.items()),
         own=", ".join(dict.fromkeys(case.repository.name for case in CASES if case.repository.dassl)),
         steps=STEPS,
