@@ -25,10 +25,9 @@ from tests.parity.foreign_launch import ROOT, run_repository, variables
 DOCUMENT = ROOT / "docs" / "hook-table.md"
 HEAD = """# The hook on the released trainers
 
-**{supported} of {tried} trainers run hooked.** Written by `python -m tests.parity.foreign_table`, and checked by
-`tests/parity/test_foreign_hook.py`. Measured with {versions}, on a CPU; nothing here was run on a GPU.
-Clones of the released repositories are named by
-{variables}.
+{measured}
+
+{supported} of {tried} trainers run hooked.
 
 Every trainer runs on a real Dassl with its data loaders, optimizer and schedule, on a random CLIP of two blocks (nine
 in the text tower of TCP and DeKg_TCP) and random images. No file of theirs is changed. From outside, half precision
@@ -53,7 +52,8 @@ plain CLIP are given.
   run. 0 means that every bit is the same.
   *Loss scaled*: the trainer's own mixed precision with a loss scale of {scale:g}; without a GPU nothing is cast.
 - **tensors**: how many tensors are trained, and of these how many act after the features (adapters, probes): the
-  regularizer has no gradient for them and leaves theirs as it is, bit for bit.
+  regularizer has no gradient for them and leaves theirs as it is, bit for bit (where gradients are clipped by their
+  common norm, none stays).
 - **frozen text**: relative error of the features that the hook found, against plain CLIP with the repository's own
   tokenizer, fp32.
 - **weight 0**: after {steps} steps with all weights 0, gradients, weights, buffers, momenta, summaries and the three
@@ -65,6 +65,11 @@ plain CLIP are given.
 """
 VERSIONS = f"Python {platform.python_version()} and torch {torch.__version__}"
 SUPPORTED = " yes | "
+MEASURED = (
+    "Written by `python -m tests.parity.foreign_table`, with {variables} naming clones of the released repositories; "
+    "`tests/parity/test_foreign_hook.py` checks the same. Measured with {versions}, on a CPU; nothing here was run on "
+    "a GPU."
+)
 COLUMNS = (
     "trainer", "file, SHA-256", "its model returns", "hook", "runs hooked", "gradient error fp32", "fp64", "tensors",
     "frozen text", "weight 0 identical", "draws unchanged", "refused why",
@@ -117,17 +122,23 @@ def source(case: Case) -> str:
 def head(rows: dict[tuple[str, str], list[str]]) -> str:
     """What stands above the table; ``rows`` by trainer and code, which counts once in however many ways tried."""
     lacking = {case.repository.name: case.repository.lacks for case in CASES if case.repository.lacks}
+    names = ", ".join(needed()).replace(", CPT_RELEASED_", ", _")
     return HEAD.format(
-        variables=textwrap.fill(", ".join(needed()), 110, break_on_hyphens=False),
-        versions=VERSIONS,
+        measured=textwrap.fill(MEASURED.format(variables=names, versions=VERSIONS), 120),
         supported=sum(any(SUPPORTED in row for row in tried) for tried in rows.values()),
         tried=len(rows),
-        left="".join(f"- {name}: {why}\n" for name, why in LEFT.items()),
-        lacking="".join(f"- {name}: {what}\n" for name, what in lacking.items()),
+        left=listed(LEFT),
+        lacking=listed(lacking),
         own=", ".join(dict.fromkeys(case.repository.name for case in CASES if case.repository.dassl)),
         steps=STEPS,
         scale=LOSS_SCALE,
     )
+
+
+def listed(items: dict[str, str]) -> str:
+    """Lines of a list of names and what is said of them."""
+    lines = (textwrap.fill(f"- {name}: {said}", 120, subsequent_indent="  ") for name, said in items.items())
+    return "".join(f"{line}\n" for line in lines)
 
 
 def needed() -> list[str]:
@@ -138,7 +149,7 @@ def needed() -> list[str]:
 def kept() -> dict[str, str]:
     """Rows of the table as it is, by what they begin with; refuses one that was measured with other versions."""
     text = DOCUMENT.read_text(encoding="utf-8")
-    if VERSIONS not in text:
+    if VERSIONS not in text.replace("\n", " "):
         raise SystemExit(f"{DOCUMENT} was not measured with {VERSIONS}: measure all repositories anew")
     return {" | ".join(line.split(" | ")[:2]): f"{line}\n" for line in text.splitlines() if line.startswith("| ")}
 
