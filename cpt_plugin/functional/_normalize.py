@@ -53,10 +53,13 @@ class _Unit(torch.autograd.Function):
         norms = _without_zeros(norms)
         units = scaled / norms
         ctx.save_for_backward(features, units, norms, factors)
+        ctx.set_materialize_grads(False)
         return units
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:
+            return None
         features, units, norms, factors = ctx.saved_tensors
         if torch.is_grad_enabled():  # a second derivative is wanted: connect the lengths to the features
             norms = _without_zeros(_norms(features if factors is None else features * factors))

@@ -210,12 +210,15 @@ class _SquaredGaps(torch.autograd.Function):
         gaps = _gaps(clusters, target, mask)
         ctx.save_for_backward(clusters, gaps)
         ctx.constants = target, mask, scale
+        ctx.set_materialize_grads(False)
         if isinstance(scale, Tensor):
             return (gaps.square() * scale).sum()
         return gaps.square().sum() * scale
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, gradient: Tensor | None) -> tuple[Tensor | None, None, None, None]:
+        if gradient is None:
+            return None, None, None, None
         clusters, gaps = ctx.saved_tensors
         target, mask, scale = ctx.constants
         if torch.is_grad_enabled():  # a second derivative is wanted: connect the gaps to the clusters

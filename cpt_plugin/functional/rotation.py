@@ -68,10 +68,13 @@ class _DeadZoneL1(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, difference: Tensor) -> Tensor:
         ctx.save_for_backward(difference)
+        ctx.set_materialize_grads(False)
         return difference.abs().sum()
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+    def backward(ctx: Any, gradient: Tensor | None) -> Tensor | None:
+        if gradient is None:
+            return None
         (difference,) = ctx.saved_tensors
         signs = difference.sign().masked_fill_(difference.abs() < DEAD_ZONE, 0.0)
         return signs * gradient

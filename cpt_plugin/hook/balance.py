@@ -157,11 +157,14 @@ class Weighted(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, part: Tensor, balance: GradientBalance, name: str) -> Tensor:
         ctx.balance, ctx.name = balance, name
+        ctx.set_materialize_grads(False)
         return part.clone()
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, None, None]:
         (gradient,) = gradients
+        if gradient is None:
+            return None, None, None
         return gradient * ctx.balance.factor(ctx.name), None, None
 
 

@@ -1,8 +1,8 @@
 """The released repositories, where environment variables say that they are on this machine.
 
-CPT_RELEASED_COOP, _MAPLE, _PROMPTSRC, _DPC, _DAPT, _KGCOOP, _DEPT, _PROMPTKD: clones of those repositories;
-CPT_RELEASED_DASSL: a clone of Dassl.pytorch. They are only run beside this package; nothing of them is in this
-repository. They import packages of their own (NEEDED).
+CPT_RELEASED_COOP, _MAPLE, _PROMPTSRC, _DPC, _DAPT and those that the files in ``foreign/`` name: clones of those
+repositories; CPT_RELEASED_DASSL: a clone of Dassl.pytorch. They are only run beside this package; nothing of them is in
+this repository. They import packages of their own (NEEDED).
 """
 
 from __future__ import annotations

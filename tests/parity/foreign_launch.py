@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from tests.parity.foreign_cases import CASES, Repository
+from tests.parity.foreign import CASES
+from tests.parity.foreign_cases import Repository
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -18,6 +19,11 @@ ROOT = Path(__file__).resolve().parents[2]
 def variables(repository: Repository) -> list[str]:
     """Environment variables that must name clones: the repository, and Dassl unless it brings its own copy."""
     return [repository.variable] if repository.dassl else [repository.variable, "CPT_RELEASED_DASSL"]
+
+
+def code_of(repository: Repository) -> Path:
+    """Folder of the repository's ``train.py``."""
+    return Path(os.environ[repository.variable]).resolve() / repository.folder
 
 
 def run_repository(repository: Repository, folder: Path) -> dict[str, dict[str, Any]]:
@@ -39,9 +45,10 @@ def run_repository(repository: Repository, folder: Path) -> dict[str, dict[str, 
         "OMP_NUM_THREADS": "1",
     }
     result = folder / "result.pt"
-    command = [sys.executable, "-m", "tests.parity.foreign_worker", str(clone / repository.folder), str(folder),
-               ",".join(indices), str(result)]  # fmt: skip
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=280)
+    command = [sys.executable, "-m", "tests.parity.foreign_worker", str(folder), ",".join(indices), str(result)]
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120 * len(indices)
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)}\n{done.stdout[-2000:]}{done.stderr[-4000:]}")
     return torch.load(result)

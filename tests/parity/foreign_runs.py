@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
+import inspect
 import io
+import pkgutil
 import random
 import re
 import shutil
@@ -16,13 +19,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cpt_plugin import CPTHook
-from tests.parity.foreign_cases import STEPS, Case
+from cpt_plugin.hook import HookHandle
+from tests.parity.foreign_cases import STEPS, ByHand, Case
 from tests.parity.foreign_setup import configuration
 from tests.runner.released import events
 
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(image features, text features, labels) -> scalar."""
+Attach = Callable[[Any], HookHandle]
+"""Attaches a hook to a trainer."""
 
 
 def build(train: Any, case: Case, folder: Path, **more: Any) -> Any:
@@ -35,13 +40,8 @@ def build(train: Any, case: Case, folder: Path, **more: Any) -> Any:
 
 
 def prerequisites(train: Any, case: Case, folder: Path) -> None:
-    """What a trainer needs from an earlier run of its repository: DAPT's prototypes, DPC's first stage."""
-    if case.trainer == "DAPT":
-        build(train, case, folder, **{"TRAINER.DAPT.PROTOTYPE_GEN": True})
-    if case.trainer == "StackSPLE_CoOp":
-        first = build(train, case, folder, **{"TRAINER.NAME": "CoOp"})
-        steps(first, 1)
-        first.save_model(0, str(folder / "stage-one"))
+    """What a trainer needs from an earlier run of its repository."""
+    case.before(functools.partial(build, train, case, folder), folder)
 
 
 def generators() -> str:
@@ -57,27 +57,38 @@ def seed() -> None:
 
 
 def steps(trainer: Any, count: int = STEPS) -> dict[str, Any]:
-    """Training steps on the trainer's own loader: gradients of the first, all states, summaries, generators."""
+    """Training steps on the trainer's own loader: gradients of the first, all states, summaries, generators.
+
+    A trainer whose steps take a second batch gets one of its loader of validation images, as in its own epochs.
+    """
+    second = len(inspect.signature(type(trainer).forward_backward).parameters) > 2
     trainer.set_model_mode("train")
     trainer.num_batches, trainer.epoch, summaries = len(trainer.train_loader_x), 0, []
     gradients: dict[str, Tensor] = {}
     for index, batch in zip(range(count), trainer.train_loader_x, strict=False):
         trainer.batch_idx = index
-        summaries.append(trainer.forward_backward(batch))
+        batches = (batch, next(iter(trainer.val_loader))) if second else (batch,)
+        summaries.append(trainer.forward_backward(*batches))
         if index == 0:
             gradients = {n: p.grad.clone() for n, p in trainer.model.named_parameters() if p.grad is not None}
     state = {name: value.detach().clone() for name, value in trainer.model.state_dict().items()}
-    optimizer = trainer.optim.state_dict()["state"]
-    momenta = {f"{i}.{k}": v.clone() for i, s in optimizer.items() for k, v in s.items() if isinstance(v, Tensor)}
+    optimizers = [optimizer.state_dict()["state"] for optimizer in trainer._optims.values() if optimizer is not None]
+    momenta = {
+        f"{o}.{i}.{key}": value.clone()
+        for o, states in enumerate(optimizers)
+        for i, values in states.items()
+        for key, value in values.items()
+        if isinstance(value, Tensor)
+    }
     return {"gradients": gradients, "state": state | momenta, "summaries": summaries, "generators": generators()}
 
 
-def run(train: Any, case: Case, folder: Path, hook: CPTHook | None = None) -> dict[str, Any]:
+def run(train: Any, case: Case, folder: Path, attach: Attach | None = None) -> dict[str, Any]:
     """One short training, plain or with a hook that finds everything by itself."""
     trainer = build(train, case, folder)
     seed()
     before = generators()
-    handle = hook.attach(trainer) if hook else None
+    handle = attach(trainer) if attach else None
     result: dict[str, Any] = {"attaching drew": generators() != before}
     result |= steps(trainer)
     if handle is not None:
@@ -87,59 +98,81 @@ def run(train: Any, case: Case, folder: Path, hook: CPTHook | None = None) -> di
 
 
 def run_by_hand(train: Any, case: Case, folder: Path, loss: Loss) -> dict[str, Any]:
-    """The same training with main loss + ``loss``, without the package's hook.
-
-    The two encoders' ``forward`` note what they return; ``Tensor.backward`` adds the loss of what was noted.
-    """
+    """The same training with main loss + ``loss``, without the package's hook, see :class:`ByHand`."""
     trainer = build(train, case, folder)
     seed()
-    noted: dict[str, Any] = {}
-
-    def noting(kind: str) -> None:
-        encoder = getattr(trainer.model, f"{kind}_encoder")
-        forward = encoder.forward
-
-        def forward_and_note(*args: Any, **kwargs: Any) -> Tensor:
-            output = forward(*args, **kwargs)
-            if torch.is_grad_enabled():
-                noted[kind].append(output)
-            return output
-
-        encoder.forward = forward_and_note
-
-    noting("text")
-    noting("image")
-    parser = "parse_sple_batch_train" if hasattr(trainer, "parse_sple_batch_train") else "parse_batch_train"
-    parse, step, backward = getattr(trainer, parser), trainer.forward_backward, Tensor.backward
-
-    def parse_and_note(batch: Any) -> Any:
-        image, noted["labels"] = parse(batch)
-        return image, noted["labels"]
-
-    def backward_of_sum(main: Tensor, *args: Any, **kwargs: Any) -> None:
-        text = noted["text"][0] if len(noted["text"]) == 1 else torch.stack(noted["text"])
-        (image,) = noted["image"]
-        backward(main + loss(image, text, noted["labels"]).to(main.dtype), *args, **kwargs)
-
-    def step_by_hand(batch: Any) -> Any:
-        noted.update(text=[], image=[])
-        Tensor.backward = backward_of_sum  # type: ignore[method-assign]
-        try:
-            return step(batch)
-        finally:
-            Tensor.backward = backward  # type: ignore[method-assign]
-
-    setattr(trainer, parser, parse_and_note)
-    trainer.forward_backward = step_by_hand
+    ExplicitSum(trainer, case.by_hand, loss)
     return steps(trainer)
 
 
-def whole_training(train: Any, case: Case, folder: Path, hook: CPTHook) -> dict[str, Any]:
+class ExplicitSum:
+    """What the encoders return is noted; ``Tensor.backward``, or another function, adds the loss of what was noted."""
+
+    def __init__(self, trainer: Any, by_hand: ByHand, loss: Loss) -> None:
+        self._by_hand, self._loss, self._model = by_hand, loss, trainer.model
+        self._labels: list[Tensor] = []
+        self._texts: list[Any] = []
+        self._images: list[Any] = []
+        self._added, self._passes = 0, 0
+        owner, self._name = by_hand.derivative
+        self._owner = pkgutil.resolve_name(owner)
+        self._derivative = getattr(self._owner, self._name)
+        self._step = trainer.forward_backward
+        trainer.forward_backward = self.step
+        if by_hand.parser:
+            self._parse = getattr(trainer, by_hand.parser)
+            setattr(trainer, by_hand.parser, self.parse)
+        self._note(trainer.model.get_submodule(by_hand.text), self._texts)
+        self._note(trainer.model.get_submodule(by_hand.image), self._images)
+
+    def step(self, *batches: Any) -> Any:
+        self._clear()
+        self._added = 0
+        self._labels.clear()
+        if not self._by_hand.parser:
+            self._labels += map(self._by_hand.labels, batches)
+        setattr(self._owner, self._name, lambda main, *args, **kwargs: self.derivative(main, *args, **kwargs))
+        try:
+            return self._step(*batches)
+        finally:
+            setattr(self._owner, self._name, self._derivative)
+
+    def parse(self, batch: Any) -> Any:
+        parsed = self._parse(batch)
+        self._labels.append(self._by_hand.labels(parsed))
+        return parsed
+
+    def derivative(self, main: Tensor, *args: Any, **kwargs: Any) -> Any:
+        self._passes += 1
+        if self._texts and self._passes > self._by_hand.backward and not (self._by_hand.once and self._added):
+            model = (self._model,) if self._by_hand.with_model else ()
+            text, image = self._by_hand.features(self._texts, self._images, *model)
+            labels = self._labels[min(self._added, len(self._labels) - 1)]
+            main = main + self._by_hand.multiplier * self._loss(image, text, labels).to(main.dtype)
+            self._added += 1
+            self._clear()
+        return self._derivative(main, *args, **kwargs)
+
+    def _clear(self) -> None:
+        self._texts.clear()
+        self._images.clear()
+        self._passes = 0
+
+    @staticmethod
+    def _note(module: Any, outputs: list[Any]) -> None:
+        def note(_: Any, inputs: Any, output: Any) -> None:
+            if torch.is_grad_enabled():
+                outputs.append(output)
+
+        module.register_forward_hook(note)
+
+
+def whole_training(train: Any, case: Case, folder: Path, attach: Attach) -> dict[str, Any]:
     """``trainer.train()`` for one epoch with the hook: log lines, TensorBoard, results of the test."""
     output = folder / f"run-{case.trainer}"
     shutil.rmtree(output, ignore_errors=True)
     trainer = build(train, case, folder, OUTPUT_DIR=str(output), **{"OPTIM.MAX_EPOCH": 1})
-    handle, text = hook.attach(trainer), io.StringIO()
+    handle, text = attach(trainer), io.StringIO()
     with contextlib.redirect_stdout(text):
         trainer.train()
     handle.detach()

@@ -5,12 +5,10 @@ Half precision and ``.cuda()`` do nothing, its CLIP finds tiny weights, and modu
 
 from __future__ import annotations
 
-import importlib.util
-import json
+import functools
 import sys
 import types
 from importlib import import_module
-from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Any
 
@@ -18,46 +16,25 @@ import torch
 from torch import nn
 
 from cpt_plugin.toolkit import compat
-from tests.helpers.tiny_clip import random_state
-from tests.parity.foreign_cases import BATCH, SHOTS, Case
-from tests.runner.released import CLASSES, prepare
+from tests.parity.foreign_cases import BATCH, LOSS_SCALE, SHOTS, Case, Repository
+from tests.parity.foreign_stubs import stub
+from tests.parity.foreign_weights import write_weights
+from tests.runner.released import prepare
 
 _ROOT = Path(__file__).resolve().parents[2]
 
 
-def import_released(repository: Path) -> Any:
+def import_released(repository: Repository, code: Path) -> Any:
     """Their ``train.py`` as a module, after which all their trainers and data sets are registered."""
     compat.prepare_dassl()
-    sys.path[:] = [str(repository), *(p for p in sys.path if p and Path(p).resolve() != _ROOT)]
+    sys.path[:] = [str(code), *(p for p in sys.path if p and Path(p).resolve() != _ROOT)]
     import_module("dassl.engine")
     compat.repair_dassl()
-    _stand_ins(repository)
+    if (code / "clip").is_dir() and not (code / "clip" / "__init__.py").exists():
+        stub("clip", __path__=[str(code / "clip")])
+    repository.stand_ins(code)
     _without_cuda()
-    return import_module("train")
-
-
-def _stand_ins(repository: Path) -> None:
-    from dassl.engine import TrainerX
-    from dassl.optim import build_optimizer
-
-    if not (repository / "clip" / "__init__.py").exists():
-        stub("clip", __path__=[str(repository / "clip")])
-    stub("plotnine")
-    if not (repository / "trainers" / "imagenet_templates.py").exists():
-        templates = ["a photo of a {}.", "a {}."]
-        stub("trainers.imagenet_templates", IMAGENET_TEMPLATES=templates, IMAGENET_TEMPLATES_SELECT=templates)
-    if not (repository / "trainers" / "base.py").exists():
-        stub("trainers.base", TrainerX=TrainerX)
-        stub("trainers.optim", build_optimizer=lambda model, cfg: (build_optimizer(model, cfg), None))
-
-
-def stub(name: str, **values: Any) -> None:
-    """Put a module of these values in place of one that cannot be imported or is not needed."""
-    module = types.ModuleType(name)
-    module.__spec__ = ModuleSpec(name, None)
-    module.__all__ = []  # type: ignore[attr-defined]
-    vars(module).update(values)
-    sys.modules[name] = module
+    return import_module(repository.train)
 
 
 def _without_cuda() -> None:
@@ -66,13 +43,14 @@ def _without_cuda() -> None:
 
     def on_cpu(to: Any) -> Any:
         def moved(self: Any, *args: Any, **kwargs: Any) -> Any:
-            return self if args[:1] == ("cuda",) else to(self, *args, **kwargs)
+            return self if str(args[:1]).startswith(("('cuda", "(device(type='cuda")) else to(self, *args, **kwargs)
 
         return moved
 
     def load(*args: Any, **kwargs: Any) -> Any:
         return original_load(*args, **{**kwargs, "map_location": "cpu"})
 
+    torch.cuda.amp.GradScaler = Scaler
     original_load = torch.load
     torch.load = load
     for cls in (torch.Tensor, nn.Module):
@@ -80,54 +58,61 @@ def _without_cuda() -> None:
         cls.to = on_cpu(cls.to)
 
 
-def clip_modules(name: str) -> list[Any]:
-    """A module of the repository's copies of CLIP: DePT has two of them."""
-    packages = [package for package in ("clip", "clip_maple") if importlib.util.find_spec(package)]
-    return [import_module(f"{package}.{name}") for package in packages]
+class Scaler(torch.amp.GradScaler):
+    """Scales losses on a CPU; it divides by a float32, which torch wants, also where ``float`` means float64."""
+
+    def __init__(self) -> None:
+        super().__init__("cpu", init_scale=LOSS_SCALE)
+
+    def _unscale_grads_(self, optimizer: Any, inv_scale: torch.Tensor, *args: Any) -> Any:
+        return super()._unscale_grads_(optimizer, inv_scale.to(torch.float32), *args)
+
+
+def clip_modules(repository: Repository, name: str) -> list[Any]:
+    """Modules of the repository's copies of CLIP in which ``name`` is defined."""
+    return [
+        module
+        for path, module in sys.modules.items()
+        if path.startswith(tuple(f"{package}." for package in repository.clips))
+        and getattr(getattr(module, name, None), "__module__", None) == path
+    ]
 
 
 def compute_in(dtype: torch.dtype) -> None:
-    """Let everything that is built from now on compute in float32 or float64."""
-    wide = dtype == torch.float64
-    for model in clip_modules("model"):
-        if not hasattr(model, "released_forward"):
-            model.released_forward = model.LayerNorm.forward
-        model.LayerNorm.forward = nn.LayerNorm.forward if wide else model.released_forward
+    """Let everything that is built from now on compute in float32 or float64, also their layer norms in float32."""
+    for cls in nn.LayerNorm.__subclasses__():
+        if "forward" in vars(cls):
+            cls.released_forward = vars(cls).get("released_forward", cls.forward)
+            cls.forward = nn.LayerNorm.forward if dtype == torch.float64 else cls.released_forward
     torch.set_default_dtype(dtype)
-    nn.Module.float = lambda self: self.to(dtype)  # type: ignore[method-assign]
+    for kind in (torch.Tensor, nn.Module):
+        kind.float = lambda self: self.to(dtype)  # type: ignore[method-assign]
 
 
-def write_weights(path: Path, case: Case, **sizes: int) -> None:
-    """Tiny random CLIP weights of the case's sizes, two blocks in either tower."""
-    state = random_state(
-        text_layers=2, vision_layers=2, resolution=case.resolution, patch=case.patch, seed=4, **{**case.sizes, **sizes}
-    )
-    torch.save(state, path)
+def serve_weights(repository: Repository, path: Path) -> None:
+    """Let their CLIP load these weights in place of a download."""
+    for clip in clip_modules(repository, "_download"):
+        clip._download = functools.partial(_served, path)
+        clip._download.__module__ = clip.__name__
 
 
-def serve_weights(path: Path) -> None:
-    """Let their CLIP load these weights in place of a download; DPC's loaders leave out an argument."""
-    plain = {"trainer": "CoOp", "vision_depth": 0, "language_depth": 0, "vision_ctx": 0, "language_ctx": 0}
-    for clip in clip_modules("clip"):
-        clip._download = lambda url, root=None: str(path)
-        if clip.build_model.__code__.co_argcount == 2:
-            clip.build_model.__defaults__ = (plain,)
+def _served(path: Path, url: str, root: str | None = None) -> str:
+    return str(path)
 
 
 def write_files(folder: Path, case: Case) -> None:
-    """Images in EuroSAT's layout; the files that PromptKD and DPC expect in fixed places."""
+    """Images in EuroSAT's layout, weights, and what the case expects in fixed places."""
     if not (folder / "data").exists():
         prepare(folder)
     write_weights(folder / "weights.pt", case)
-    if case.trainer == "PromptKD":
-        (folder / "clip").mkdir(exist_ok=True)
-        write_weights(folder / "clip" / "ViT-B-16.pt", case)
-        write_weights(folder / "clip" / "ViT-L-14.pt", case, embed_dim=768)
-        teacher = folder / "teacher_model" / "EuroSAT" / "VLPromptLearner" / "model-best.pth.tar"
-        teacher.parent.mkdir(parents=True, exist_ok=True)
-        torch.save({"state_dict": {}, "epoch": 1, "val_result": 0.0}, teacher)
-    images = {name: [label, [f"{name}/train{i}.png" for i in range(SHOTS)]] for label, name in enumerate(CLASSES)}
-    (folder / "pictures.json").write_text(json.dumps({"train": [images], "val": [images]}))
+    case.files(folder, case)
+
+
+class Arguments(types.SimpleNamespace):
+    """Words of a command line; all that were not given are empty."""
+
+    def __getattr__(self, name: str) -> str:
+        return ""
 
 
 def configuration(train: Any, case: Case, folder: Path, **more: Any) -> Any:
@@ -135,7 +120,11 @@ def configuration(train: Any, case: Case, folder: Path, **more: Any) -> Any:
     from dassl.config import get_cfg_default
 
     cfg = get_cfg_default()
+    if case.repository.arguments:
+        train.args = Arguments(**case.repository.arguments)
     train.extend_cfg(cfg)
+    if case.repository.arguments:
+        train.reset_cfg(cfg, train.args)
     values = {
         "DATASET.ROOT": f"{folder / 'data'}/",
         "DATASET.NAME": "EuroSAT",
@@ -159,11 +148,9 @@ def configuration(train: Any, case: Case, folder: Path, **more: Any) -> Any:
         "OPTIM.WARMUP_CONS_LR": 0.01,
         "TRAIN.PRINT_FREQ": 1,
         "TRAINER.NAME": case.trainer,
-        **case.options,
+        **case.values(folder),
         **more,
     }
-    if "SPLE" in cfg:
-        values |= {"SPLE.BACK_CKPT_PATH": str(folder / "stage-one"), "SPLE.PIC_LIB": str(folder / "pictures.json")}
     cfg.merge_from_list([part for pair in values.items() for part in pair])
     cfg.freeze()
     return cfg
