@@ -46,11 +46,17 @@ class Attachment:
         self.muted = False
         self._multiplier = multiplier
         self._only = only
+        self._released = False
         self._observe = observe
         self._outputs = outputs
 
     def loss_gradient(self, gradients: Gradients, loss: Tensor) -> Tensor | None:
         """The multiplier of the main loss, None for nothing; ``gradients`` are those that reached the outputs."""
+        if self._released:
+            raise HookError(
+                "The output of an earlier training step was back-propagated once that step was over, so the "
+                "regularizer cannot be multiplied as its loss is: use CPTLoss in such a training loop."
+            )
         self.fired += 1
         if self._only and self.fired != self._only:
             return None
@@ -61,8 +67,8 @@ class Attachment:
                 'counted twice: CPTHook(backward="first") or "second" adds it to that of these passes whose gradient '
                 "trains (in the runner --backward first)."
             )
-        self.done = True
         multiplier = self._multiplier(self._outputs, gradients, loss)
+        self.done = True
         observe, self._observe = self._observe, None
         if observe is not None:
             observe(tuple(o for o, _ in arrived), tuple(g for _, g in arrived), multiplier)
@@ -70,7 +76,7 @@ class Attachment:
 
     def release(self) -> None:
         """Let go of the model's outputs, once their step is over."""
-        self._outputs, self._observe = (), None
+        self._released, self._outputs, self._observe = True, (), None
 
 
 class _Inject(torch.autograd.Function):

@@ -181,9 +181,11 @@ class Features:
     def _refusal(self, problem: str, view: StepView) -> HookError:
         """The problem, the line that states the features, filled in with what was seen, and what that was."""
         joint = " " if problem.endswith(" or") else ": "
+        line = self._suggestion(view)
+        note = " (the mean is for several prompts of each class; features of each image are (B, K, d))"
         return HookError(
-            f"{problem}{joint}{_STATED}, e.g. CPTHook(features=lambda step: {self._suggestion(view)}), in the runner "
-            f"--features FILE.py:NAME. In this forward: {described(view)}."
+            f"{problem}{joint}{_STATED}, e.g. CPTHook(features=lambda step: {line}), in the runner --features "
+            f"FILE.py:NAME{note * ('.mean(' in line)}. In this forward: {described(view)}."
         )
 
     def _suggestion(self, view: StepView) -> str:

@@ -51,11 +51,13 @@ class Arrival:
     """What is seen when a gradient arrives at the model's output.
 
     weight: of the returned loss itself, where nothing else of the output is used, as a tensor over the loss scale.
+    in_container: whether that loss stands in a tuple, list or dictionary.
     probes: per logits, :func:`cross_entropy_probe` and the type of the logits.
     factor: what stands in front of the loss, over the loss scale; None where it was not seen.
     """
 
     weight: Tensor | None
+    in_container: bool
     scale: Tensor
     factor: Tensor | None
     probes: list[tuple[Tensor, torch.dtype]] = field(default_factory=list)
@@ -71,6 +73,7 @@ class Seen:
     """An :class:`Arrival` on the host."""
 
     weight: float | None
+    in_container: bool
     factor: float | None
     cross_entropies: list[CrossEntropy]
     other_labels: bool
@@ -88,7 +91,7 @@ class Seen:
             if math.isfinite(value):
                 found.append(CrossEntropy(value / scale, alike > 0, round(rows), _tolerance(dtype)))
                 other_labels |= other > 0
-        return cls(weight, factor, found, other_labels)
+        return cls(weight, arrival.in_container, factor, found, other_labels)
 
 
 class LossScale:
@@ -126,7 +129,7 @@ class LossScale:
         """
         arrived = [(o, g) for o, g in zip(outputs, gradients, strict=True) if g is not None]
         scale = self._watch.loss_scale(like)
-        found = Arrival(None, scale, self._watch.factor)
+        found = Arrival(None, len(outputs) > 1, scale, self._watch.factor)
         lone = arrived[0][0] if len(arrived) == 1 else None
         if lone is not None and (lone.dim() == 0 or (lone.shape == (1,) and size > 1)):
             found.weight = arrived[0][1].reshape(()).double() / scale.double()
@@ -199,6 +202,11 @@ class LossScale:
     def _refuse_contradiction(self, seen: Seen) -> None:
         """Raise HookError where a stated divisor is contradicted by all that is seen."""
         steps = self._accumulation or 1
+        if seen.weight is not None and steps > 1 and not _same(seen.weight * steps, 1, 1e-2):
+            raise HookError(
+                f"accumulation={steps} is stated, but the loss that the model returned is back-propagated with the "
+                f"weight {seen.weight:.6g}: {_STATE}."
+            )
         factor_fits = seen.factor is None or _same(seen.factor * steps, 1, 1e-6)
         weights = [ce.weight for ce in seen.cross_entropies]
         fits = factor_fits or any(_same(weight * steps, 1, 1e-2) for weight in (*weights, sum(weights)))
@@ -234,15 +242,19 @@ class LossScale:
         if divisors and not (len(weights) > 1 and (whole or single)) and not (len(weights) == 1 and single):
             return 1 / divisors[0]
         averaged = any(ce.is_one_over(n) for ce in weights for n in range(2, _MOST_STEPS + 1))
-        if factor_is_one and not averaged and not stated and not self._watch.scaled_beside:
+        if factor_is_one and not averaged and not stated:
             self._weak = True
             return 1.0
         raise HookError(self._why(seen, stated))
 
     def _of_returned_loss(self, weight: float, seen: Seen) -> float:
-        """The multiplier of the model's own loss, if a constant in front of the trainer's explains it."""
-        explained = _same(weight, 1, 1e-6) or (seen.factor is not None and _same(weight, seen.factor, 1e-6))
-        if weight > 0 and explained:
+        """The multiplier of the model's own loss, if what stands in front of the trainer's explains it.
+
+        That is 1, 1 / n, or, of a model that returns nothing else, a loss scale made by hand.
+        """
+        explained = seen.factor is not None and _same(weight, seen.factor, 1e-6)
+        divided = any(_same(weight * n, 1, 1e-6) for n in range(2, _MOST_STEPS + 1))
+        if _same(weight, 1, 1e-6) or (explained and (divided or (weight > 1 and not seen.in_container))):
             return weight
         raise HookError(
             f"The loss that the model returned is back-propagated with the weight {weight:.6g}"

@@ -73,7 +73,7 @@ class RegularizedStep:
         self._scale = LossScale(trainer, classes, reading.accumulation, self._watch)
         self.coverage = Coverage(trainer, encoders, names)
         self.failed = False
-        self._refusal: str | None = None
+        self._refusal: HookError | None = None
         self.balance = GradientBalance(trainer)
         self._profile = profile_of(trainer)
         self._steps = 0
@@ -134,12 +134,14 @@ class RegularizedStep:
         try:
             with self._taps.armed(), self._watch.watching():
                 summary = self._original(*args, **kwargs)
+            if self._refusal is not None:
+                raise self._refusal
             self._check_back_propagated()
             self.coverage.end_of_step(f"step {self._steps}{self._position()}")
             self._report(summary)
         except BaseException as error:
             self.failed = True
-            self._refusal = str(error) if isinstance(error, HookError) else None
+            self._refusal = error if isinstance(error, HookError) else None
             raise
         finally:
             self._running = False
@@ -150,8 +152,17 @@ class RegularizedStep:
         return summary
 
     def _timed(self, forward: Forward) -> Any:
-        with self._profile.section("regularizer"):
+        with self._profile.section("regularizer"), self._refusals_kept():
             return self._regularize(forward)
+
+    @contextmanager
+    def _refusals_kept(self) -> Iterator[None]:
+        """A refusal stands, also where the trainer goes on after an error."""
+        try:
+            yield
+        except HookError as error:
+            self._refusal = error
+            raise
 
     def _regularize(self, forward: Forward) -> Any:
         """Called at the end of the model's forward; returns its output with the regularizers attached."""
@@ -196,8 +207,9 @@ class RegularizedStep:
         labels = None if labels_sure else features.labels
 
         def multiplier(outputs: Outputs, gradients: Gradients, like: Tensor) -> Tensor:
-            arrival = self._scale.arrival(outputs, gradients, like, len(features.image), labels)
-            share = self._scale.share(arrival, self._together)
+            with self._refusals_kept():
+                arrival = self._scale.arrival(outputs, gradients, like, len(features.image), labels)
+                share = self._scale.share(arrival, self._together)
             added.times.append((share, arrival))
             return (share * arrival.scale.double()).to(like.dtype)
 

@@ -16,7 +16,8 @@ _MULTIPLYING = tuple(
     f"{name}Backward"
     for name in ("Mul", "Div", "Neg", "Add", "Sub", "View", "Squeeze", "Unsqueeze", "ToCopy", "Clone", "Alias")
 )
-_MOST_TERMS = 64
+_DEEPEST = 64
+"""Sums within sums that are looked into."""
 _LOCK = threading.RLock()
 _ACTIVE = threading.local()
 
@@ -33,8 +34,7 @@ class BackwardWatch:
         self._start()
 
     def _start(self) -> None:
-        self._trunk: list[Tensor] = []
-        self._branches: list[Tensor] = []
+        self._terms: list[_Term] = []
         self._scaled: list[tuple[Tensor, Any]] = []
         self._roots: tuple[Tensor, ...] = ()
         self._depth = 0
@@ -46,11 +46,10 @@ class BackwardWatch:
         The scale of a GradScaler is divided out. It is 1 / n for ``(a + b) / n`` and for ``a / n + b / n``, and 1 where
         the terms of a sum have different factors.
         """
-        if not self._trunk:
+        factors = [factor for term in self._terms if (factor := term.factor()) is not None]
+        if not factors:
             return None
-        arrived = torch.stack(self._branches or self._trunk)
-        alike = (arrived - arrived[0]).abs().amax() <= 1e-6 * arrived[0].abs()
-        factor = torch.where(alike, arrived[0], self._trunk[0])
+        factor = _common(factors, factors[0])
         return factor / self.loss_scale(factor)
 
     @property
@@ -96,59 +95,69 @@ class BackwardWatch:
     @contextmanager
     def back_propagating(self, roots: Any) -> Iterator[None]:
         """During a call that back-propagates ``roots``; calls inside it do not count."""
-        handles: list[Any] = []
         if not self._depth:
             self._roots = tuple(leaf for leaf in tree_leaves(roots) if isinstance(leaf, Tensor))
-            self._trunk, self._branches = [], []
+            self._terms = [_Term(root.grad_fn, root.output_nr) for root in self._roots if _is_loss(root)]
             self._before()
-            trunks = [_below_factors(root.grad_fn) for root in self._roots if root.numel() == 1]
-            for trunk in filter(None, trunks):
-                handles.append(trunk.register_prehook(_noted(self._trunk)))
-                handles += [node.register_prehook(_noted(self._branches)) for node in _terms(trunk)]
         self._depth += 1
         try:
             yield
         finally:
             self._depth -= 1
-            for handle in handles:
-                handle.remove()
+            if not self._depth:
+                for term in self._terms:
+                    term.release()
 
     def note_scaled(self, value: Any, scaler: Any) -> None:
         """A GradScaler made this of a loss."""
         self._scaled += [(leaf, scaler) for leaf in tree_leaves(value) if isinstance(leaf, Tensor)]
 
 
-def _noted(arrived: list[Tensor]) -> Callable[[tuple[Tensor | None, ...]], None]:
-    def note(gradients: tuple[Tensor | None, ...]) -> None:
-        present = [gradient for gradient in gradients if gradient is not None]
-        if len(present) == 1 and present[0].numel() == 1:
-            arrived.append(present[0].detach().double().reshape(()))
+class _Term:
+    """A scalar below the factors in front of it: the gradient that arrives there, and the terms of which it is the sum.
 
-    return note
+    node, place: a node of the graph and which of its outputs is meant.
+    """
+
+    def __init__(self, node: Any, place: int, depth: int = 0) -> None:
+        while len(following := _following(node)) == 1 and _multiplies(node):
+            ((node, place),) = following
+        self._place = place
+        self._arrived: Tensor | None = None
+        self._handle = node.register_prehook(self._note)
+        is_sum = type(node).__name__.startswith(("AddBackward", "SubBackward")) and depth < _DEEPEST
+        self._terms = [_Term(*term, depth + 1) for term in following] if is_sum else []
+
+    def _note(self, gradients: tuple[Tensor | None, ...]) -> None:
+        gradient = gradients[self._place]
+        if gradient is not None and gradient.numel() == 1:
+            self._arrived = gradient.detach().double().reshape(())
+
+    def factor(self) -> Tensor | None:
+        """What stands in front of all terms alike, else in front of the sum; None before its gradient is there."""
+        factors = [factor for term in self._terms if (factor := term.factor()) is not None]
+        return _common(factors, self._arrived) if factors and self._arrived is not None else self._arrived
+
+    def release(self) -> None:
+        """Let go of the graph."""
+        self._handle.remove()
+        for term in self._terms:
+            term.release()
 
 
-def _below_factors(node: Any) -> Any:
-    """From a node of a scalar's graph, the first that neither multiplies by a constant nor only changes the shape."""
-    while node is not None and len(following := _following(node)) == 1 and _multiplies(node):
-        node = following[0]
-    return node
+def _common(factors: list[Tensor], otherwise: Tensor) -> Tensor:
+    """The first of several factors where all are the same; nothing is transferred."""
+    arrived = torch.stack([factor.to(otherwise.device) for factor in factors])
+    alike = (arrived - arrived[0]).abs().amax() <= 1e-6 * arrived[0].abs()
+    return torch.where(alike, arrived[0], otherwise)
 
 
-def _terms(node: Any) -> list[Any]:
-    """The nodes of the terms of a sum, below the factors in front of each; the node itself where it is no sum."""
-    waiting: list[Any] = [node]
-    terms: list[Any] = []
-    while waiting and len(terms) < _MOST_TERMS:
-        at = waiting.pop()
-        if type(at).__name__.startswith(("AddBackward", "SubBackward")):
-            waiting += [_below_factors(following) for following in _following(at)]
-        else:
-            terms.append(at)
-    return terms
+def _is_loss(root: Tensor) -> bool:
+    return root.numel() == 1 and root.grad_fn is not None
 
 
-def _following(node: Any) -> list[Any]:
-    return [function for function, _ in node.next_functions if function is not None]
+def _following(node: Any) -> list[tuple[Any, int]]:
+    return [(function, place) for function, place in node.next_functions if function is not None]
 
 
 def _multiplies(node: Any) -> bool:
