@@ -48,8 +48,9 @@ class CPTHook:
     ``lambda step: (step.text[0], step.image[0])`` where the text encoder is called several times.
     labels: where they are neither the model's argument nor ``batch["label"]``: a function of the same that returns the
     (B,) labels.
-    accumulation: what the trainer divides its loss by, needed only where its model returns logits or a tuple and this
-    cannot be seen from the gradient that arrives; for a model that returns its loss it always can.
+    accumulation: what the trainer divides its loss by; 1 says that all factors belong to the loss itself. Needed only
+    where a refusal asks for it, because it cannot be told from the gradient that arrives
+    (:mod:`cpt_plugin.hook.scale`).
     forwards: "first" regularizes the first forward of the model in a training step only, "each" all of them.
     backward: "first" or "second" adds the regularizer to that of several back-propagations of one output (in ProGrad
     the second is the one that trains); with "once" several are refused.

@@ -7,91 +7,23 @@ A regularizer R is to get what the trainer's loss L gets on its way to ``backwar
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from cpt_plugin.errors import HookError
+from cpt_plugin.hook.accumulation import accumulation_settings
+from cpt_plugin.hook.arrival import SURE, Arrival, Seen, cross_entropy_probe, same, tolerance_of
 from cpt_plugin.hook.watch import BackwardWatch
 
 _MOST_STEPS = 64
-_SURE = 3
 _STATE = (
     "state what the loss is divided by, CPTHook(accumulation=N) (in the runner --accumulation N), or accumulation=1 if "
     "it is not divided and all factors belong to the loss itself"
 )
 _FIRST = 'CPTHook(forwards="first") regularizes the first only (in the runner --forwards first)'
-
-
-@dataclass
-class CrossEntropy:
-    """A mean cross-entropy as its gradient on logits shows it.
-
-    weight: what it is multiplied by, the loss scale apart.
-    alike: whether all rows have the same weight; rows: how many rows tell.
-    tolerance: relative error to be expected of the weight.
-    """
-
-    weight: float
-    alike: bool
-    rows: int
-    tolerance: float
-
-    def is_one_over(self, steps: float) -> bool:
-        """Whether the weight is 1 / steps."""
-        return _same(self.weight * steps, 1, self.tolerance)
-
-
-@dataclass
-class Arrival:
-    """What is seen when a gradient arrives at the model's output.
-
-    weight: of the returned loss itself, where nothing else of the output is used, as a tensor over the loss scale.
-    in_container: whether that loss stands in a tuple, list or dictionary.
-    probes: per logits, :func:`cross_entropy_probe` and the type of the logits.
-    factor: what stands in front of the loss, over the loss scale; None where it was not seen.
-    """
-
-    weight: Tensor | None
-    in_container: bool
-    scale: Tensor
-    factor: Tensor | None
-    probes: list[tuple[Tensor, torch.dtype]] = field(default_factory=list)
-
-    def numbers(self) -> list[Tensor]:
-        """All of it in one list, for one transfer to the host."""
-        own = [value for value in (self.weight, self.factor) if value is not None]
-        return [self.scale.double().reshape(1), *(v.double().reshape(1) for v in own), *(p for p, _ in self.probes)]
-
-
-@dataclass
-class Seen:
-    """An :class:`Arrival` on the host."""
-
-    weight: float | None
-    in_container: bool
-    factor: float | None
-    cross_entropies: list[CrossEntropy]
-    other_labels: bool
-
-    @classmethod
-    def of(cls, arrival: Arrival, numbers: Sequence[float]) -> Seen:
-        """What the numbers of an arrival say."""
-        rest = iter(numbers)
-        scale = next(rest)
-        weight = next(rest) if arrival.weight is not None else None
-        factor = next(rest) if arrival.factor is not None else None
-        found, other_labels = [], False
-        for _, dtype in arrival.probes:
-            value, alike, rows, other = (next(rest) for _ in range(4))
-            if math.isfinite(value):
-                found.append(CrossEntropy(value / scale, alike > 0, round(rows), _tolerance(dtype)))
-                other_labels |= other > 0
-        return cls(weight, arrival.in_container, factor, found, other_labels)
 
 
 class LossScale:
@@ -136,7 +68,7 @@ class LossScale:
         for output, gradient in arrived:
             if output.dim() == 2 and output.shape[1] >= 2 and len(output):
                 known = labels if labels is not None and output.shape == (len(labels), self._classes) else None
-                probe = cross_entropy_probe(output, gradient, _tolerance(output.dtype), known)
+                probe = cross_entropy_probe(output, gradient, tolerance_of(output.dtype), known)
                 found.probes.append((probe, output.dtype))
         return found
 
@@ -179,7 +111,7 @@ class LossScale:
         if forwards > 1 or self._share is None:
             return
         share = self._of_the_only(seen)
-        if seen.weight is None and not _same(share, self._share, 1e-6):
+        if seen.weight is None and not same(share, self._share, 1e-6):
             raise HookError(
                 f"The multiplier of the loss has changed from {self._share:.6g} to {share:.6g}, so the scale of the "
                 f"regularizer is unknown: {_STATE}."
@@ -202,14 +134,14 @@ class LossScale:
     def _refuse_contradiction(self, seen: Seen) -> None:
         """Raise HookError where a stated divisor is contradicted by all that is seen."""
         steps = self._accumulation or 1
-        if seen.weight is not None and steps > 1 and not _same(seen.weight * steps, 1, 1e-2):
+        if seen.weight is not None and steps > 1 and not same(seen.weight * steps, 1, 1e-2):
             raise HookError(
                 f"accumulation={steps} is stated, but the loss that the model returned is back-propagated with the "
                 f"weight {seen.weight:.6g}: {_STATE}."
             )
-        factor_fits = seen.factor is None or _same(seen.factor * steps, 1, 1e-6)
+        factor_fits = seen.factor is None or same(seen.factor * steps, 1, 1e-6)
         weights = [ce.weight for ce in seen.cross_entropies]
-        fits = factor_fits or any(_same(weight * steps, 1, 1e-2) for weight in (*weights, sum(weights)))
+        fits = factor_fits or any(same(weight * steps, 1, 1e-2) for weight in (*weights, sum(weights)))
         if steps > 1 and weights and not fits:
             raise HookError(
                 f"accumulation={steps} is stated, but the cross-entropy arrives with the weight "
@@ -232,10 +164,10 @@ class LossScale:
             return self._of_returned_loss(seen.weight, seen)
         weights = seen.cross_entropies
         single = any(ce.is_one_over(1) for ce in weights)
-        whole = bool(weights) and _same(sum(ce.weight for ce in weights), 1, max(ce.tolerance for ce in weights))
-        factor_is_one = seen.factor is not None and _same(seen.factor, 1, 1e-6)
+        whole = bool(weights) and same(sum(ce.weight for ce in weights), 1, max(ce.tolerance for ce in weights))
+        factor_is_one = seen.factor is not None and same(seen.factor, 1, 1e-6)
         stated = dict(accumulation_settings(self._trainer))
-        divisors = [n for n in stated.values() if seen.factor is not None and _same(seen.factor * n, 1, 1e-6)]
+        divisors = [n for n in stated.values() if seen.factor is not None and same(seen.factor * n, 1, 1e-6)]
         if not divisors and (whole or (single and (factor_is_one or seen.factor is None or len(weights) == 1))):
             self._weak = not factor_is_one
             return 1.0
@@ -252,9 +184,9 @@ class LossScale:
 
         That is 1, 1 / n, or, of a model that returns nothing else, a loss scale made by hand.
         """
-        explained = seen.factor is not None and _same(weight, seen.factor, 1e-6)
-        divided = any(_same(weight * n, 1, 1e-6) for n in range(2, _MOST_STEPS + 1))
-        if _same(weight, 1, 1e-6) or (explained and (divided or (weight > 1 and not seen.in_container))):
+        explained = seen.factor is not None and same(weight, seen.factor, 1e-6)
+        divided = any(same(weight * n, 1, 1e-6) for n in range(2, _MOST_STEPS + 1))
+        if same(weight, 1, 1e-6) or (explained and (divided or (weight > 1 and not seen.in_container))):
             return weight
         raise HookError(
             f"The loss that the model returned is back-propagated with the weight {weight:.6g}"
@@ -273,7 +205,7 @@ class LossScale:
             )
         weights = [ce for ce in seen.cross_entropies if ce.alike]
         shares = {
-            next((n for n in range(1, _MOST_STEPS + 1) if _same(value * n, 1, ce.tolerance)), None)
+            next((n for n in range(1, _MOST_STEPS + 1) if same(value * n, 1, ce.tolerance)), None)
             for ce in weights
             for value in (ce.weight, sum(other.weight for other in weights))
         }
@@ -281,7 +213,7 @@ class LossScale:
             steps = shares.pop()
             if steps is not None:
                 return 1 / steps
-            if len(weights) == 1 and weights[0].rows >= _SURE and weights[0].weight < 1:
+            if len(weights) == 1 and weights[0].rows >= SURE and weights[0].weight < 1:
                 return weights[0].weight
         raise HookError(
             "The model ran several times in one training step and returned no loss, and its logits do not show one "
@@ -295,96 +227,15 @@ class LossScale:
             facts.append(f"the trainer speaks of accumulation ({', '.join(f'{k} = {v}' for k, v in stated.items())})")
         if weights:
             facts.append(f"the cross-entropy on its logits has the weight {', '.join(f'{w:.6g}' for w in weights)}")
-        if seen.factor is not None and not _same(seen.factor, 1, 1e-6):
+        if seen.factor is not None and not same(seen.factor, 1, 1e-6):
             facts.append(f"the factor in front of the loss is {seen.factor:.6g}")
         if seen.factor is None:
             facts.append("what stands in front of the loss was not seen")
         if self._watch.scaled_beside:
             facts.append("a GradScaler was used, but not on the very loss that was back-propagated")
-        divided = next((n for n in range(2, _MOST_STEPS + 1) for w in weights if _same(w * n, 1, 1e-4)), None)
+        divided = next((n for n in range(2, _MOST_STEPS + 1) for w in weights if same(w * n, 1, 1e-4)), None)
         example = f" (here perhaps {divided})" if divided else ""
         return (
             f"The model does not return its loss, and the scale of the regularizer cannot be told: {'; '.join(facts)}. "
             f"If gradients are accumulated or averaged{example}, {_STATE}."
         )
-
-
-def cross_entropy_probe(logits: Tensor, gradient: Tensor, tolerance: float, labels: Tensor | None = None) -> Tensor:
-    r"""Weight of a mean cross-entropy on (B, K) logits, from the gradient that arrived on them; nothing is transferred.
-
-    With p the softmax of a row z_i and t_i its target, the gradient of :math:`s\,\frac1B\sum_i w_i \ell(z_i, t_i)` is
-    :math:`\frac{s w_i}{B}(p_i - e_{t_i})`: negative at the target only, and in this direction. The weight is
-    :math:`s\,\frac1B\sum_i w_i`. With two classes every row points that way, so three alike are asked for.
-
-    Returns:
-        (4,) float64: the weight, NaN where the gradient is that of another loss; 1 where all rows have the same weight,
-        else 0; the number of rows that tell; 1 where the targets of rows that tell are not ``labels``, else 0.
-    """
-    z, g = logits.detach().double(), gradient.detach().double()
-    target = g.argmin(dim=1, keepdim=True)
-    direction = torch.softmax(z, dim=1)
-    direction.scatter_add_(1, target, -torch.ones_like(target, dtype=torch.float64))
-    length, size = direction.square().sum(1), g.norm(dim=1)
-    telling = length > 1e-6
-    rows = telling.sum()
-    row = torch.where(telling, (g * direction).sum(1) / length.clamp_min(1e-300), 0.0)
-    residual = (g - row[:, None] * direction).norm(dim=1) * telling
-    mean = row.sum() / rows.clamp_min(1)
-    alike = (((row - mean).abs() <= 10 * tolerance * mean) | ~telling).all()
-    valid = z.isfinite().all() & g.isfinite().all() & (rows > 0) & (size.amax() > 0)
-    valid &= (residual <= tolerance * size.amax()).all() & (row >= 0).all()
-    if logits.shape[1] == 2:
-        valid &= alike & (rows >= _SURE)
-    total = torch.where(alike, mean * len(z), torch.where(telling.all(), row.sum(), torch.nan))
-    other = torch.zeros_like(total)
-    if labels is not None:
-        other = ((target[:, 0] != labels.to(target.device)) & telling & (row > 0)).any().double()
-    return torch.stack([torch.where(valid, total, torch.nan), alike.double(), rows.double(), other])
-
-
-def accumulation_settings(trainer: Any) -> Iterator[tuple[str, float]]:
-    """Numbers above 1 under names with "accum" in a trainer, its class and what it is configured by, however nested."""
-    names = [name for name in dir(trainer) if "accum" in name.lower() and not name.startswith("__")]
-    for name in names:
-        try:
-            value = getattr(trainer, name)
-        except Exception:
-            continue
-        if _counts(value):
-            yield f"trainer.{name}", value
-    for name, value in vars(trainer).items() if hasattr(trainer, "__dict__") else ():
-        if _is_settings(value):
-            yield from _settings(value, name if name == "cfg" else f"trainer.{name}", set())
-
-
-def _settings(node: Any, path: str, seen: set[int]) -> Iterator[tuple[str, float]]:
-    if id(node) in seen or len(seen) > 1000:
-        return
-    seen.add(id(node))
-    items = node.items() if isinstance(node, Mapping) else getattr(node, "__dict__", {}).items()
-    for key, value in items:
-        where = f"{path}.{key}"
-        if "accum" in str(key).lower() and _counts(value):
-            yield where, value
-        elif _is_settings(value):
-            yield from _settings(value, where, seen)
-
-
-def _is_settings(value: Any) -> bool:
-    """Whether something is a node of a configuration: a mapping, or a plain object of attributes."""
-    if isinstance(value, Mapping):
-        return True
-    return type(value).__name__ in ("SimpleNamespace", "Namespace", "CfgNode") or hasattr(value, "__dataclass_fields__")
-
-
-def _counts(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and value > 1
-
-
-def _tolerance(dtype: torch.dtype) -> float:
-    """Relative error to be expected of a gradient on logits of this type."""
-    return {torch.float64: 1e-9, torch.float32: 1e-4}.get(dtype, 3e-2)
-
-
-def _same(value: float, other: float, tolerance: float) -> bool:
-    return math.isfinite(value) and abs(value - other) <= tolerance * abs(other)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from cpt_plugin.errors import HookError, TrainingError
 from cpt_plugin.functional._normalize import working_dtype
+from cpt_plugin.hook.arrival import Arrival, Seen
 from cpt_plugin.hook.attach import Attachment, Gradients, Observer, Outputs, attach_loss
 from cpt_plugin.hook.balance import GradientBalance, Target, Weighted, gradient_norm, trained_parameters
 from cpt_plugin.hook.checks import attached_models
@@ -24,7 +25,7 @@ from cpt_plugin.hook.coverage import Coverage, remedy_of_constant
 from cpt_plugin.hook.features import Features
 from cpt_plugin.hook.labels import Labels
 from cpt_plugin.hook.reading import BACKWARD, Reading
-from cpt_plugin.hook.scale import Arrival, LossScale, Seen
+from cpt_plugin.hook.scale import LossScale
 from cpt_plugin.hook.taps import Forward, Taps
 from cpt_plugin.hook.watch import BackwardWatch
 from cpt_plugin.profiling import profile_of
