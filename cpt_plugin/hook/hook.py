@@ -23,6 +23,7 @@ from cpt_plugin.hook.frozen import FrozenSources
 from cpt_plugin.hook.reading import IMAGE_MODULE, TEXT_MODULE, Reading
 from cpt_plugin.hook.step import RegularizedStep
 from cpt_plugin.long_tail_losses import LongTailLoss
+from cpt_plugin.parts import Part
 from cpt_plugin.regularizers import Regularizer, build
 
 
@@ -84,6 +85,11 @@ class CPTHook:
                 "options on the regularizers, or leave regularizers= out."
             )
         self._regularizers = _cpt(cpt_kwargs) if regularizers is None else list(regularizers)
+        if strangers := [type(part).__name__ for part in self._regularizers if not isinstance(part, Part)]:
+            raise ConfigError(
+                f"regularizers= holds {', '.join(strangers)}: give objects of classes derived from "
+                "cpt_plugin.regularizers.Regularizer, e.g. cpt_plugin.regularizers.build(['cpt'], {})."
+            )
         if losses := [part.name for part in self._regularizers if isinstance(part, LongTailLoss)]:
             raise ConfigError(
                 f"{losses[0]} replaces the cross-entropy, which a trainer computes itself: of that, a hook sees the "

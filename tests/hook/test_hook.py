@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import cpt_plugin
-from cpt_plugin.errors import HookError
+from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.hook import CPTHook
 from cpt_plugin.regularizers import build
 from tests.hook.toy_regularizer import ToyRegularizer
@@ -19,6 +19,11 @@ from tests.hook.toy_trainers import TRAINERS, CoOpTrainer, MaPLeTrainer, make_ba
 
 def test_public_name():
     assert cpt_plugin.CPTHook is CPTHook
+
+
+def test_what_is_no_regularizer_is_refused():
+    with pytest.raises(ConfigError, match=r"regularizers= holds str, function: .*build\(\['cpt'\], \{\}\)"):
+        CPTHook(regularizers=["cpt", lambda batch: {}])
 
 
 @pytest.mark.parametrize("trainer_class", TRAINERS)
