@@ -175,6 +175,14 @@ def trained_parameters(trainer: Any) -> list[nn.Parameter]:
     return list(dict.fromkeys(parameters))
 
 
+def optimized_parameters(trainer: Any) -> list[nn.Parameter]:
+    """Parameters in the trainer's optimizers (``_optims`` as in Dassl, ``optim``), else those that are trained."""
+    named = getattr(trainer, "_optims", None)
+    found = [*(named.values() if isinstance(named, Mapping) else ()), getattr(trainer, "optim", None)]
+    groups = [group for optim in found if isinstance(optim, torch.optim.Optimizer) for group in optim.param_groups]
+    return [p for group in groups for p in group["params"]] if groups else trained_parameters(trainer)
+
+
 def reaches(value: Tensor, parameters: Iterable[nn.Parameter]) -> bool:
     """Whether back-propagation from a value arrives at one of the parameters, from its graph; nothing is computed.
 

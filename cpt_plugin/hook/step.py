@@ -19,7 +19,14 @@ from cpt_plugin.errors import HookError, TrainingError
 from cpt_plugin.functional._normalize import working_dtype
 from cpt_plugin.hook.arrival import Arrival, Seen
 from cpt_plugin.hook.attach import Attachment, Gradients, Observer, Outputs, attach_loss
-from cpt_plugin.hook.balance import GradientBalance, Target, Weighted, gradient_norm, trained_parameters
+from cpt_plugin.hook.balance import (
+    GradientBalance,
+    Target,
+    Weighted,
+    gradient_norm,
+    optimized_parameters,
+    trained_parameters,
+)
 from cpt_plugin.hook.checks import attached_models
 from cpt_plugin.hook.coverage import Coverage, remedy_of_constant
 from cpt_plugin.hook.features import Features
@@ -221,12 +228,12 @@ class RegularizedStep:
         self._attached.append(added)
         return output
 
-    def _before_backward(self) -> None:
-        """A loss is about to be back-propagated."""
+    def _before_backward(self, accumulates: bool) -> None:
+        """A loss is about to be back-propagated; see :class:`BackwardWatch`."""
         waiting = [added for added in self._attached if not added.attachment.fired]
         self._together = max(1, len(waiting))
-        if len(waiting) == len(self._attached):
-            self._scale.refuse_kept(self._trained)
+        if accumulates and len(waiting) == len(self._attached):
+            self._scale.refuse_kept(optimized_parameters(self._trainer))
 
     @contextmanager
     def muted(self) -> Iterator[None]:

@@ -6,6 +6,7 @@ import math
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,10 +27,11 @@ class BackwardWatch:
     """What a step did to its loss, seen at calls of ``backward()``, ``torch.autograd.grad`` and ``GradScaler.scale``.
 
     Attributes:
-        before: called when a loss is about to be back-propagated, before any gradient of it is there.
+        before: called when a loss is about to be back-propagated, before any gradient of it is there, with whether its
+            gradients will be added to those that parameters have (``backward()``) or only be returned.
     """
 
-    def __init__(self, before: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, before: Callable[[bool], None] = lambda accumulates: None) -> None:
         self._before = before
         self._start()
 
@@ -93,12 +95,12 @@ class BackwardWatch:
             _ACTIVE.watch = before
 
     @contextmanager
-    def back_propagating(self, roots: Any) -> Iterator[None]:
+    def back_propagating(self, roots: Any, accumulates: bool) -> Iterator[None]:
         """During a call that back-propagates ``roots``; calls inside it do not count."""
         if not self._depth:
             self._roots = tuple(leaf for leaf in tree_leaves(roots) if isinstance(leaf, Tensor))
             self._terms = [_Term(root.grad_fn, root.output_nr) for root in self._roots if _is_loss(root)]
-            self._before()
+            self._before(accumulates)
         self._depth += 1
         try:
             yield
@@ -193,8 +195,8 @@ def _patched() -> Iterator[None]:
 
 def _install() -> None:
     scaler = torch.amp.grad_scaler.GradScaler
-    _replace(torch.autograd, "backward", _watched_backward)
-    _replace(torch.autograd, "grad", _watched_backward)
+    _replace(torch.autograd, "backward", partial(_watched_backward, accumulates=True))
+    _replace(torch.autograd, "grad", partial(_watched_backward, accumulates=False))
     _replace(scaler, "scale", _watched_scale)
 
 
@@ -203,13 +205,13 @@ def _replace(owner: Any, name: str, wrap: Callable[[Any], Any]) -> None:
     setattr(owner, name, wrap(original))
 
 
-def _watched_backward(original: Any) -> Any:
+def _watched_backward(original: Any, accumulates: bool) -> Any:
     def backward(*args: Any, **kwargs: Any) -> Any:
         watch = getattr(_ACTIVE, "watch", None)
         if watch is None:
             return original(*args, **kwargs)
         roots = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
-        with watch.back_propagating(roots):
+        with watch.back_propagating(roots, accumulates):
             return original(*args, **kwargs)
 
     return backward
