@@ -89,7 +89,8 @@ def cross_entropy_probe(logits: Tensor, gradient: Tensor, tolerance: float, labe
 
     Returns:
         (4,) float64: the weight, NaN where the gradient is that of another loss; 1 where all rows have the same weight,
-        else 0; the number of rows that tell; 1 where the targets of rows that tell are not ``labels``, else 0.
+        else 0; the number of rows that tell; 1 where the targets of rows that tell are neither ``labels`` nor 0, 1, 2,
+        ... (a contrast of pairs), else 0.
     """
     z, g = logits.detach().double(), gradient.detach().double()
     target = g.argmin(dim=1, keepdim=True)
@@ -109,7 +110,9 @@ def cross_entropy_probe(logits: Tensor, gradient: Tensor, tolerance: float, labe
     total = torch.where(alike, mean * len(z), torch.where(telling.all(), row.sum(), torch.nan))
     other = torch.zeros_like(total)
     if labels is not None:
-        other = ((target[:, 0] != labels.to(target.device)) & telling & (row > 0)).any().double()
+        pairs = torch.arange(len(target), device=target.device)  # targets of a contrast of pairs, as in DPC
+        differing = [(target[:, 0] != known) & telling & (row > 0) for known in (labels.to(target.device), pairs)]
+        other = (differing[0].any() & differing[1].any()).double()
     return torch.stack([torch.where(valid, total, torch.nan), alike.double(), rows.double(), other])
 
 

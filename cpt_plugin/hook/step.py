@@ -212,11 +212,11 @@ class RegularizedStep:
     ) -> Any:
         """The model's output with the regularizers' sum attached; ``values`` are those of their parts."""
         added = _Added(values)
-        labels = None if labels_sure else features.labels
+        labels, size = None if labels_sure else features.labels, len(features.image)
 
         def multiplier(outputs: Outputs, gradients: Gradients, like: Tensor) -> Tensor:
             with self._refusals_kept():
-                arrival = self._scale.arrival(outputs, gradients, like, len(features.image), labels)
+                arrival = self._scale.arrival(outputs, gradients, like, size, labels)
                 share = self._scale.share(arrival, self._together)
             added.times.append((share, arrival))
             return (share * arrival.scale.double()).to(like.dtype)

@@ -59,15 +59,38 @@ def _forget(copied: nn.Module, tap: _Tap) -> None:
 
 @dataclass
 class Call:
-    """One call of an encoder inside a recorded forward: its raw output, and whether gradients were on."""
+    """One call of an encoder inside a recorded forward: its raw output, and whether gradients were on.
 
-    output: Any
+    kept: the output's tensors as they were returned, with their versions, by ``id``.
+    """
+
+    returned: Any
     gradients_on: bool
+    kept: dict[int, tuple[Tensor, int]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, output: Any) -> Call:
+        """A call that returns ``output`` now."""
+        on = torch.is_grad_enabled()
+        tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return cls(output, on, {id(leaf): (leaf.clone(), leaf._version) for leaf in tensors if on})
+
+    @property
+    def output(self) -> Any:
+        """What was returned, with copies (in the graph) in place of tensors that were changed in place since.
+
+        Without gradients it is the tensors themselves, to which reentrant checkpointing gives their gradient later.
+        """
+        return tree_map(self._as_returned, self.returned)
+
+    def _as_returned(self, leaf: Any) -> Any:
+        copied, version = self.kept.get(id(leaf), (leaf, 0))
+        return leaf if copied is leaf or leaf._version == version else copied
 
     @property
     def carries_gradient(self) -> bool:
         """Whether a tensor of its output requires a gradient."""
-        return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(self.output))
+        return any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in tree_leaves(self.returned))
 
 
 @dataclass
@@ -89,7 +112,7 @@ class Forward:
 
     def note(self, kind: str, output: Any) -> None:
         """Keep what a call of an encoder returned, as it is now."""
-        self.calls[kind].append(Call(tree_map(_as_it_is, output), torch.is_grad_enabled()))
+        self.calls[kind].append(Call.of(output))
 
     def outputs(self, kind: str) -> list[Any]:
         """Raw outputs of the calls that carry a gradient; of those with gradients on where none does, else of all."""
@@ -122,15 +145,6 @@ class _Mark(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None]:
         return None, None
-
-
-def _as_it_is(leaf: Any) -> Any:
-    """A tensor's copy in the graph, which later changes in place do not reach; anything else itself.
-
-    Without gradients it is the tensor itself, to which reentrant activation checkpointing gives its gradient later.
-    """
-    copied = isinstance(leaf, Tensor) and leaf.is_floating_point() and torch.is_grad_enabled()
-    return leaf.clone() if copied else leaf
 
 
 class Taps:

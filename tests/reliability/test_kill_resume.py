@@ -69,7 +69,7 @@ def check(folder: Path, name: str, kills: int) -> None:
 
 @pytest.mark.parametrize("name", SHORT)
 def test_killed_run_ends_with_the_same_bits(folder: Path, name: str) -> None:
-    check(folder, name, kills=10)
+    check(folder, name, kills=5)
 
 
 @pytest.mark.long
