@@ -48,10 +48,11 @@ class Arrival:
     factor: Tensor | None
     probes: list[tuple[Tensor, torch.dtype]] = field(default_factory=list)
 
-    def numbers(self) -> list[Tensor]:
-        """All of it in one list, for one transfer to the host."""
-        own = [value for value in (self.weight, self.factor) if value is not None]
-        return [self.scale.double().reshape(1), *(v.double().reshape(1) for v in own), *(p for p, _ in self.probes)]
+    def numbers(self) -> Tensor:
+        """All of it in one float64 vector, for one transfer to the host."""
+        own = [value for value in (self.scale, self.weight, self.factor) if value is not None]
+        device = self.scale.device
+        return torch.cat([value.to(device).double().reshape(-1) for value in (*own, *(p for p, _ in self.probes))])
 
 
 @dataclass

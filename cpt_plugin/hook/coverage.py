@@ -49,8 +49,9 @@ class Coverage:
     ) -> None:
         """Note of each part, in the first step in which it occurs, whether its gradient reaches what is trained."""
         self._sources = sources
-        parameters = [p for p in trained if p.numel()]
-        for name in (name for name in parts if name not in self._looked_at):
+        new = [name for name in parts if name not in self._looked_at]
+        parameters = [p for p in trained if p.numel()] if new else []
+        for name in new:
             idle = remedy_of_constant(*sources[name]) is not None
             self._reaching[name] = self._reaching.get(name) or (not idle and reaches(parts[name], parameters))
 

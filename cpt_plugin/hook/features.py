@@ -81,14 +81,7 @@ class Features:
         return self._checked(self._text(view, len(image), forward), image, view)
 
     def _from_function(self, view: StepView) -> tuple[Tensor, Tensor]:
-        try:
-            found = self._stated(view)  # type: ignore[misc]
-        except CPTError:
-            raise
-        except Exception as error:  # somebody's own function may fail in any way
-            raise HookError(
-                f"features= failed with {type(error).__name__}: {error}. What it was given: {described(view)}."
-            ) from error
+        found = asked("features", self._stated, view)
         if not isinstance(found, (tuple, list)) or len(found) != 2 or not all(map(_is_features, found)):
             raise HookError(
                 f"features= returned {_shown(found)}: return two floating-point tensors, text (K, d) or (B, K, d) and "
@@ -155,9 +148,8 @@ class Features:
 
     def _checked(self, text: Tensor, image: Tensor, view: StepView) -> tuple[Tensor, Tensor]:
         """The features, if their shapes fit the frozen text features."""
-        shapes, source = f"{self._classes} classes of {self._width} dimensions", "features="
-        if self._stated is None:
-            source = "The encoders"
+        shapes = f"{self._classes} classes of {self._width} dimensions"
+        source = "The encoders" if self._stated is None else "features="
         if image.dim() != 2:
             raise self._refusal(
                 f"{source} returned image features of shape {tuple(image.shape)}, not one vector an image, (B, d)", view
@@ -230,6 +222,22 @@ class Features:
         if tensor.dim() == 3 and tensor.shape[2] == self._width:
             return {f"{place}[:, 0]": tensor}
         return {}
+
+
+def asked(option: str, function: Stated | None, view: StepView) -> Any:
+    """What the function of an option returns for a view.
+
+    Raises HookError, with what it was given, where it fails; an error of this package as it is.
+    """
+    assert function is not None
+    try:
+        return function(view)
+    except CPTError:
+        raise
+    except Exception as error:  # somebody's own function may fail in any way
+        raise HookError(
+            f"{option}= failed with {type(error).__name__}: {error}. What it was given: {described(view)}."
+        ) from error
 
 
 def described(view: StepView) -> str:

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from cpt_plugin.errors import CPTError, FeatureError, HookError
+from cpt_plugin.errors import FeatureError, HookError
 from cpt_plugin.functional._checks import integers, shape_of
-from cpt_plugin.hook.features import Stated, StepView, described
+from cpt_plugin.hook.features import Stated, StepView, asked, described
 from cpt_plugin.hook.taps import Forward
 
 LOG = logging.getLogger("cpt_plugin")
@@ -59,11 +59,11 @@ class Labels:
         if self._stated is not None:
             return self._in_range(self._from_function(forward, size)), True
         arguments = self._whole_numbers(forward, size)
-        known, faults = _labels_of(batches[:1], size)
+        known, fault = _labels_of(batches[0] if batches else None, size)
         for value in arguments.values():
-            if any(torch.equal(value.to(labels.device), labels) for _, labels in known):
+            if known is not None and torch.equal(value.to(known.device), known):
                 return self._in_range(value), True
-        order, labels = self._order(forward, known, batches, size)
+        order = self._order(forward, known is not None, batches, size)
         named = [name for name in arguments if _LABEL_LIKE.search(name) and not _OTHER.search(name)]
         if len(named) == 1 and order != "same":
             return self._in_range(arguments[named[0]]), False
@@ -79,14 +79,14 @@ class Labels:
                 "--forwards first); a forward that is not trained belongs under torch.no_grad(); or "
                 f"{_STATE} ({described(StepView.of(forward))})."
             )
-        if not known:
+        if known is None:
             raise HookError(
-                f"No labels for the {size} image features of this forward (batch[\"label\"] is {faults}; whole numbers "
+                f"No labels for the {size} image features of this forward (batch[\"label\"] is {fault}; whole numbers "
                 f"among the model's arguments: {_names(arguments)}): {_STATE} ({described(StepView.of(forward))})."
             )
-        if labels is None:
-            labels = self._of_batch(known, arguments, order, size)
-        return self._in_range(labels), False
+        if order != "same":
+            self._refuse_unsure(arguments, order)
+        return self._in_range(known), False
 
     def _in_range(self, labels: Tensor) -> Tensor:
         """The labels, if each is that of a trained class."""
@@ -100,16 +100,11 @@ class Labels:
 
     def _from_function(self, forward: Forward, size: int) -> Tensor:
         view = StepView.of(forward)
+        found = asked("labels", self._stated, view)
         try:
-            labels = integers(self._stated(view), "labels")  # type: ignore[misc]
+            labels = integers(found, "labels")
         except FeatureError as error:
             raise HookError(f"labels= is of no use: {error}. What it was given: {described(view)}.") from error
-        except CPTError:
-            raise
-        except Exception as error:  # somebody's own function may fail in any way
-            raise HookError(
-                f"labels= failed with {type(error).__name__}: {error}. What it was given: {described(view)}."
-            ) from error
         if labels.shape != (size,):
             raise HookError(
                 f"labels= returned {shape_of(labels)} for {size} image features: return one label for each, (B,). What "
@@ -136,29 +131,24 @@ class Labels:
         rest = dict(list(places.items())[len(single) :])
         return {**named, **rest, **forward.keywords}
 
-    def _order(
-        self, forward: Forward, known: list[tuple[Any, Tensor]], batches: Sequence[Any], size: int
-    ) -> tuple[str, Tensor | None]:
-        """How the model's images relate to the batch's (see :func:`_order`), and the batch's labels where as they are.
+    def _order(self, forward: Forward, labeled: bool, batches: Sequence[Any], size: int) -> str:
+        """How the model's images relate to those of the first batch, if that is ``labeled``; see :func:`_order`.
 
         Images that are those of another argument of ``forward_backward`` (an unlabeled batch) are ``foreign``.
         """
         given = [leaf for leaf in tree_leaves([*forward.inputs, forward.keywords]) if _is_images(leaf, size)]
-        found = "unknown"
-        for batch, labels in known:
-            orders = [_order(image, theirs) for image in given for theirs in _images(batch, size)]
-            if "same" in orders:
-                return "same", labels
-            found = "other" if "other" in orders else found
-        others = (theirs for batch in batches[len(known) :] for theirs in _images(batch, size))
-        if found == "unknown" and any(_order(image, theirs) != "unknown" for theirs in others for image in given):
-            return "foreign", None
-        return found, None
 
-    def _of_batch(
-        self, known: list[tuple[Any, Tensor]], arguments: Mapping[str, Tensor], order: str, size: int
-    ) -> Tensor:
-        """``batch["label"]``, unless something says that these are not the labels of the model's images."""
+        def orders(of: Sequence[Any]) -> set[str]:
+            return {_order(image, theirs) for batch in of for theirs in _images(batch, size) for image in given}
+
+        own = orders(batches[:labeled])
+        for order in ("same", "other"):
+            if order in own:
+                return order
+        return "foreign" if orders(batches[labeled:]) - {"unknown"} else "unknown"
+
+    def _refuse_unsure(self, arguments: Mapping[str, Tensor], order: str) -> None:
+        """Raise HookError where something says that ``batch["label"]`` are not the labels of the model's images."""
         if order == "other":
             raise HookError(
                 "The model was given the batch's images in another order than the batch's and no labels, so "
@@ -180,27 +170,19 @@ class Labels:
                 'labels are batch["label"]; the model is given other images than the batch\'s (changed on the '
                 "device?), so that they are in its order is taken on trust"
             )
-        return known[0][1]
 
 
-def _labels_of(batches: Sequence[Any], size: int) -> tuple[list[tuple[Any, Tensor]], str]:
-    """(batch, its (B,) labels) of the batches that have such, and why the last of the others has not."""
-    known, fault = [], "missing"
-    for batch in batches:
-        labels = batch.get("label") if isinstance(batch, Mapping) else _only_whole_numbers(batch, size)
-        if labels is None:
-            continue
-        try:
-            numbers = integers(labels, "labels")
-        except FeatureError as error:
-            fault = f"of no use: {error}"
-            continue
-        numbers = numbers[:, 0] if numbers.shape == (size, 1) else numbers
-        if numbers.shape == (size,):
-            known.append((batch, numbers))
-        else:
-            fault = f"of shape {shape_of(numbers)}"
-    return known, fault
+def _labels_of(batch: Any, size: int) -> tuple[Tensor | None, str]:
+    """A batch's (B,) labels, else None and why."""
+    labels = batch.get("label") if isinstance(batch, Mapping) else _only_whole_numbers(batch, size)
+    if labels is None:
+        return None, "missing"
+    try:
+        numbers = integers(labels, "labels")
+    except FeatureError as error:
+        return None, f"of no use: {error}"
+    numbers = numbers[:, 0] if numbers.shape == (size, 1) else numbers
+    return (numbers, "") if numbers.shape == (size,) else (None, f"of shape {shape_of(numbers)}")
 
 
 def _only_whole_numbers(batch: Any, size: int) -> Tensor | None:

@@ -7,7 +7,8 @@ A regularizer R is to get what the trainer's loss L gets on its way to ``backwar
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -100,7 +101,7 @@ class LossScale:
     @staticmethod
     def read(arrival: Arrival) -> Seen:
         """An arrival on the host, by one transfer."""
-        return Seen.of(arrival, torch.cat(arrival.numbers()).tolist())
+        return Seen.of(arrival, arrival.numbers().tolist())
 
     def check(self, seen: Seen, forwards: int) -> None:
         """Raise HookError if what was seen in a later step does not lead to the multiplier of the first."""
@@ -158,6 +159,11 @@ class LossScale:
                 "--labels FILE.py:NAME."
             )
 
+    @cached_property
+    def _stated(self) -> dict[str, float]:
+        """What the trainer says of accumulation, by where it says so; looked for once."""
+        return dict(accumulation_settings(self._trainer))
+
     def _of_the_only(self, seen: Seen) -> float:
         """Multiplier over the loss scale, in a step with one forward."""
         if seen.weight is not None:
@@ -166,18 +172,17 @@ class LossScale:
         single = any(ce.is_one_over(1) for ce in weights)
         whole = bool(weights) and same(sum(ce.weight for ce in weights), 1, max(ce.tolerance for ce in weights))
         factor_is_one = seen.factor is not None and same(seen.factor, 1, 1e-6)
-        stated = dict(accumulation_settings(self._trainer))
-        divisors = [n for n in stated.values() if seen.factor is not None and same(seen.factor * n, 1, 1e-6)]
+        divisors = [n for n in self._stated.values() if seen.factor is not None and same(seen.factor * n, 1, 1e-6)]
         if not divisors and (whole or (single and (factor_is_one or seen.factor is None or len(weights) == 1))):
             self._weak = not factor_is_one
             return 1.0
         if divisors and not (len(weights) > 1 and (whole or single)) and not (len(weights) == 1 and single):
             return 1 / divisors[0]
         averaged = any(ce.is_one_over(n) for ce in weights for n in range(2, _MOST_STEPS + 1))
-        if factor_is_one and not averaged and not stated:
+        if factor_is_one and not averaged and not self._stated:
             self._weak = True
             return 1.0
-        raise HookError(self._why(seen, stated))
+        raise HookError(self._why(seen))
 
     def _of_returned_loss(self, weight: float, seen: Seen) -> float:
         """The multiplier of the model's own loss, if what stands in front of the trainer's explains it.
@@ -220,11 +225,12 @@ class LossScale:
             f"mean cross-entropy, so how its forwards are weighted is unknown: {_FIRST}, or {_STATE}."
         )
 
-    def _why(self, seen: Seen, stated: Mapping[str, float]) -> str:
+    def _why(self, seen: Seen) -> str:
         weights = [ce.weight for ce in seen.cross_entropies]
         facts = []
-        if stated:
-            facts.append(f"the trainer speaks of accumulation ({', '.join(f'{k} = {v}' for k, v in stated.items())})")
+        if self._stated:
+            settings = ", ".join(f"{name} = {steps}" for name, steps in self._stated.items())
+            facts.append(f"the trainer speaks of accumulation ({settings})")
         if weights:
             facts.append(f"the cross-entropy on its logits has the weight {', '.join(f'{w:.6g}' for w in weights)}")
         if seen.factor is not None and not same(seen.factor, 1, 1e-6):

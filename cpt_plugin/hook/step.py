@@ -351,7 +351,7 @@ class RegularizedStep:
         name that the trainer's summary has already gets ``cpt_`` before it.
         """
         sums: dict[str, float] = {}
-        for added, share in zip(self._attached, self._shares(), strict=True):
+        for added, share in zip(self._attached, self._checked_shares(), strict=True):
             for name, value in added.values.items():
                 sums[name] = sums.get(name, 0.0) + value * share
         self.parts = {n: value * self._factor(n) for n, value in sums.items()}
@@ -363,19 +363,19 @@ class RegularizedStep:
             taken = {name for name in logged if f"loss_{name}" in summary}
             summary.update({f"{'cpt_' * (n in taken)}loss_{n}": value for n, value in logged.items()})
 
-    def _shares(self) -> list[float]:
-        """What each forward's regularizers were multiplied by in this step, the loss scale apart, by one transfer."""
-        shares: list[Tensor] = []
-        numbers: list[Tensor] = []
-        for added in self._attached:
-            shares.append(torch.stack([share for share, _ in added.times]).sum())
-            numbers += [number for _, arrival in added.times for number in arrival.numbers()]
-        values = torch.cat([torch.stack(shares), *(n.to(shares[0].device) for n in numbers)]).tolist()
-        rest = iter(values[len(shares) :])
-        for arrival in (arrival for added in self._attached for _, arrival in added.times):
-            count = sum(number.numel() for number in arrival.numbers())
-            self._scale.check(Seen.of(arrival, list(islice(rest, count))), self._together)
-        return values[: len(shares)]
+    def _checked_shares(self) -> list[float]:
+        """What each forward's regularizers were multiplied by in this step, the loss scale apart, by one transfer.
+
+        Raises HookError if what was seen does not lead to that; see :meth:`LossScale.check`.
+        """
+        shares = torch.stack([torch.stack([share for share, _ in added.times]).sum() for added in self._attached])
+        arrivals = [arrival for added in self._attached for _, arrival in added.times]
+        seen = [arrival.numbers().to(shares.device) for arrival in arrivals]
+        values = iter(torch.cat([shares, *seen]).tolist())
+        found = list(islice(values, len(shares)))
+        for arrival, numbers in zip(arrivals, seen, strict=True):
+            self._scale.check(Seen.of(arrival, list(islice(values, len(numbers)))), self._together)
+        return found
 
     def _factor(self, name: str) -> float:
         return self.balance.factor(name) if name in self.balance else 1.0
