@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import sys
 from pathlib import Path
+from types import ModuleType
 
 from cpt_plugin.errors import ConfigError
+
+
+def run_as_module(path: Path, name: str) -> ModuleType | None:
+    """Run a Python file as the module ``name``; None where it is no such file. Its errors come out as they are."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        return None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def from_home(path: str | Path) -> Path:

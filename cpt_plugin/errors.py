@@ -7,6 +7,12 @@ one line and exit with status 2 instead of showing a traceback.
 from __future__ import annotations
 
 
+def one_line(error: BaseException, most: int = 200) -> str:
+    """Somebody else's error on one line: its type and at most ``most`` characters of what it says."""
+    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())[:most]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
 class CPTError(Exception):
     """Root of all errors raised by cpt_plugin."""
 

@@ -6,13 +6,12 @@ repository, pick up their own `clip/` folder; so its two self-contained modules 
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from functools import cache
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from types import ModuleType
 
+from cpt_plugin._paths import run_as_module
 from cpt_plugin.errors import ConfigError
 
 _DISTRIBUTIONS = ("clip-anytorch", "openai-clip", "clip")
@@ -41,18 +40,14 @@ def package_folder() -> Path:
 
 def _load(stem: str, private_name: str) -> ModuleType:
     path = package_folder() / f"{stem}.py"
-    spec = importlib.util.spec_from_file_location(private_name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{path} cannot be loaded as a Python module; reinstall clip-anytorch")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[private_name] = module
     try:
-        spec.loader.exec_module(module)
+        module = run_as_module(path, private_name)
     except ImportError as error:
-        del sys.modules[private_name]
         raise ConfigError(
             f"CLIP's {path} needs a package that is missing ({error}); install {error.name}"
         ) from error
+    if module is None:
+        raise ConfigError(f"{path} cannot be loaded as a Python module; reinstall clip-anytorch")
     return module
 
 

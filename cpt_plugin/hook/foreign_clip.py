@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from cpt_plugin.encoders import FrozenCLIP, freeze_clip, load_clip, plain_state
-from cpt_plugin.errors import CPTError, HookError
+from cpt_plugin.errors import CPTError, HookError, one_line
 
 _LOG = logging.getLogger("cpt_plugin")
 _LOADER = "load_clip_to_cpu"
@@ -53,14 +53,14 @@ def _load(trainer: Any, encoder: nn.Module | None) -> FrozenCLIP:
             state = plain_state(loader(trainer.cfg).state_dict(), name)
             clip = freeze_clip(state, name, digest="", dtype=dtype, device=like.device)
         except Exception as error:  # foreign code may fail in any way
-            failures.append(f"{loader.__module__}.{_LOADER}(cfg): {_one_line(error)}")
+            failures.append(f"{loader.__module__}.{_LOADER}(cfg): {one_line(error)}")
         else:
             _LOG.info("frozen features come from CLIP %s as %s.%s(cfg) loads it", name, loader.__module__, _LOADER)
             return clip
     try:
         clip = load_clip(name, device=like.device)
     except CPTError as error:
-        failures.append(f"cfg.MODEL.BACKBONE.NAME {name!r}: {_one_line(error)}")
+        failures.append(f"cfg.MODEL.BACKBONE.NAME {name!r}: {one_line(error)}")
         raise HookError(
             f"{type(trainer).__name__} has no method frozen_text_features(), and the CLIP that it names cannot be "
             f"loaded ({'; '.join(failures)}): {_REMEDY['text']}."
@@ -132,7 +132,3 @@ def _close(theirs: Tensor, ours: Tensor) -> bool:
         return False
     a, b = theirs.detach().double(), ours.double()
     return torch.allclose(a, b, rtol=_HALF_PRECISION, atol=float(b.abs().max()) * 1e-5)
-
-
-def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

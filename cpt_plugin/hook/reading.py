@@ -11,6 +11,7 @@ from torch import nn
 from cpt_plugin._names import nearest
 from cpt_plugin.errors import ConfigError, HookError
 from cpt_plugin.hook.features import Stated
+from cpt_plugin.regularizers._checks import check_choice
 
 TEXT_MODULE, IMAGE_MODULE = "text_encoder", "image_encoder"
 BACKWARD = {"once": 0, "first": 1, "second": 2}
@@ -35,8 +36,7 @@ class Reading:
 
     def __post_init__(self) -> None:
         for name, choices in _CHOICES.items():
-            if getattr(self, name) not in choices:
-                raise ConfigError(f"{name} must be {' or '.join(choices)}, got {getattr(self, name)!r}")
+            check_choice(name, getattr(self, name), choices)
         for name in ("features", "labels"):
             function = getattr(self, name)
             if function is not None and not callable(function):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import sys
 import traceback
@@ -14,7 +13,8 @@ from types import ModuleType
 from typing import Any
 
 from cpt_plugin._names import hint
-from cpt_plugin.errors import ConfigError, CPTError, HookError
+from cpt_plugin._paths import run_as_module
+from cpt_plugin.errors import ConfigError, CPTError, HookError, one_line
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class StepFunction:
 
             line = _last_line_in(error, self._place.path)
             raise HookError(
-                f"{self._place} failed in line {line}: {_one_line(error)}. What it was given: {described(step)}."
+                f"{self._place} failed in line {line}: {one_line(error, 300)}. What it was given: {described(step)}."
             ) from error
 
     def __repr__(self) -> str:
@@ -96,17 +96,13 @@ def _module(place: FunctionPlace) -> ModuleType:
     name = f"_cpt_plugin_user_{hashlib.sha256(str(path).encode()).hexdigest()[:12]}"
     if name in sys.modules:
         return sys.modules[name]
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise ConfigError(f"{place}: {place.path} is no Python file: its name must end with .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
+        module = run_as_module(path, name)
     except (Exception, SystemExit) as error:
-        del sys.modules[name]
         line = error.lineno if isinstance(error, SyntaxError) else _last_line_in(error, path)
-        raise ConfigError(f"{place}: {place.path} cannot be imported, line {line}: {_one_line(error)}") from error
+        raise ConfigError(f"{place}: {place.path} cannot be imported, line {line}: {one_line(error, 300)}") from error
+    if module is None:
+        raise ConfigError(f"{place}: {place.path} is no Python file: its name must end with .py")
     return module
 
 
@@ -115,8 +111,3 @@ def _last_line_in(error: BaseException, path: Path) -> int | None:
     frames = traceback.extract_tb(error.__traceback__)
     lines = [frame.lineno for frame in frames if Path(frame.filename).resolve() == path.resolve()]
     return lines[-1] if lines else None
-
-
-def _one_line(error: BaseException) -> str:
-    text = error.msg if isinstance(error, SyntaxError) else " ".join(str(error).split())[:300]
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__

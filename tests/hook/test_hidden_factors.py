@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from cpt_plugin.errors import HookError
 from cpt_plugin.hook import CPTHook
-from tests.hook.test_never_silently_wrong import assert_exact, batch_of, by_hand, hooked, term
+from tests.hook.test_never_silently_wrong import assert_exact, batch_of, by_hand, hooked, refused_after, term
 from tests.hook.toy_regularizer import ToyRegularizer
 from tests.hook.toy_trainers import CLASSES, CoOpModel, CoOpTrainer, MaPLeModel, MaPLeTrainer, cosine_logits
 
@@ -82,11 +82,7 @@ class TestDivisors:
                 heads = self.model(batch["img"])
                 (sum(F.cross_entropy(logits, batch["label"]) for logits in heads) / 2).backward()
 
-        trainer = Hidden()
-        CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
-        trainer.forward_backward(batch_of(7))
-        with pytest.raises(HookError, match=r"Gradients are accumulated over several steps.*accumulation=N"):
-            trainer.forward_backward(batch_of(7))
+        refused_after(Hidden(), r"Gradients are accumulated over several steps.*accumulation=N")
 
     def test_a_factor_that_changes_is_seen_although_another_loss_comes_last(self):
         class Adversarial(CoOpTrainer):
@@ -97,12 +93,7 @@ class TestDivisors:
                 (self.factor * F.cross_entropy(self.model(batch["img"]), batch["label"])).backward()
                 torch.nn.Linear(2, 1)(torch.ones(2)).sum().backward()
 
-        trainer = Adversarial()
-        CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
-        trainer.forward_backward(batch_of(7))
-        trainer.factor = 0.5
-        with pytest.raises(HookError, match=r"weight 0\.5"):
-            trainer.forward_backward(batch_of(7))
+        refused_after(Adversarial(), r"weight 0\.5", factor=0.5)
 
     @pytest.mark.parametrize(("trainer_class", "divisor"), [(CoOpTrainer, 2), (CoOpTrainer, 1), (MaPLeTrainer, 1)])
     def test_a_stated_divisor_that_all_contradicts(self, trainer_class, divisor):
@@ -158,11 +149,7 @@ class TestReturnedLosses:
                 (loss + self.last).backward(retain_graph=True)
                 self.last = loss
 
-        trainer = Delayed()
-        CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
-        trainer.forward_backward(batch_of(7))
-        with pytest.raises(HookError, match="output of an earlier training step"):
-            trainer.forward_backward(batch_of(7))
+        refused_after(Delayed(), "output of an earlier training step")
 
 
 class TestForwards:
@@ -248,12 +235,7 @@ class TestLabels:
                     return 1.5 * batch["img"].flip(0), batch["label"].flip(0)
                 return batch["img"], batch["label"]
 
-        trainer = Later()
-        CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
-        trainer.forward_backward(batch_of(7))
-        trainer.turned = True
-        with pytest.raises(HookError, match="computed with other labels"):
-            trainer.forward_backward(batch_of(7))
+        refused_after(Later(), "computed with other labels", turned=True)
 
     @pytest.mark.parametrize("name", ["rotation_label", "target", "y_attr"])
     def test_other_labels_beside_the_batchs_images_are_ambiguous(self, name):

@@ -40,6 +40,16 @@ def hooked(trainer, *batches, **options):
     return flat_gradient(trainer.model), handle.total, regularizer
 
 
+def refused_after(trainer, message, **changes):
+    """A step is fine; once attributes of the trainer have changed, the next one is refused."""
+    CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
+    trainer.forward_backward(batch_of(7))
+    for name, value in changes.items():
+        setattr(trainer, name, value)
+    with pytest.raises(HookError, match=message):
+        trainer.forward_backward(batch_of(7))
+
+
 def by_hand(model, *terms):
     """Gradient and value of a sum of (weight, loss, text, image, labels): weight * (loss + regularizer)."""
     regularizer = ToyRegularizer()
@@ -396,12 +406,7 @@ class TestScale:
         assert_exact(hooked(Weighted(), batch), by_hand(model, term(Weighted(), batch, model=model)))
 
     def test_a_divisor_that_comes_later_is_refused_when_it_comes(self):
-        trainer = CoOpTrainer()
-        CPTHook(regularizers=[ToyRegularizer()]).attach(trainer)
-        trainer.forward_backward(batch_of(7))
-        trainer.divisor = 2
-        with pytest.raises(HookError, match=r"weight 0\.5; the factor in front of the loss is 0\.5"):
-            trainer.forward_backward(batch_of(7))
+        refused_after(CoOpTrainer(), r"weight 0\.5; the factor in front of the loss is 0\.5", divisor=2)
 
 
 class TestLogitsAndLoss:
